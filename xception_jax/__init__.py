@@ -1,0 +1,7 @@
+"""Xception and Inception V3 in JAX: trained, compared, fine-tuned, run and exported."""
+
+from xception_jax.models import create_model, list_models
+from xception_jax.version import __version__
+
+
+__all__ = ["__version__", "create_model", "list_models"]

@@ -1,0 +1,21 @@
+"""Errors that are the user's to mend: one line that says what is wrong and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave. The commands print its message, without a traceback, and exit with 2."""
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on (a loss that is NaN, say). The commands print its message and exit with 1."""
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """The end of an error message about an unknown `name`: the nearest right one, or all there are."""
+    choices = sorted(choices)
+    nearest = difflib.get_close_matches(name, choices, n=1)
+    if nearest:
+        return f'did you mean "{nearest[0]}"?'
+    return f"choose from: {', '.join(choices)}"

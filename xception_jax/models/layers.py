@@ -1,0 +1,148 @@
+"""Layers that the networks share.
+
+Shape legend: B batch, H height, W width, C channels in, D channels out.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from xception_jax import ops
+
+Padding = str | Sequence[tuple[int, int]]
+
+# Keras' default, with which the paper's networks were trained. A depthwise kernel of shape (3, 3, 1, C) has
+# fan_in + fan_out = 9 + 9 C here and in Keras alike.
+KERNEL_INIT = nnx.initializers.glorot_uniform()
+
+
+@dataclasses.dataclass(frozen=True)
+class Numerics:
+    """Number formats and batch normalization constants, the same in every layer of a network.
+
+    Attributes:
+      bn_epsilon: added to the variance. Keras: 1e-3, timm's `legacy_xception`: 1e-5.
+      bn_momentum: weight of the old value in the running statistics, 0..1.
+      dtype: what layers compute in (float32 or bfloat16); batch statistics are always float32.
+      param_dtype: what parameters are kept in.
+    """
+
+    bn_epsilon: float = 1e-3
+    bn_momentum: float = 0.99
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    param_dtype: jnp.dtype = jnp.dtype(jnp.float32)
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: tuple[int, int],
+    *,
+    numerics: Numerics,
+    rngs: nnx.Rngs,
+    strides: int = 1,
+    padding: Padding = "SAME",
+    groups: int = 1,
+    use_bias: bool = False,
+) -> nnx.Conv:
+    """A convolution through this project's operators. Kernel [h, w, in_channels / groups, out_channels]."""
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        feature_group_count=groups,
+        use_bias=use_bias,
+        kernel_init=KERNEL_INIT,
+        conv_general_dilated=ops.conv_general_dilated,
+        dtype=numerics.dtype,
+        param_dtype=numerics.param_dtype,
+        rngs=rngs,
+    )
+
+
+def batch_norm(channels: int, *, numerics: Numerics, rngs: nnx.Rngs, use_scale: bool = True) -> nnx.BatchNorm:
+    """Batch normalization over B, H and W: of the global batch when the batch is sharded under `jax.jit`."""
+    return nnx.BatchNorm(
+        channels,
+        epsilon=numerics.bn_epsilon,
+        momentum=numerics.bn_momentum,
+        use_scale=use_scale,
+        dtype=numerics.dtype,
+        param_dtype=numerics.param_dtype,
+        rngs=rngs,
+    )
+
+
+class SeparableConv(nnx.Module):
+    """Depthwise 3x3 SAME convolution, then pointwise 1x1, no biases (paper, sections 1.2 and 4.7).
+
+    `between` is the activation between the two; the paper finds none best.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        between: Callable[[jax.Array], jax.Array] | None,
+        numerics: Numerics,
+        rngs: nnx.Rngs,
+    ):
+        self.depthwise = conv(in_channels, in_channels, (3, 3), groups=in_channels, numerics=numerics, rngs=rngs)
+        self.pointwise = conv(in_channels, out_channels, (1, 1), numerics=numerics, rngs=rngs)
+        self.between = between
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
+        x = self.depthwise(x)
+        if self.between is not None:
+            x = self.between(x)
+        return self.pointwise(x)
+
+
+class Head(nnx.Module):
+    """Global average pooling, fully connected layers with ReLU, dropout, and the logits (paper, figure 5).
+
+    With `num_classes` 0 there is no logits layer and the output is what would have entered it.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        hidden: Sequence[int],
+        dropout: float,
+        numerics: Numerics,
+        rngs: nnx.Rngs,
+    ):
+        widths = [in_features, *hidden]
+
+        def dense(fan_in: int, fan_out: int) -> nnx.Linear:
+            return nnx.Linear(
+                fan_in,
+                fan_out,
+                kernel_init=KERNEL_INIT,
+                dtype=numerics.dtype,
+                param_dtype=numerics.param_dtype,
+                rngs=rngs,
+            )
+
+        self.hidden = nnx.List([dense(a, b) for a, b in zip(widths, widths[1:], strict=False)])
+        self.dropout = nnx.Dropout(dropout)
+        self.logits = dense(widths[-1], num_classes) if num_classes else None
+
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "B K"]:
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
+        for layer in self.hidden:
+            x = nnx.relu(layer(x))
+        x = self.dropout(x, deterministic=not train, rngs=rngs)
+        if self.logits is not None:
+            x = self.logits(x)
+        # The loss is computed in float32 whatever the network computes in.
+        return x.astype(jnp.float32)
