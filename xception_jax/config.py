@@ -4,7 +4,15 @@ The files in `configs/` start from `default()` and change what their experiment 
 and a unit: "500 steps", "2 epochs" or "3000000 examples".
 """
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
+
+from xception_jax import files
+from xception_jax.errors import UserError, suggest
 
 
 def default() -> ConfigDict:
@@ -64,8 +72,8 @@ def default() -> ConfigDict:
     o.name = "sgd"  # sgd, rmsprop, adamw or lamb
     o.momentum = 0.9  # sgd, rmsprop; adamw, lamb: beta 1
     o.nesterov = False  # sgd
-    o.decay = 0.9  # rmsprop: of the mean square; adamw, lamb: beta 2
-    o.epsilon = 1.0  # rmsprop, adamw, lamb
+    o.decay = config_dict.placeholder(float)  # rmsprop: of the mean square, None: 0.9; adamw, lamb: beta 2, None: 0.999
+    o.epsilon = config_dict.placeholder(float)  # None: rmsprop 1.0, adamw 1e-8, lamb 1e-6
     o.weight_decay = 1e-5  # on kernels only. sgd, rmsprop: added to the gradient (L2); adamw, lamb: decoupled
     o.clip_norm = config_dict.placeholder(float)  # largest norm of the whole gradient
     o.accumulate_steps = 1  # parts that a batch is worked on in, to save memory; each has its own batch statistics
@@ -85,3 +93,119 @@ def default() -> ConfigDict:
     k.keep_best = 1
     k.best_metric = "top1"  # of the validation split: top1, top5 or loss
     return c
+
+
+# What a resumed run may change: it alters what is written or looked at, not what is computed.
+MAY_CHANGE = (
+    "log_every",
+    "evaluation.",
+    "checkpoint.",
+    "data.path",
+    "data.data_dir",
+    "data.num_threads",
+    "data.validation_split",
+    "data.test_split",
+    "data.on_broken",
+)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """Settings by dotted key, in JSON's types."""
+
+    return _flatten(json.loads(to_json(config)), "")
+
+
+def _flatten(value: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key in value for k, v in _flatten(value[key], f"{prefix}.{key}" if prefix else key).items()}
+
+
+def to_json(config: ConfigDict) -> str:
+    """The settings as JSON text; `read` takes it back."""
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def read(path: Path) -> ConfigDict:
+    """The config in a work directory's config.json.
+
+    Raises:
+      UserError: the file is missing, damaged, or has settings this version does not know.
+    """
+    config = default()
+    for key, value in _flatten(files.read_json(path), "").items():
+        check_key(key)
+        config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+    return config
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """The settings in which two configs would compute different things, as "key: old -> new"."""
+    a, b = flatten(old), flatten(new)
+    return [
+        f"{key}: {a.get(key)} -> {b.get(key)}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+
+
+def check_key(key: str) -> None:
+    """Raises UserError where no setting has the dotted name `key`."""
+    known = flatten(default())
+    sections = {name.rsplit(".", i)[0] for name in known for i in (1, 2)}
+    if key not in known and key not in sections:
+        by_name = {name.rsplit(".")[-1]: name for name in known}
+        last = key.rsplit(".")[-1]
+        hint = f'did you mean "config.{by_name[last]}"?' if last in by_name else suggest(key, known)
+        raise UserError(f'the config has no key "{key}"; {hint}')
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UserError where a setting is out of its range; those that need data or devices are checked there."""
+    positive: Callable[[Any], bool] = lambda v: v > 0  # noqa: E731
+    fraction: Callable[[Any], bool] = lambda v: 0 <= v < 1  # noqa: E731
+    whole_share: Callable[[Any], bool] = lambda v: 0 < v <= 1  # noqa: E731
+    rules: list[tuple[str, Callable[[Any], bool], str]] = [
+        ("seed", lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
+        ("image_size", positive, "a positive number of pixels"),
+        ("batch_size", positive, "a positive number of pictures"),
+        ("num_epochs", positive, "positive"),
+        ("num_steps", positive, "positive"),
+        ("num_examples", positive, "positive"),
+        ("model.dropout", fraction, "from 0 to below 1"),
+        ("model.width", positive, "positive"),
+        ("model.num_classes", lambda v: v > 1, "2 or more"),
+        ("model.bn_epsilon", positive, "positive"),
+        ("model.bn_momentum", fraction, "from 0 to below 1"),
+        ("model.dtype", lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
+        ("model.param_dtype", lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
+        ("data.crop_fraction", whole_share, "above 0, to 1"),
+        ("data.crop_area", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two shares, (smallest, largest)"),
+        ("data.crop_aspect", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two ratios, (smallest, largest)"),
+        ("data.interpolation", lambda v: v in ("bilinear", "bicubic", "area"), '"bilinear", "bicubic" or "area"'),
+        ("data.on_broken", lambda v: v in ("skip", "fail"), '"skip" or "fail"'),
+        ("data.num_threads", lambda v: v >= 0, "0 or more"),
+        ("data.num_examples", positive, "positive"),
+        ("data.num_classes", lambda v: v > 1, "2 or more"),
+        ("learning_rate", lambda v: v >= 0, "0 or more"),
+        ("schedule.decay_rate", positive, "positive"),
+        ("optimizer.momentum", fraction, "from 0 to below 1"),
+        ("optimizer.decay", fraction, "from 0 to below 1"),
+        ("optimizer.epsilon", positive, "positive"),
+        ("optimizer.weight_decay", lambda v: v >= 0, "0 or more"),
+        ("optimizer.clip_norm", positive, "positive"),
+        ("optimizer.accumulate_steps", positive, "positive"),
+        ("label_smoothing", fraction, "from 0 to below 1"),
+        ("aux_loss_weight", lambda v: v >= 0, "0 or more"),
+        ("average_decay", fraction, "from 0 to below 1"),
+        ("evaluation.batch_size", positive, "a positive number of pictures"),
+        ("checkpoint.keep_last", positive, "1 or more"),
+        ("checkpoint.keep_best", lambda v: v >= 0, "0 or more"),
+        ("checkpoint.best_metric", lambda v: v in ("top1", "top5", "loss"), '"top1", "top5" or "loss"'),
+    ]
+    settings = flatten(config)
+    for key, holds, meaning in rules:
+        if settings[key] is not None and not holds(settings[key]):
+            raise UserError(f"config.{key} is {settings[key]!r}; it must be {meaning}")
+    if config.num_steps is not None and config.num_examples is not None:
+        raise UserError("config.num_steps and config.num_examples are both set; set one of them")

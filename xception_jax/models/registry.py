@@ -1,7 +1,6 @@
 """Networks by name."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -9,7 +8,7 @@ from flax import nnx
 from xception_jax.errors import UserError, suggest
 from xception_jax.models.xception import Xception
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"xception": Xception}
+MODELS: dict[str, type[nnx.Module]] = {"xception": Xception}
 
 
 def list_models() -> list[str]:
@@ -31,8 +30,8 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
     """
     if name not in MODELS:
         raise UserError(f'unknown model "{name}"; {suggest(name, MODELS)}')
-    parameters = inspect.signature(MODELS[name]).parameters
+    parameters = inspect.signature(MODELS[name].__init__).parameters
     for option in options:
         if option not in parameters:
-            raise UserError(f'model "{name}" has no option "{option}"; {suggest(option, set(parameters) - {"rngs"})}')
+            raise UserError(f'model "{name}" has no option "{option}"; {suggest(option, set(parameters) - {"self", "rngs"})}')
     return MODELS[name](num_classes, rngs=rngs, **options)

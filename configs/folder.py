@@ -1,0 +1,28 @@
+"""Your own pictures, in a folder that holds split/class/picture, with the splits train, validation and test.
+
+    python -m xception_jax.main --config=configs/folder.py --config.data.path=FOLDER --workdir=DIR
+
+`--config.model.name=inception_v3` trains the baseline. On a CPU, `--config.image_size=96` is bearable.
+"""
+
+from ml_collections import ConfigDict
+
+from xception_jax.config import default
+
+
+def get_config() -> ConfigDict:
+    """Settings."""
+    c = default()
+    c.num_epochs = 30.0
+    c.data.name = "folder"
+    c.data.test_split = "test"
+    c.data.crop_area = (0.25, 1.0)  # few pictures, of one thing each: milder crops than ImageNet's
+    c.model.dropout = 0.5
+    c.model.bn_momentum = 0.9  # few steps: the running statistics must follow quickly
+    c.learning_rate = 0.045
+    c.schedule.name = "cosine"
+    c.schedule.warmup = "1 epochs"
+    c.label_smoothing = 0.1
+    c.average_decay = 0.99
+    c.log_every = "10 steps"
+    return c

@@ -1,0 +1,21 @@
+"""Xception on ImageNet with the paper's settings (section 4.3): SGD, dropout 0.5, weight decay 1e-5, averaged weights.
+
+    python -m xception_jax.main --config=configs/xception.py --workdir=DIR
+
+The paper reports top-1 0.790, top-5 0.945. This config: unmeasured. The paper does not state batch size, length,
+augmentation and averaging decay; here they are the Inception papers' (32 a replica, area-and-aspect crops, 0.9999), for
+one replica; on more, raise `batch_size`, and `learning_rate` with it.
+"""
+
+from ml_collections import ConfigDict
+
+from xception_jax.config import default
+
+
+def get_config() -> ConfigDict:
+    """Settings."""
+    c = default()
+    c.model.name = "xception"
+    c.model.dropout = 0.5
+    c.optimizer.weight_decay = 1e-5
+    return c

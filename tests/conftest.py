@@ -1,0 +1,43 @@
+"""Every test sees eight CPU devices, so that what is sharded is sharded in the tests too."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ.setdefault("KERAS_BACKEND", "jax")
+# One cache for all of a suite's processes: the same program is compiled once.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from xception_jax.config import default
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def tiny() -> ConfigDict:
+    """A run of a few seconds: a very narrow Xception on a few synthetic pictures."""
+    c = default()
+    c.image_size = 32
+    c.batch_size = 8
+    c.num_steps = 6
+    c.model.stem = "small"
+    c.model.width = 0.05
+    c.model.dropout = 0.5
+    c.model.bn_momentum = 0.9
+    c.data.name = "synthetic"
+    c.data.num_examples = 20
+    c.data.num_classes = 4
+    c.data.num_threads = 2
+    c.log_every = "1 steps"
+    c.average_decay = 0.9
+    c.evaluation.every = "3 steps"
+    c.checkpoint.every = "2 steps"
+    return c

@@ -1,0 +1,202 @@
+"""The compiled steps: what they compute, and how."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from xception_jax import train_state
+from xception_jax.models import create_model
+from xception_jax.sharding import data_mesh, put_batch, replicated
+from xception_jax.steps import TrainSettings, make_eval_step, make_train_step
+from xception_jax.train_state import Weights, num_bytes
+
+NUM_CLASSES = 4
+
+
+def small_model(**options):
+    return create_model(
+        "xception", num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), stem="small", width=0.05, bn_momentum=0.9, **options
+    )
+
+
+def batch(size=16, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (size, 32, 32, 3), np.uint8),
+        "label": rng.integers(0, NUM_CLASSES, size).astype(np.int32),
+    }
+
+
+@dataclasses.dataclass
+class Fixture:
+    """A step and a maker of its first state."""
+
+    step: object
+    mesh: object
+    graphdef: object
+    weights: Weights
+    optimizer: optax.GradientTransformation
+
+    def state(self):
+        fresh = jax.tree.map(jnp.copy, self.weights)
+        state = train_state.create(fresh, self.optimizer, averaging=True)
+        return jax.device_put(state, replicated(self.mesh))
+
+
+def build(num_devices=8, settings=None, learning_rate=0.1, **options):
+    graphdef, weights = train_state.split(small_model(**options))
+    optimizer, mesh = optax.sgd(learning_rate, 0.9), data_mesh(jax.devices()[:num_devices])
+    settings = settings or TrainSettings(average_decay=0.9)
+    step = make_train_step(graphdef, optimizer, optax.constant_schedule(learning_rate), settings, mesh)
+    return Fixture(step, mesh, graphdef, weights, optimizer)
+
+
+def losses(fixture, num_steps=3):
+    state, result = fixture.state(), []
+    for i in range(num_steps):
+        state, metrics = fixture.step(state, put_batch(batch(seed=i), fixture.mesh))
+        result.append(float(metrics["loss"]))
+    return result, state
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    fixture = build(dropout=0.5)
+    return fixture, fixture.step.lower(fixture.state(), put_batch(batch(), fixture.mesh)).compile()
+
+
+def test_any_number_of_devices_gives_the_same_losses():
+    reference, _ = losses(build(1, dropout=0.5))
+    for num_devices in (2, 8):
+        np.testing.assert_allclose(losses(build(num_devices, dropout=0.5))[0], reference, rtol=2e-4)
+
+
+def test_step_is_traced_once():
+    traces = []
+    graphdef, weights = train_state.split(small_model())
+    optimizer, mesh = optax.sgd(0.1), data_mesh()
+
+    def schedule(step):
+        traces.append(step)
+        return jnp.float32(0.1)
+
+    step = make_train_step(graphdef, optimizer, schedule, TrainSettings(), mesh)
+    losses(Fixture(step, mesh, graphdef, weights, optimizer), 3)
+    assert len(traces) == 1
+
+
+def test_every_buffer_of_the_state_is_donated(compiled):
+    fixture, program = compiled
+    assert program.memory_analysis().alias_size_in_bytes == num_bytes(fixture.state())
+
+
+def test_step_reduces_but_gathers_nothing(compiled):
+    text = compiled[1].as_text()
+    assert "all-reduce" in text
+    assert not re.findall(r"all-gather|all-to-all|collective-permute", text)
+
+
+def test_gradients_cross_the_devices_once(compiled):
+    """Every parameter's gradient, and two statistics a batch normalization each way, and nothing besides scalars."""
+    fixture, program = compiled
+    results = [line.split(" all-reduce(")[0] for line in program.as_text().splitlines() if " all-reduce(" in line]
+    shapes = [dims for result in results for dims in re.findall(r"f32\[([\d,]*)\]", result)]
+    elements = sum(int(np.prod([int(d) for d in dims.split(",") if d])) for dims in shapes)
+    params = sum(x.size for x in jax.tree.leaves(fixture.weights.params))
+    stats = sum(x.size for x in jax.tree.leaves(fixture.weights.batch_stats))
+    assert params <= elements <= params + 3 * stats + 64
+
+
+def test_bfloat16_is_used_where_it_was_asked_for():
+    fixture = build(dtype="bfloat16")
+    jaxpr = str(jax.make_jaxpr(fixture.step)(fixture.state(), batch()))
+    convolutions = re.findall(r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)\[", jaxpr)
+    assert convolutions
+    assert set(convolutions) == {"bf16"}
+    _, state = losses(fixture, 1)
+    assert {x.dtype for x in jax.tree.leaves(state.weights)} == {jnp.dtype("float32")}
+
+
+def test_batch_statistics_are_the_global_batch_s():
+    """After one step the running mean of the first layer is that of all 16 pictures, whatever device saw them."""
+    fixture = build(8)
+    images = batch()["image"].astype(np.float64) / 127.5 - 1
+    kernel = np.asarray(fixture.weights.params["block1"]["conv1"]["kernel"], np.float64)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    maps = sum(padded[:, i : i + 32, j : j + 32] @ kernel[i, j] for i in range(3) for j in range(3))
+    _, state = losses(fixture, 1)
+    stats = state.weights.batch_stats["block1"]["conv1_bn"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * maps.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * maps.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_averages_follow_the_recurrence():
+    fixture = build()
+    state = fixture.state()
+    expected = jax.tree.map(lambda x: np.asarray(x, np.float64), state.weights)
+    for i in range(3):
+        state, _ = fixture.step(state, put_batch(batch(seed=i), fixture.mesh))
+        decay = min(0.9, (1 + i) / (10 + i))
+        expected = jax.tree.map(lambda a, w, d=decay: d * a + (1 - d) * np.asarray(w, np.float64), expected, state.weights)
+    for a, b in zip(jax.tree.leaves(state.averaged), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_is_the_mean_of_its_parts():
+    """Two parts: rows alternate between them, and the gradient is the mean of the two batches' gradients."""
+    whole = batch()
+    accumulated = build(1, TrainSettings(accumulate_steps=2), learning_rate=1.0)
+    state, metrics = accumulated.step(accumulated.state(), put_batch(whole, accumulated.mesh))
+    single = build(1, TrainSettings(), learning_rate=1.0)
+    updates, part_losses = [], []
+    for part in range(2):
+        after, m = single.step(single.state(), put_batch({k: v[part::2] for k, v in whole.items()}, single.mesh))
+        updates.append(after.weights.params)
+        part_losses.append(float(m["loss"]))
+    np.testing.assert_allclose(metrics["loss"], np.mean(part_losses), rtol=1e-5)
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *updates)
+    for a, b in zip(jax.tree.leaves(state.weights.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_evaluation_step_is_softmax_of_the_logits():
+    model = small_model()
+    graphdef, weights = train_state.split(model)
+    mesh = data_mesh()
+    data = batch()
+    outputs = make_eval_step(graphdef, NUM_CLASSES, mesh)(weights, put_batch(data, mesh))
+    logits = np.asarray(model(jnp.asarray(data["image"], jnp.float32) / 127.5 - 1), np.float64)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    np.testing.assert_allclose(outputs["confidence"], p.max(1), rtol=1e-4)
+    np.testing.assert_allclose(outputs["loss"], -np.log(p[np.arange(16), data["label"]]), rtol=1e-4)
+    np.testing.assert_array_equal(outputs["top5"], np.argsort(-p, 1))
+
+
+# Refresh with: python -m tests.test_steps, and say in the commit why the numbers changed.
+GOLDEN = {"gradient_norm": 13.16732, "learning_rate": 0.1, "loss": 1.460486, "top1": 0.3125}
+
+
+def first_step():
+    """Metrics of one step from the seed on a fixed batch, on one device."""
+    fixture = build(1)
+    _, metrics = fixture.step(fixture.state(), put_batch(batch(), fixture.mesh))
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def test_first_step_is_the_recorded_one():
+    for name, value in first_step().items():
+        assert value == pytest.approx(GOLDEN[name], rel=1e-3), (
+            f"{name} of the first step changed: the initialisation, the network, the loss or the optimizer did. "
+            "If that is meant, refresh GOLDEN by `python -m tests.test_steps` and say why in the commit."
+        )
+
+
+if __name__ == "__main__":
+    print(f"GOLDEN = {first_step()}")

@@ -1,0 +1,149 @@
+"""What a config means: its data, network, optimizer and lengths in steps. Nothing is computed here."""
+
+import dataclasses
+import functools
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from xception_jax import config as config_lib
+from xception_jax import train_state
+from xception_jax.data import Source, open_source
+from xception_jax.durations import in_steps
+from xception_jax.errors import UserError
+from xception_jax.models import create_model
+from xception_jax.optimizers import create_optimizer, create_schedule
+from xception_jax.sharding import check_batch_size, data_mesh, replicated
+from xception_jax.steps import TrainSettings
+from xception_jax.train_state import TrainState, Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A checked config, and all that follows from it.
+
+    Attributes:
+      config: the run's settings.
+      source: the training split.
+      num_classes: width of the network's logits.
+      total_steps: length of training.
+      graphdef: the network's structure.
+      abstract_weights: shapes and dtypes of its arrays.
+      schedule: learning rate by step.
+      optimizer: what turns gradients into updates.
+      mesh: the devices.
+    """
+
+    config: ConfigDict
+    source: Source
+    num_classes: int
+    total_steps: int
+    graphdef: nnx.GraphDef
+    abstract_weights: Weights
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """How many steps see as many pictures as the training split has."""
+        return len(self.source) / self.config.batch_size
+
+    @property
+    def train_settings(self) -> TrainSettings:
+        """The settings of the training step."""
+        c = self.config
+        return TrainSettings(
+            c.seed, c.label_smoothing, c.aux_loss_weight, c.average_decay, c.optimizer.accumulate_steps
+        )
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Pictures that are evaluated at once, on all devices together."""
+        size = self.config.evaluation.batch_size
+        return self.config.batch_size if size is None else size
+
+    def interval(self, key: str) -> int:
+        """The number of steps, at least one, between two events of the setting `key`."""
+        duration = config_lib.flatten(self.config)[key]
+        steps = in_steps(duration, batch_size=self.config.batch_size, num_examples=len(self.source), key=key)
+        return max(1, round(steps))
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, a function of the seed, on all devices."""
+
+        def create() -> TrainState:
+            _, weights = train_state.split(build_model(self.config, self.num_classes))
+            return train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0)
+
+        return jax.jit(create, out_shardings=replicated(self.mesh))()
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes and dtypes of the state."""
+        return jax.eval_shape(
+            lambda weights: train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0),
+            self.abstract_weights,
+        )
+
+
+def build_model(config: ConfigDict, num_classes: int) -> nnx.Module:
+    """The network of `config.model`, its parameters drawn from the seed. Options left None keep their defaults."""
+    options = {k: v for k, v in config.model.items() if v is not None and k not in ("name", "num_classes")}
+    return create_model(config.model.name, num_classes=num_classes, rngs=nnx.Rngs(config.seed), **options)
+
+
+def create(config: ConfigDict) -> Experiment:
+    """Checks a config against its data and the devices at hand.
+
+    Raises:
+      UserError: what is wrong, and what to do.
+    """
+    config_lib.validate(config)
+    mesh = data_mesh()
+    check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
+    if config.evaluation.batch_size is not None:
+        check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
+    # The network first: a mistyped model name should not wait for a data set to be opened.
+    abstract_model(config, config.model.num_classes or 2)
+    source = open_source(config.data, config.data.train_split, config.image_size)
+    num_classes = len(source.class_names)
+    if config.model.num_classes not in (None, num_classes):
+        raise UserError(
+            f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has {num_classes} "
+            "classes; leave it None to have as many as the data"
+        )
+    graphdef, abstract_weights = abstract_model(config, num_classes)
+
+    to_steps = functools.partial(in_steps, batch_size=config.batch_size, num_examples=len(source))
+    if config.num_steps is not None:
+        total_steps = config.num_steps
+    elif config.num_examples is not None:
+        total_steps = round(to_steps(f"{config.num_examples} examples", key="num_examples"))
+    else:
+        total_steps = round(to_steps(f"{config.num_epochs} epochs", key="num_epochs"))
+    if total_steps < 1:
+        raise UserError("training would last less than one step; raise config.num_epochs or lower config.batch_size")
+    schedule = create_schedule(config, total_steps=total_steps, in_steps=to_steps)
+    experiment = Experiment(
+        config, source, num_classes, total_steps, graphdef, abstract_weights,
+        schedule, create_optimizer(config, schedule), mesh,
+    )  # fmt: skip
+    for key in ("log_every", "evaluation.every", "checkpoint.every"):
+        experiment.interval(key)
+    return experiment
+
+
+def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, Weights]:
+    """The network's structure, and the shapes of its arrays; refuses pictures that are too small for it."""
+
+    def build() -> tuple[nnx.GraphDef, Weights]:
+        return train_state.split(build_model(config, num_classes))
+
+    graphdef, weights = nnx.eval_shape(build)
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), "float32")
+    jax.eval_shape(lambda w, x: train_state.merge(graphdef, w)(x), weights, images)
+    return graphdef, weights

@@ -1,0 +1,158 @@
+"""Trains, evaluates or checks an experiment: `python -m xception_jax.main --config=configs/xception.py`."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# Before jax is imported: TensorFlow, where TFDS needs it, must not take the accelerator's memory.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from xception_jax import config as config_lib
+from xception_jax.errors import TrainingError, UserError, suggest
+
+MODES = ("train", "evaluate", "check", "show_batch")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written and resumed. Default: runs/<config's name>.")
+_MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
+_STEP = flags.DEFINE_string(
+    "step", None, "evaluate: a checkpoint's step, last (default) or best. show_batch: the step."
+)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; what is mistyped ends in one line that says so, and exit code 2."""
+    try:
+        for argument in argv[1:]:
+            if key := re.match(r"--config\.([^=]+)", argument):
+                config_lib.check_key(key[1])
+            if path := re.match(r"--config=(.+)", argument):
+                check_config_file(Path(path[1]))
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f'"{rest[1]}" is no flag; flags are written --name=value')
+        return rest
+    except (UserError, flags.Error) as e:
+        fail(e, 2)
+
+
+def check_config_file(path: Path) -> None:
+    """Raises UserError where there is no such file, with the names of those beside it."""
+    if not path.exists():
+        there = [str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py")]
+        raise UserError(f"there is no config file {path}" + (f"; {suggest(str(path), there)}" if there else ""))
+
+
+def fail(error: Exception, code: int) -> None:
+    """Prints one line and exits."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the mode asked for; a user's mistake exits with 2, a failed run with 1."""
+    del argv
+    modes: dict[str, Callable[[Path], None]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "check": check,
+        "show_batch": show_batch,
+    }
+    try:
+        if _MODE.value not in modes:
+            raise UserError(f'unknown --mode "{_MODE.value}"; {suggest(_MODE.value, MODES)}')
+        modes[_MODE.value](workdir())
+    except UserError as e:
+        fail(e, 2)
+    except TrainingError as e:
+        fail(e, 1)
+
+
+def config() -> ConfigDict:
+    """The config given on the command line."""
+    if _CONFIG.value is None:
+        raise UserError("give an experiment, such as --config=configs/quickstart.py")
+    return _CONFIG.value
+
+
+def workdir() -> Path:
+    """The run's folder."""
+    if _WORKDIR.value is not None:
+        return Path(_WORKDIR.value).expanduser().absolute()
+    config()
+    return Path("runs", Path(flags.FLAGS["config"].config_filename).stem).absolute()
+
+
+def train(workdir: Path) -> None:
+    """Trains to the end, or goes on from where the work directory stopped."""
+    from xception_jax import training
+
+    results = training.train(config(), workdir)
+    metrics = results["metrics"]
+    print(
+        f"done: {results['model']}, step {results['step']}, split {results['split']} ({results['count']} pictures): "
+        f"top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.4f}; see {workdir}"
+    )
+
+
+def evaluate(workdir: Path) -> None:
+    """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`."""
+    from xception_jax import evaluation, experiment
+    from xception_jax.checkpoints import Checkpoints
+    from xception_jax.sharding import replicated
+
+    settings = config_lib.read(workdir / "config.json") if _CONFIG.value is None else config()
+    checkpoints = Checkpoints(workdir, settings.checkpoint)
+    step = checkpoints.find(_STEP.value or "last")
+    run = experiment.create(settings)
+    evaluator = evaluation.Evaluator(run, settings.data.test_split)
+    state = checkpoints.restore(step, run.abstract_state, replicated(run.mesh))
+    record = evaluator.certify(state, *evaluator.predict(state), workdir)
+    metrics = record["metrics"]
+    print(
+        f"{settings.model.name}, step {step}, split {evaluator.split}: {record['count']} pictures, "
+        f"top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.4f}"
+    )
+
+
+def check(workdir: Path) -> None:
+    """Says what the config means, and whether its data is there, without computing anything."""
+    from xception_jax import evaluation, experiment, summary
+
+    run = experiment.create(config())
+    data = run.config.data
+    splits = dict.fromkeys((data.train_split, data.validation_split, data.test_split))
+    counts = [f"{split} {len(evaluation.open_class_checked(run, split)):,}" for split in splits]
+    summary.show(run)
+    print(f"data: {data.name}, {run.num_classes} classes, {', '.join(counts)}")
+    print(f"ok: the run would be written to {workdir}")
+
+
+def show_batch(workdir: Path) -> None:
+    """Draws the batch of a step."""
+    from xception_jax import experiment
+    from xception_jax.show_batch import show_batch
+
+    if _STEP.value is None or not _STEP.value.isdecimal():
+        raise UserError("--mode=show_batch needs --step=NUMBER, the training step to look at, counted from 0")
+    path = show_batch(experiment.create(config()), int(_STEP.value), workdir)
+    print(path.with_suffix(".txt").read_text(), end="")
+    print(f"see {path}")
+
+
+def run() -> None:
+    """The command's entry."""
+    # Compiled programs are kept between runs: a second start takes seconds.
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "xception_jax" / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    run()

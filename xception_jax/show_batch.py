@@ -1,0 +1,57 @@
+"""A step's batch as a picture: what the network was given, labelled."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from xception_jax.data import BrokenPictures, train_batch
+from xception_jax.experiment import Experiment
+
+MOST_PICTURES = 64
+CAPTION = 16  # pixels
+
+
+def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
+    """Writes batch-<step>.png (its first pictures) and batch-<step>.txt (row, example id, class) of a training step.
+
+    The batch is a function of the seed and the step alone: these are the pictures that the step sees, saw or would see.
+
+    Returns:
+      The picture's path.
+    """
+    config = experiment.config
+    batch = train_batch(
+        experiment.source,
+        config.data,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        step=step,
+        broken=BrokenPictures(),
+    )
+    source = experiment.source
+    names = [source.class_names[label] for label in batch["label"]]
+    lines = [
+        f"{row}\t{source.example_id(int(index))}\t{name}\n"
+        for row, (index, name) in enumerate(zip(batch["index"], names, strict=True))
+    ]
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / f"batch-{step}.txt").write_text("".join(lines))
+    path = workdir / f"batch-{step}.png"
+    cv2.imwrite(str(path), cv2.cvtColor(tile(batch["image"][:MOST_PICTURES], names), cv2.COLOR_RGB2BGR))
+    return path
+
+
+def tile(images: np.ndarray, names: list[str]) -> np.ndarray:
+    """Pictures uint8 [B, S, S, 3], each over its name, in rows of about as many as there are rows."""
+    side = max(images.shape[1], 96)
+    columns = int(np.ceil(np.sqrt(len(images))))
+    rows = int(np.ceil(len(images) / columns))
+    canvas = np.full((rows * (side + CAPTION), columns * side, 3), 255, np.uint8)
+    for i, (image, name) in enumerate(zip(images, names, strict=False)):
+        y, x = (i // columns) * (side + CAPTION), (i % columns) * side
+        canvas[y : y + side, x : x + side] = cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST)
+        corner = (x + 2, y + side + CAPTION - 4)
+        cv2.putText(canvas, name[: side // 7], corner, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+    return canvas

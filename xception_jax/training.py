@@ -1,0 +1,253 @@
+"""The training loop."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from xception_jax import certificate, curves, files, summary
+from xception_jax import config as config_lib
+from xception_jax import experiment as experiment_lib
+from xception_jax.checkpoints import Checkpoints
+from xception_jax.data import BrokenPictures, train_batches
+from xception_jax.errors import TrainingError, UserError
+from xception_jax.evaluation import Evaluator
+from xception_jax.experiment import Experiment
+from xception_jax.logs import RunLog
+from xception_jax.sharding import put_batch, replicated
+from xception_jax.steps import Batch, Metrics, make_train_step
+from xception_jax.train_state import TrainState, num_parameters
+
+# Batches on their way to the devices while a step runs.
+TRANSFERS_AHEAD = 2
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains, from the work directory's last checkpoint if there is one, and evaluates the test split at the end.
+
+    Writes config.json, checkpoints/, log.jsonl, tensorboard/, evaluation-<split>.json, curves.png and results.json.
+
+    Returns:
+      The contents of results.json.
+
+    Raises:
+      UserError: the config or the data is wrong.
+      TrainingError: the loss is NaN or infinite.
+    """
+    began = time.monotonic()
+    experiment = experiment_lib.create(config)
+    validator = Evaluator(experiment, config.data.validation_split)
+    tester = Evaluator(experiment, config.data.test_split)
+    claim(workdir, config)
+    summary.show(experiment)
+    checkpoints = Checkpoints(workdir, config.checkpoint)
+    state = first_or_last_state(experiment, checkpoints)
+    with RunLog(workdir, experiment.total_steps, resume_step=int(state.step), primary=jax.process_index() == 0) as log:
+        state, speed, broken = fit(experiment, state, validator, checkpoints, log)
+        predictions, skipped = tester.predict(state)
+        record = tester.certify(state, predictions, skipped, workdir)
+    checkpoints.close()
+    results = {
+        "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss")},
+        "split": tester.split,
+        "count": record["count"],
+        "model": config.model.name,
+        "num_parameters": num_parameters(state.weights),
+        "step": int(state.step),
+        "images_per_second": speed,
+        "wall_time": time.monotonic() - began,
+        "broken_pictures": sorted(broken.names),
+        **certificate.environment(),
+    }
+    files.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    curves.plot_curves(workdir)
+    return results
+
+
+def fit(
+    experiment: Experiment, state: TrainState, validator: Evaluator, checkpoints: Checkpoints, log: RunLog
+) -> tuple[TrainState, float | None, BrokenPictures]:
+    """The steps from the state's to the last, with what happens between them.
+
+    Returns:
+      The last state; images a second, or None where no step was left to do; the pictures that could not be read.
+    """
+    config, start, total = experiment.config, int(state.step), experiment.total_steps
+    every = {key: experiment.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
+    run = run_record(experiment)
+    broken, reader, clock = BrokenPictures(), MetricsReader(checkpoints), Clock()
+    batches = batches_on_devices(experiment, start, broken)
+    train_step = make_train_step(
+        experiment.graphdef, experiment.optimizer, experiment.schedule, experiment.train_settings, experiment.mesh
+    )
+    for step in range(start + 1, total + 1):
+        state, metrics = train_step(state, next(batches))
+        reader.add(step, metrics)
+
+        def due(key: str, step: int = step) -> bool:
+            return step % every[key] == 0 or step == total
+
+        if step == start + 1:  # compilation and the first batch are no part of the speed
+            reader.finish()
+            clock.restart()
+        else:
+            clock.count(config.batch_size)
+        if due("log_every"):
+            log.train(step, reader.means(), clock.lap())
+        evaluated = None
+        if due("evaluation.every"):
+            reader.finish()
+            with clock.stopped():
+                predictions, _ = validator.predict(state)
+            evaluated = predictions.metrics()
+            log.evaluation(step, evaluated, validator.split)
+        if due("checkpoint.every"):
+            reader.finish()  # a state after a NaN is never saved
+            with clock.stopped():
+                checkpoints.save(state, evaluated, run)
+    checkpoints.wait()
+    return state, clock.mean(), broken
+
+
+def first_or_last_state(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
+    """The state of the last checkpoint, or the one before the first step where there is none."""
+    latest = checkpoints.latest
+    if latest is None:
+        return experiment.initial_state()
+    if latest > experiment.total_steps:
+        raise UserError(
+            f"the work directory is at step {latest}, past the {experiment.total_steps} steps that the config asks for"
+        )
+    print(f"Resuming from step {latest}.")
+    return checkpoints.restore(latest, experiment.abstract_state, replicated(experiment.mesh))
+
+
+def run_record(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint says of the run it is from."""
+    return {
+        "config": experiment.config.to_dict(),
+        "class_names": list(experiment.source.class_names),
+        "environment": certificate.environment(),
+    }
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes the config into a new work directory; refuses one that belongs to another config."""
+    path = workdir / "config.json"
+    if path.exists():
+        changed = config_lib.differences(config_lib.read(path), config)
+        if changed:
+            raise UserError(
+                f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
+                "give another --workdir, or the settings it was started with"
+            )
+    files.write_atomically(path, config_lib.to_json(config) + "\n")
+
+
+def batches_on_devices(experiment: Experiment, start: int, broken: BrokenPictures) -> Iterator[dict[str, jax.Array]]:
+    """The training batches from step `start` on, in transfer to the devices before they are needed."""
+    config = experiment.config
+    local = train_batches(
+        experiment.source,
+        config.data,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        broken=broken,
+    )
+    ahead: collections.deque[Batch] = collections.deque()
+    for batch in local:
+        ahead.append(put_batch({k: batch[k] for k in ("image", "label")}, experiment.mesh))
+        if len(ahead) > TRANSFERS_AHEAD:
+            yield ahead.popleft()
+
+
+class MetricsReader:
+    """Reads each step's metrics when the next step is already dispatched, so that the device does not wait.
+
+    Raises:
+      TrainingError: in any method, when a loss or gradient was not finite.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+        self._pending: tuple[int, Metrics] | None = None
+        self._read: list[dict[str, float]] = []
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step just dispatched and reads those of the one before."""
+        self.finish()
+        self._pending = step, metrics
+
+    def finish(self) -> None:
+        """Reads what is not yet read."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
+            self._checkpoints.wait()
+            kept = self._checkpoints.latest
+            raise TrainingError(
+                f"at step {step} the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}; "
+                + (f"the checkpoint of step {kept} is kept. " if kept else "there is no checkpoint yet. ")
+                + "A lower config.learning_rate, a warm-up (config.schedule.warmup) or config.optimizer.clip_norm helps"
+            )
+        self._read.append(values)
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps since the last call; of the learning rate, the last value."""
+        self.finish()
+        values, self._read = self._read, []
+        result = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
+        return result | {"learning_rate": values[-1]["learning_rate"]}
+
+
+@dataclasses.dataclass
+class Clock:
+    """Images a second, of the training steps alone."""
+
+    _since: float = dataclasses.field(default_factory=time.monotonic)
+    _images: int = 0
+    _total_images: int = 0
+    _total_seconds: float = 0.0
+
+    def restart(self) -> None:
+        """Forgets the time since the last lap."""
+        self._since, self._images = time.monotonic(), 0
+
+    def count(self, images: int) -> None:
+        """Adds a step's images."""
+        self._images += images
+
+    def lap(self) -> float | None:
+        """Images a second since the last lap, or None where no step was counted."""
+        seconds, images = time.monotonic() - self._since, self._images
+        self._total_seconds += seconds
+        self._total_images += images
+        self.restart()
+        return images / seconds if images else None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Takes the time inside the `with` block out of the count."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
+    def mean(self) -> float | None:
+        """Images a second over all laps."""
+        self.lap()
+        return self._total_images / self._total_seconds if self._total_images else None
