@@ -143,7 +143,9 @@ def test_averages_follow_the_recurrence():
     for i in range(3):
         state, _ = fixture.step(state, put_batch(batch(seed=i), fixture.mesh))
         decay = min(0.9, (1 + i) / (10 + i))
-        expected = jax.tree.map(lambda a, w, d=decay: d * a + (1 - d) * np.asarray(w, np.float64), expected, state.weights)
+        expected = jax.tree.map(
+            lambda a, w, d=decay: d * a + (1 - d) * np.asarray(w, np.float64), expected, state.weights
+        )
     for a, b in zip(jax.tree.leaves(state.averaged), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 

@@ -3,5 +3,4 @@
 from xception_jax.models import create_model, list_models
 from xception_jax.version import __version__
 
-
 __all__ = ["__version__", "create_model", "list_models"]

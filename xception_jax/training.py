@@ -68,7 +68,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         **certificate.environment(),
     }
     files.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-    curves.plot_curves(workdir)
+    curves.plot_curves(
+        workdir, f"{config.model.name} on {config.data.name}: {tester.split} top-1 {record['metrics']['top1']:.4f}"
+    )
     return results
 
 

@@ -4,7 +4,8 @@ Shape legend: B batch, H height, W width, C channels in, D channels out.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from xception_jax import ops
+from xception_jax.errors import UserError, suggest
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -31,10 +33,10 @@ class Numerics:
       param_dtype: what parameters are kept in.
     """
 
-    bn_epsilon: float = 1e-3
-    bn_momentum: float = 0.99
-    dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    param_dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    bn_epsilon: float
+    bn_momentum: float
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
 
 
 def conv(
@@ -133,7 +135,7 @@ class Head(nnx.Module):
                 rngs=rngs,
             )
 
-        self.hidden = nnx.List([dense(a, b) for a, b in zip(widths, widths[1:], strict=False)])
+        self.hidden = nnx.List([dense(a, b) for a, b in itertools.pairwise(widths)])
         self.dropout = nnx.Dropout(dropout)
         self.logits = dense(widths[-1], num_classes) if num_classes else None
 
@@ -146,3 +148,24 @@ class Head(nnx.Module):
             x = self.logits(x)
         # The loss is computed in float32 whatever the network computes in.
         return x.astype(jnp.float32)
+
+
+def scaled(channels: Sequence[int], width: float) -> tuple[int, ...]:
+    """Channel counts times `width`, rounded to multiples of 8, at least 8; as they are where `width` is 1."""
+    return tuple(channels) if width == 1 else tuple(max(8, round(c * width / 8) * 8) for c in channels)
+
+
+def check_choice(option: str, value: str, choices: Collection[str]) -> None:
+    """Raises UserError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise UserError(f'unknown {option} "{value}"; {suggest(str(value), choices)}')
+
+
+def check_image_size(shape: tuple[int, ...], smallest: int) -> None:
+    """Raises UserError where pictures [B, H, W, 3] are too small for the network's strides."""
+    if min(shape[1:3]) < smallest:
+        raise UserError(
+            f"pictures of {shape[1]}x{shape[2]} pixels are too small: the network's strides need "
+            f"{smallest} or more"
+            + ('; stem="small" takes 32 and more' if smallest > 32 else "; use a larger image_size")
+        )

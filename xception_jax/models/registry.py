@@ -6,9 +6,10 @@ from typing import Any
 from flax import nnx
 
 from xception_jax.errors import UserError, suggest
+from xception_jax.models.inception_v3 import InceptionV3
 from xception_jax.models.xception import Xception
 
-MODELS: dict[str, type[nnx.Module]] = {"xception": Xception}
+MODELS: dict[str, type[InceptionV3] | type[Xception]] = {"inception_v3": InceptionV3, "xception": Xception}
 
 
 def list_models() -> list[str]:
@@ -33,5 +34,7 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
     parameters = inspect.signature(MODELS[name].__init__).parameters
     for option in options:
         if option not in parameters:
-            raise UserError(f'model "{name}" has no option "{option}"; {suggest(option, set(parameters) - {"self", "rngs"})}')
+            raise UserError(
+                f'model "{name}" has no option "{option}"; {suggest(option, set(parameters) - {"self", "rngs"})}'
+            )
     return MODELS[name](num_classes, rngs=rngs, **options)

@@ -15,8 +15,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from xception_jax import ops
-from xception_jax.errors import UserError, suggest
-from xception_jax.models.layers import Head, Numerics, Padding, SeparableConv, batch_norm, conv
+from xception_jax.models.layers import (
+    Head,
+    Numerics,
+    Padding,
+    SeparableConv,
+    batch_norm,
+    check_choice,
+    check_image_size,
+    conv,
+    scaled,
+)
 
 BETWEEN: dict[str, Callable[[jax.Array], jax.Array] | None] = {"none": None, "relu": nnx.relu, "elu": nnx.elu}
 POOL_PADDING: dict[str, Padding] = {"same": "SAME", "symmetric": ((1, 1), (1, 1))}
@@ -75,8 +84,10 @@ class Block(nnx.Module):
             channels = width
         self.sepconvs, self.norms = nnx.List(sepconvs), nnx.List(norms)
         if residual and (stride != 1 or in_channels != channels):
-            self.shortcut = conv(in_channels, channels, (1, 1), strides=stride, numerics=numerics, rngs=rngs)
-            self.shortcut_bn = batch_norm(channels, numerics=numerics, rngs=rngs)
+            self.shortcut: nnx.Conv | None = conv(
+                in_channels, channels, (1, 1), strides=stride, numerics=numerics, rngs=rngs
+            )
+            self.shortcut_bn: nnx.BatchNorm | None = batch_norm(channels, numerics=numerics, rngs=rngs)
         else:
             self.shortcut = self.shortcut_bn = None
 
@@ -161,15 +172,12 @@ class Xception(nnx.Module):
         self.min_image_size = MIN_IMAGE_SIZE[stem]
         numerics = Numerics(bn_epsilon, bn_momentum, jnp.dtype(dtype), jnp.dtype(param_dtype))
 
-        def scaled(channels: Sequence[int]) -> tuple[int, ...]:
-            return tuple(channels) if width == 1 else tuple(max(8, round(c * width / 8) * 8) for c in channels)
-
-        first, channels = scaled((32, 64))
+        first, channels = scaled((32, 64), width)
         self.block1 = Stem(stem, (first, channels), numerics=numerics, rngs=rngs)
         for name, widths, stride in ENTRY + MIDDLE + EXIT:
             block = Block(
                 channels,
-                scaled(widths),
+                scaled(widths, width),
                 stride,
                 leading_relu=name != "block2",
                 residual=residual,
@@ -179,8 +187,8 @@ class Xception(nnx.Module):
                 rngs=rngs,
             )
             setattr(self, name, block)
-            channels = scaled(widths)[-1]
-        last, self.num_features = scaled((1536, 2048))
+            channels = scaled(widths, width)[-1]
+        last, self.num_features = scaled((1536, 2048), width)
         self.block14 = ExitBlock(
             channels, (last, self.num_features), between=BETWEEN[between], numerics=numerics, rngs=rngs
         )
@@ -207,20 +215,3 @@ class Xception(nnx.Module):
         x = self.features(images, train=train)
         with jax.named_scope("head"):
             return self.head(x, train=train, rngs=rngs)
-
-
-def check_choice(option: str, value: str, choices: object) -> None:
-    """Raises UserError unless `value` is one of `choices` (a collection of names)."""
-    names = list(choices)  # type: ignore[call-overload]
-    if value not in names:
-        raise UserError(f'unknown {option} "{value}"; {suggest(str(value), names)}')
-
-
-def check_image_size(shape: tuple[int, ...], smallest: int) -> None:
-    """Raises UserError where pictures [B, H, W, 3] are too small for the network's strides."""
-    if min(shape[1:3]) < smallest:
-        raise UserError(
-            f"pictures of {shape[1]}x{shape[2]} pixels are too small: the network halves the size five times and "
-            f"needs {smallest} or more"
-            + ('; stem="small" takes 32 and more' if smallest > 32 else "; use a larger image_size")
-        )

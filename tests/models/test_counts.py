@@ -1,0 +1,224 @@
+"""Sizes of the networks, and what their options do. The counts are those that were published or counted elsewhere."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from xception_jax.errors import UserError
+from xception_jax.models import create_model, list_models
+
+TINY = {"stem": "small", "width": 0.05}
+
+
+def abstract(name, **options):
+    """The network's shapes; nothing is computed."""
+    return nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **options))
+
+
+def tiny(name, **options):
+    return create_model(name, rngs=nnx.Rngs(0), **{"num_classes": 5, **TINY, **options})
+
+
+def count(model, kind=nnx.Param):
+    return sum(x.size for x in jax.tree.leaves(nnx.state(model, kind)))
+
+
+def pictures(size=32, batch=2, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
+
+
+def feature_shape(model, size):
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return nnx.eval_shape(lambda m, x: m.features(x), model, images).shape
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters", "statistics"),
+    [
+        ("xception", {}, 22_855_952, 54_528),
+        ("xception", {"num_classes": 0}, 20_806_952, 54_528),
+        ("xception", {"num_classes": 17_000}, 55_639_952, 54_528),
+        ("xception", {"num_classes": 17_000, "hidden": (4096, 4096)}, 115_629_968, 54_528),
+        ("inception_v3", {}, 23_834_568, 34_432),
+        ("inception_v3", {"aux_head": True}, 27_161_264, 36_224),
+        ("inception_v3", {"flavour": "keras"}, 23_817_352, 34_432),
+        ("inception_v3", {"flavour": "paper"}, 23_626_728, 34_240),
+    ],
+)
+def test_counts_are_the_published_ones(name, options, parameters, statistics):
+    model = abstract(name, **options)
+    assert count(model) == parameters
+    assert count(model, nnx.BatchStat) == statistics
+
+
+def test_fully_connected_layers_add_what_they_should():
+    """Inception V3's JFT networks are counted nowhere: the difference to the plain network is worked out here."""
+    plain = 23_626_728 - (2048 + 1) * 1000
+    model = abstract("inception_v3", flavour="paper", num_classes=17_000, hidden=(4096, 4096))
+    assert count(model) == plain + (2048 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 17_000
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "size", "expected"),
+    [
+        ("xception", "imagenet", 299, 10),
+        ("xception", "imagenet", 71, 3),
+        ("xception", "small", 32, 2),
+        ("inception_v3", "imagenet", 299, 8),
+        ("inception_v3", "imagenet", 75, 1),
+        ("inception_v3", "small", 32, 3),
+    ],
+)
+def test_size_of_the_last_feature_map(name, stem, size, expected):
+    model = abstract(name, stem=stem)
+    assert model.num_features == 2048
+    assert feature_shape(model, size) == (2, expected, expected, 2048)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "smallest"),
+    [
+        ("xception", "imagenet", 71),
+        ("xception", "small", 32),
+        ("inception_v3", "imagenet", 75),
+        ("inception_v3", "small", 32),
+    ],
+)
+def test_too_small_pictures_are_refused_with_the_reason(name, stem, smallest):
+    model = abstract(name, stem=stem, width=0.05)
+    assert model.min_image_size == smallest
+    assert min(feature_shape(model, smallest)) > 0
+    advice = 'stem="small" takes 32' if stem == "imagenet" else "larger image_size"
+    with pytest.raises(UserError, match=f"{smallest - 1}x{smallest - 1} .* too small.*{smallest} or more.*{advice}"):
+        feature_shape(model, smallest - 1)
+
+
+@pytest.mark.parametrize(("stem", "smallest"), [("imagenet", 299), ("small", 71)])
+def test_aux_head_trains_from_its_smallest_size_and_is_idle_in_evaluation(stem, smallest):
+    model = abstract("inception_v3", aux_head=True, stem=stem, width=0.05, num_classes=5)
+
+    def outputs(size, train):
+        images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+        return nnx.eval_shape(lambda m, x: m(x, train=train), model, images)
+
+    assert [x.shape for x in outputs(smallest, True)] == [(2, 5), (2, 5)]
+    assert outputs(smallest - 1, False).shape == (2, 5)
+    with pytest.raises(UserError, match=r"auxiliary head trains on pictures of 299 .*71 or more.*aux_head=False"):
+        outputs(smallest - 1, True)
+
+
+def test_without_residual_connections_the_shortcuts_are_gone():
+    kernels = 64 * 128 + 128 * 256 + 256 * 728 + 728 * 1024
+    norms = 2 * (128 + 256 + 728 + 1024)
+    model = abstract("xception", residual=False)
+    assert count(model) == 22_855_952 - kernels - norms
+    assert count(model, nnx.BatchStat) == 54_528 - norms
+
+
+@pytest.mark.parametrize("name", ["block4", "block5"])
+def test_residual_connection_is_added_to_the_main_path(name):
+    """Main path + shortcut, both of the raw input. block4's shortcut is a convolution, block5's the identity."""
+    block = getattr(tiny("xception"), name)
+    channels = block.sepconvs[0].depthwise.kernel.shape[-1]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 9, channels)), jnp.float32)
+    both = block(x, train=False)
+    block.residual = False
+    main = block(x, train=False)
+    shortcut = x if block.shortcut is None else block.shortcut_bn(block.shortcut(x), use_running_average=True)
+    assert (block.shortcut is None) == (name == "block5")
+    np.testing.assert_allclose(both, main + shortcut, rtol=1e-5, atol=1e-5)
+
+
+def test_activation_between_acts_between_depthwise_and_pointwise():
+    activations = {
+        "none": lambda x: x,
+        "relu": lambda x: np.maximum(x, 0),
+        "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    }
+    logits, counts = [], set()
+    for between, activation in activations.items():
+        model = tiny("xception", between=between)
+        counts.add(count(model))
+        sepconv = model.block5.sepconvs[0]
+        x = np.random.default_rng(0).normal(size=(2, 5, 5, sepconv.depthwise.kernel.shape[-1])).astype(np.float32)
+        expected = activation(np.asarray(sepconv.depthwise(x))) @ np.asarray(sepconv.pointwise.kernel)[0, 0]
+        np.testing.assert_allclose(sepconv(x), expected, rtol=1e-4, atol=1e-5)
+        logits.append(np.asarray(model(pictures(), train=True)))
+    assert len(counts) == 1
+    for a, b in itertools.combinations(logits, 2):
+        assert np.linalg.norm(a - b) > 1e-2 * np.linalg.norm(a)
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("width", [0.05, 1.25])
+def test_width_multiplies_every_channel_count(name, width):
+    full, scaled = (nnx.state(abstract(name, width=w, num_classes=0), nnx.Param) for w in (1.0, width))
+    shapes = [[x.shape for x in jax.tree.leaves(s)] for s in (full, scaled)]
+    for before, after in zip(*shapes, strict=True):
+        for old, new in zip(before, after, strict=True):
+            if old >= 32:
+                assert new % 8 == 0
+                # A concatenation's width is off by up to 4 a branch.
+                assert abs(new - max(8, old * width)) <= 4 * 6
+            else:  # kernel sizes, the three colours, one channel a group
+                assert new == old
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_without_classes_the_output_is_the_pooled_features(name):
+    model = tiny(name, num_classes=0)
+    output = model(pictures())
+    assert output.shape == (2, model.num_features)
+    np.testing.assert_allclose(output, np.mean(model.features(pictures()), (1, 2)), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_dropout_acts_in_training_only(name):
+    model, plain = tiny(name, dropout=0.5), tiny(name)
+    x = pictures()
+    np.testing.assert_array_equal(model(x), plain(x))
+    first, again, other = (
+        np.asarray(tiny(name, dropout=0.5)(x, train=True, rngs=nnx.Rngs(dropout=s))) for s in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_bfloat16_is_what_layers_compute_in_and_nothing_else(name):
+    model = tiny(name, dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+    graphdef, state = nnx.split(model)
+    jaxpr = jax.make_jaxpr(lambda s, x: nnx.merge(graphdef, s)(x))(state, pictures())
+    convolutions = re.findall(r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)\[", str(jaxpr))
+    assert len(convolutions) == {"xception": 75, "inception_v3": 95}[name]
+    assert set(convolutions) == {"bf16"}
+    logits = nnx.merge(graphdef, state)(pictures())
+    assert logits.dtype == jnp.float32
+    reference = tiny(name)(pictures())
+    assert np.linalg.norm(logits - reference) < 0.05 * np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("xceptoin", {}, 'unknown model "xceptoin"; did you mean "xception"'),
+        ("resnet", {}, 'unknown model "resnet"; choose from: inception_v3, xception'),
+        ("xception", {"dropuot": 0.5}, 'model "xception" has no option "dropuot"; did you mean "dropout"'),
+        ("xception", {"flavour": "keras"}, 'model "xception" has no option "flavour"'),
+        ("inception_v3", {"residual": False}, 'model "inception_v3" has no option "residual"'),
+        ("xception", {"stem": "smal"}, 'unknown stem "smal"; did you mean "small"'),
+        ("xception", {"between": "gelu"}, 'unknown between "gelu"; did you mean "elu"'),
+        ("xception", {"pool_padding": "symetric"}, 'unknown pool_padding "symetric"; did you mean "symmetric"'),
+        ("inception_v3", {"stem": "imagnet"}, 'unknown stem "imagnet"; did you mean "imagenet"'),
+        ("inception_v3", {"flavour": "kears"}, 'unknown flavour "kears"; did you mean "keras"'),
+    ],
+)
+def test_unknown_names_are_refused_with_a_suggestion(name, options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        abstract(name, **options)

@@ -1,0 +1,67 @@
+"""Data sets that need no files: handwritten digits that scikit-learn carries, and synthetic pictures."""
+
+import functools
+import zlib
+
+import numpy as np
+
+from xception_jax.errors import UserError, suggest
+
+# Of the 1,797 digits, in a fixed random order: where each split begins and ends.
+DIGITS_SPLITS = {"train": (0, 1257), "validation": (1257, 1437), "test": (1437, 1797)}
+
+
+@functools.cache
+def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # a second to import, and only here
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return pixels[order], labels[order].astype(np.int32), order
+
+
+class Digits:
+    """8 x 8 handwritten digits (UCI, Alpaydin and Kaynak 1998): 1,257 to train, 180 to validate, 360 to test.
+
+    Raises:
+      UserError: there is no such split.
+    """
+
+    class_names = tuple("0123456789")
+
+    def __init__(self, split: str):
+        if split not in DIGITS_SPLITS:
+            raise UserError(f'digits has no split "{split}"; {suggest(split, DIGITS_SPLITS)}')
+        rows = slice(*DIGITS_SPLITS[split])
+        self._images, self._labels, self._order = (x[rows] for x in _digits())
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return np.repeat(self._images[index][:, :, None], 3, axis=2), int(self._labels[index])
+
+    def example_id(self, index: int) -> str:
+        """The digit's position in scikit-learn's table."""
+        return f"digits/{self._order[index]}"
+
+
+class Synthetic:
+    """Random pictures with random labels, each a function of its split and position: for benchmarks and tests."""
+
+    def __init__(self, split: str, num_examples: int, num_classes: int, image_size: int):
+        self.class_names = tuple(f"class{i}" for i in range(num_classes))
+        self._split, self._length, self._size = split, num_examples, image_size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        rng = np.random.default_rng((zlib.crc32(self._split.encode()), index))
+        label = int(rng.integers(len(self.class_names)))
+        return rng.integers(0, 256, (self._size, self._size, 3), np.uint8), label
+
+    def example_id(self, index: int) -> str:
+        """The split and position."""
+        return f"{self._split}/{index}"

@@ -1,0 +1,85 @@
+"""Pictures in the usual form, split/class/picture."""
+
+from pathlib import Path
+
+from xception_jax.errors import UserError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+ALIASES = {"validation": ("val", "valid"), "test": ("testing",), "train": ("training",)}
+
+
+class Folder:
+    """One split of a folder of pictures.
+
+    Classes are the sorted folder names of the training split, so that labels mean the same in all splits. Files that
+    are no pictures by their name are passed over.
+
+    Args:
+      root: the folder that holds the splits.
+      split: its folder's name; "validation" is also found as val or valid.
+      train_split: the split that tells the classes.
+
+    Raises:
+      UserError: a folder is missing or has no pictures, or a class is not in the training split.
+    """
+
+    def __init__(self, root: Path, split: str, train_split: str):
+        self._root = root
+        folder = find_split(root, split)
+        self.class_names = tuple(class_folders(find_split(root, train_split)))
+        unknown = sorted(set(class_folders(folder)) - set(self.class_names))
+        if unknown:
+            raise UserError(f'split "{split}" of {root} has classes that "{train_split}" has not: {", ".join(unknown)}')
+        self._files: list[Path] = []
+        self._labels: list[int] = []
+        for label, name in enumerate(self.class_names):
+            files = sorted(p for p in (folder / name).rglob("*") if is_picture(p)) if (folder / name).is_dir() else []
+            self._files += files
+            self._labels += [label] * len(files)
+        if not self._files:
+            raise UserError(
+                f"there are no pictures in {folder}; expected {folder}/CLASS/PICTURE, named {', '.join(SUFFIXES)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        return self._files[index].read_bytes(), self._labels[index]
+
+    def example_id(self, index: int) -> str:
+        """The file's path, from the root of the data set."""
+        return self._files[index].relative_to(self._root).as_posix()
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name is that of a picture."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones are passed over."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The classes of a split."""
+    names = subfolders(folder)
+    if len(names) < 2:
+        raise UserError(
+            f"{folder} has {len(names)} class folders, 2 or more are needed; expected {folder}/CLASS/PICTURE"
+        )
+    return names
+
+
+def find_split(root: Path, split: str) -> Path:
+    """The folder of a split, by its name or another usual one."""
+    if not str(root) or root == Path():
+        raise UserError("data.name=folder needs the folder that holds split/class/picture: --config.data.path=FOLDER")
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; give the one that holds split/class/picture by config.data.path")
+    for name in (split, *ALIASES.get(split, ())):
+        if (root / name).is_dir():
+            return root / name
+    there = ", ".join(subfolders(root)) or "nothing"
+    raise UserError(f'{root} has no folder "{split}" (there is: {there}); expected {root}/{split}/CLASS/PICTURE')

@@ -1,0 +1,181 @@
+"""Batches: of training, a pure function of seed and step; of evaluation, every example exactly once.
+
+Each process makes its own rows of the global batch; together, in the order of the processes, they are the batch that a
+single process would make. So a run goes on from any step, on any number of hosts, without iterator state.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from xception_jax.data.preprocessing import BrokenPictureError, central_crop, decode, random_crop_flip
+from xception_jax.data.source import Source
+from xception_jax.errors import UserError
+
+# image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; mask bool [B], evaluation only.
+Batch = dict[str, np.ndarray]
+
+MOST_BROKEN = 100  # in a row, before the data is given up
+
+
+class BrokenPictures:
+    """The names of pictures that could not be decoded; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._lock = threading.Lock()
+
+    def add(self, name: str, reason: str) -> None:
+        """Adds a picture, and warns of it the first time."""
+        with self._lock:
+            if name not in self.names:
+                self.names.add(name)
+                logging.warning("skipped broken picture %s: %s", name, reason)
+
+
+class Reader:
+    """Reads and decodes examples of a source."""
+
+    def __init__(self, source: Source, on_broken: str, broken: BrokenPictures):
+        self._source, self._on_broken, self._broken = source, on_broken, broken
+
+    def __call__(self, index: int) -> tuple[np.ndarray, int] | None:
+        """The picture (uint8 [H, W, 3]) and label at `index`, or None where the picture is broken.
+
+        Raises:
+          UserError: it is, and `on_broken` is "fail".
+        """
+        try:
+            picture, label = self._source[index]
+            return (decode(picture) if isinstance(picture, bytes) else picture), label
+        except (BrokenPictureError, OSError) as e:
+            name = self._source.example_id(index)
+            if self._on_broken == "fail":
+                raise UserError(
+                    f"picture {name} cannot be read: {e}; mend or remove it, or set config.data.on_broken=skip"
+                ) from None
+            self._broken.add(name, str(e))
+            return None
+
+    def readable(self, index: int) -> tuple[int, np.ndarray, int]:
+        """The first readable example from `index` on: a broken picture is stood in for by the next in the source.
+
+        Returns:
+          Its index, picture and label.
+        """
+        for offset in range(min(MOST_BROKEN, len(self._source))):
+            i = (index + offset) % len(self._source)
+            if (example := self(i)) is not None:
+                return i, *example
+        raise UserError(
+            f"{MOST_BROKEN} pictures in a row cannot be read, from {self._source.example_id(index)} on; "
+            "is the data damaged?"
+        )
+
+
+def _training(
+    source: Source, data: ConfigDict, image_size: int, batch_size: int, seed: int, broken: BrokenPictures
+) -> grain.MapDataset:
+    """The endless stream of training batches, by position."""
+    read = Reader(source, data.on_broken, broken)
+
+    def view(index: int, rng: np.random.Generator) -> Batch:
+        index, image, label = read.readable(index)
+        return {
+            "image": random_crop_flip(image, rng, image_size, data),
+            "label": np.int32(label),
+            "index": np.int32(index),
+        }
+
+    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    return examples.random_map(view).batch(batch_size)
+
+
+def train_batches(
+    source: Source,
+    data: ConfigDict,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    broken: BrokenPictures,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's rows of the training batches of step `start_step`, `start_step` + 1 and so on, without end.
+
+    The stream runs through all examples in a new order each epoch and drops none: a batch may cross two epochs.
+
+    Args:
+      source: the training split.
+      data: `config.data`.
+      image_size: S.
+      batch_size: B, of all processes together.
+      seed: with the step, decides the batch.
+      start_step: the first step, from 0.
+      broken: collects the pictures that were stood in for.
+      process_index, process_count: which rows.
+    """
+    batches = _training(source, data, image_size, batch_size // process_count, seed, broken)
+    mine = batches[process_index + start_step * process_count :: process_count]
+    return _threaded(mine, data)
+
+
+def train_batch(
+    source: Source,
+    data: ConfigDict,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    step: int,
+    broken: BrokenPictures,
+) -> Batch:
+    """The whole training batch of one step."""
+    return _training(source, data, image_size, batch_size, seed, broken)[step]
+
+
+def evaluation_batches(
+    source: Source,
+    data: ConfigDict,
+    *,
+    image_size: int,
+    batch_size: int,
+    broken: BrokenPictures,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's rows of the batches that hold each example once, in order; the last one is padded.
+
+    `mask` is False in rows that are padding or whose picture is broken. Arguments as in `train_batches`. Every process
+    gets the same number of batches.
+    """
+    read = Reader(source, data.on_broken, broken)
+    blank = np.zeros((image_size, image_size, 3), np.uint8)
+
+    def view(position: int) -> Batch:
+        example = read(position) if position < len(source) else None
+        image, label = (blank, 0) if example is None else (central_crop(example[0], image_size, data), example[1])
+        return {
+            "image": image,
+            "label": np.int32(label),
+            "index": np.int32(position),
+            "mask": np.bool_(example is not None),
+        }
+
+    num_batches = -(-len(source) // batch_size)
+    batches = grain.MapDataset.range(num_batches * batch_size).map(view).batch(batch_size // process_count)
+    return _threaded(batches[process_index::process_count], data)
+
+
+def _threaded(batches: grain.MapDataset, data: ConfigDict) -> Iterator[Batch]:
+    """Iterates with threads that work ahead; OpenCV releases the interpreter's lock."""
+    threads = data.num_threads or os.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(batches.to_iter_dataset(options))

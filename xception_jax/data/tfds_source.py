@@ -1,0 +1,109 @@
+"""TensorFlow Datasets without TensorFlow: data sets prepared as ArrayRecord, read as encoded pictures.
+
+tensorflow_datasets is imported on first use: other data sets need not wait for it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from xception_jax.errors import UserError, suggest
+
+MANUAL = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
+
+
+class TfdsSource:
+    """One split of a TFDS image classification data set.
+
+    Args:
+      name: TFDS' name, with "/config" where there are several.
+      data_dir: where prepared data sets are; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      split: TFDS' name of the split, slices such as "train[:90%]" included.
+
+    Raises:
+      UserError: no such data set or split, or one that is not prepared as ArrayRecord; the message has the command.
+    """
+
+    def __init__(self, name: str, data_dir: str, split: str):
+        import tensorflow_datasets as tfds
+
+        builder = find_builder(name, data_dir)
+        self._image, self._label = image_and_label(builder, name)
+        self.class_names = tuple(builder.info.features[self._label].names)
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+        try:
+            self._records = builder.as_data_source(split=split, decoders=decoders)
+        except (ValueError, KeyError):
+            splits = list(builder.info.splits)
+            raise UserError(f'data set "{name}" has no split "{split}"; {suggest(split, splits)}') from None
+        self._name = f"{name}/{split}"
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        record = self._records[index]
+        return record[self._image], int(record[self._label])
+
+    def example_id(self, index: int) -> str:
+        """The picture's file name where the data set has one, its position otherwise."""
+        name = self._records[index].get("file_name", b"")
+        return (name.decode() if isinstance(name, bytes) else str(name)) or f"{self._name}/{index}"
+
+
+def find_builder(name: str, data_dir: str) -> Any:
+    """The TFDS builder of a data set that is prepared as ArrayRecord."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError):
+        names = [*tfds.list_builders(), "folder", "digits", "synthetic"]
+        raise UserError(f'unknown data set "{name}"; {nearest(name, names)}') from None
+    folder = Path(builder.data_dir)
+    where = f" --data_dir={data_dir}" if data_dir else ""
+    if not folder.exists() or not builder.info.splits:
+        raise UserError(unprepared(name, Path(builder.data_dir_root), where))
+    if "array_record" not in str(builder.info.file_format).lower():
+        raise UserError(
+            f'data set "{name}" in {folder} is prepared as {builder.info.file_format.value}, which has no random '
+            f"access; convert it: python -m tensorflow_datasets.scripts.cli.main convert_format "
+            f"--dataset_dir={folder} --out_file_format=array_record --out_path={folder}.array_record "
+            "(needs pip install 'xception-jax[tf]'), then put the new folder in the old one's place"
+        )
+    return builder
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """The nearest data set; all 1,400 names would be too many."""
+    hint = suggest(name, names)
+    return hint if hint.startswith("did") else "config.data.name takes a TFDS name, folder, digits or synthetic"
+
+
+def unprepared(name: str, root: Path, where: str) -> str:
+    """How to prepare a data set."""
+    message = f'data set "{name}" is not prepared in {root}; prepare it: '
+    folder = root / "downloads" / "manual"
+    missing = [file for file in MANUAL.get(name.split("/")[0], ()) if not (folder / file).exists()]
+    if missing:
+        message += f"put {' and '.join(missing)} (from image-net.org) into {folder}, then "
+    return message + (
+        "pip install 'xception-jax[tf]' && python -m tensorflow_datasets.scripts.cli.main build "
+        f"{name} --file_format=array_record{where}"
+    )
+
+
+def image_and_label(builder: Any, name: str) -> tuple[str, str]:
+    """The names of the one picture and the one class label of a data set's examples."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    if "label" in labels:
+        labels = ["label"]
+    if len(images) != 1 or len(labels) != 1:
+        raise UserError(
+            f'data set "{name}" is not for image classification: it has {len(images)} pictures and {len(labels)} '
+            "class labels an example, one of each is needed"
+        )
+    return images[0], labels[0]
