@@ -1,4 +1,4 @@
-"""What an evaluation found, and all that is needed to trust it: a JSON file, and each example's prediction beside it."""
+"""What an evaluation found, and all that is needed to trust it: a JSON file, and every prediction beside it."""
 
 import dataclasses
 import datetime
@@ -111,7 +111,7 @@ def hash_weights(tree: Any) -> str:
 
 
 def write(workdir: Path, record: dict[str, Any], predictions: Predictions) -> Path:
-    """Writes evaluation-<split>.json and, first, evaluation-<split>.npz with the predictions. Returns the JSON's path."""
+    """Writes evaluation-<split>.npz, the predictions, then evaluation-<split>.json; returns the latter's path."""
     path = workdir / f"evaluation-{record['split'].replace('/', '_')}.json"
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dataclasses.asdict(predictions))

@@ -115,9 +115,9 @@ def main(argv: Sequence[str]) -> None:
         console.print(class_table(a[0], b[0]))
         low, high = result["difference_interval"]
         console.print(
-            f"Both right {result['both_right']:,}, only A {result['only_a_right']:,}, only B "
-            f"{result['only_b_right']:,}, both wrong {result['both_wrong']:,}. B - A: {result['difference'] * 100:+.2f} "
-            f"points (95 %: {low * 100:+.2f} to {high * 100:+.2f}).\n{result['verdict']}",
+            f"Both right {result['both_right']:,}, only A {result['only_a_right']:,}, "
+            f"only B {result['only_b_right']:,}, both wrong {result['both_wrong']:,}. "
+            f"B - A: {result['difference'] * 100:+.2f} points (95 %: {low * 100:+.2f} to {high * 100:+.2f}).\n{result['verdict']}",
             highlight=False,
             soft_wrap=True,
         )

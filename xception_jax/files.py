@@ -9,7 +9,7 @@ from xception_jax.errors import UserError
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
-    """Writes a file under another name, flushes it to disk and renames it: a killed process leaves the old or the new."""
+    """Writes a file under another name and renames it: a killed process leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = contents.encode() if isinstance(contents, str) else contents

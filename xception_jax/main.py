@@ -5,12 +5,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 # Before jax is imported: TensorFlow, where TFDS needs it, must not take the accelerator's memory.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from xception_jax import config as config_lib
@@ -49,7 +50,7 @@ def check_config_file(path: Path) -> None:
         raise UserError(f"there is no config file {path}" + (f"; {suggest(str(path), there)}" if there else ""))
 
 
-def fail(error: Exception, code: int) -> None:
+def fail(error: Exception, code: int) -> NoReturn:
     """Prints one line and exits."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
@@ -86,7 +87,7 @@ def workdir() -> Path:
     if _WORKDIR.value is not None:
         return Path(_WORKDIR.value).expanduser().absolute()
     config()
-    return Path("runs", Path(flags.FLAGS["config"].config_filename).stem).absolute()
+    return Path("runs", Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem).absolute()
 
 
 def train(workdir: Path) -> None:
@@ -151,6 +152,7 @@ def run() -> None:
     # Compiled programs are kept between runs: a second start takes seconds.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "xception_jax" / "compiled"))
     jax.config.update("jax_compilation_cache_dir", cache)
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file; --verbosity=0 lets it
     app.run(main, flags_parser=parse_flags)
 
 

@@ -52,14 +52,17 @@ def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) 
         name = scope or str(eqn.source_info.name_stack).split("/")[0]
         inner = times * eqn.params.get("length", 1) if eqn.primitive.name == "scan" else times
         for value in eqn.params.values():
-            if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
-                _count(getattr(value, "jaxpr", value), name, inner, layers)
+            if isinstance(value, core.ClosedJaxpr):
+                value = value.jaxpr
+            if isinstance(value, core.Jaxpr):
+                _count(value, name, inner, layers)
         if not name:
             continue
         layer = layers.setdefault(name, Layer())
         layer.multiply_adds += times * _multiply_adds(eqn)
-        if eqn.outvars[0].aval.ndim > 1:
-            layer.shape = eqn.outvars[0].aval.shape[1:]
+        shape = getattr(eqn.outvars[0].aval, "shape", ())
+        if len(shape) > 1:
+            layer.shape = shape[1:]
 
 
 def _multiply_adds(eqn: Any) -> int:
@@ -88,7 +91,7 @@ def saved_bytes(experiment: Experiment) -> int:
         def loss(params: dict) -> jax.Array:
             model = train_state.merge(experiment.graphdef, Weights(params, weights.batch_stats))
             outputs = model(normalize(x), train=True, rngs=nnx.Rngs(dropout=0))
-            return sum(cross_entropy(o, y).mean() for o in jax.tree.leaves(outputs))
+            return jnp.stack([cross_entropy(o, y).mean() for o in jax.tree.leaves(outputs)]).sum()
 
         return jax.vjp(loss, weights.params)[1]
 

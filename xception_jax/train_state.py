@@ -43,7 +43,7 @@ class TrainState:
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Weights]:
     """A network as its structure (static) and its arrays."""
-    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graphdef, Weights(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
 
 

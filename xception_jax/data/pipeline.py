@@ -17,8 +17,9 @@ from xception_jax.data.preprocessing import BrokenPictureError, central_crop, de
 from xception_jax.data.source import Source
 from xception_jax.errors import UserError
 
-# image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; mask bool [B], evaluation only.
+# image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; in evaluation mask bool [B].
 Batch = dict[str, np.ndarray]
+Example = dict[str, np.ndarray | np.generic]  # a row of it
 
 MOST_BROKEN = 100  # in a row, before the data is given up
 
@@ -84,7 +85,7 @@ def _training(
     """The endless stream of training batches, by position."""
     read = Reader(source, data.on_broken, broken)
 
-    def view(index: int, rng: np.random.Generator) -> Batch:
+    def view(index: int, rng: np.random.Generator) -> Example:
         index, image, label = read.readable(index)
         return {
             "image": random_crop_flip(image, rng, image_size, data),
@@ -159,7 +160,7 @@ def evaluation_batches(
     read = Reader(source, data.on_broken, broken)
     blank = np.zeros((image_size, image_size, 3), np.uint8)
 
-    def view(position: int) -> Batch:
+    def view(position: int) -> Example:
         example = read(position) if position < len(source) else None
         image, label = (blank, 0) if example is None else (central_crop(example[0], image_size, data), example[1])
         return {

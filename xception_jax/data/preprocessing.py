@@ -60,7 +60,7 @@ def random_crop_flip(image: np.ndarray, rng: np.random.Generator, size: int, dat
     height, width = image.shape[:2]
     for _ in range(10):
         area = rng.uniform(*data.crop_area) * height * width
-        aspect = math.exp(rng.uniform(*(math.log(a) for a in data.crop_aspect)))
+        aspect = math.exp(rng.uniform(*np.log(data.crop_aspect)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
