@@ -54,7 +54,12 @@ class RunLog:
         kept = [record for record in read_log(workdir) if record["step"] <= resume_step] if path.exists() else []
         files.write_atomically(path, "".join(map(_line, kept)))
         self._file = path.open("a", buffering=1)  # every line is flushed
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1, flush_secs=FLUSH_SECONDS)
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"),
+            purge_step=resume_step + 1,
+            flush_secs=FLUSH_SECONDS,
+            filename_suffix=f".{resume_step}",  # names are by the second: a quick restart would overwrite the file
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -57,7 +57,7 @@ def find_builder(name: str, data_dir: str) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
     except (tfds.core.registered.DatasetNotFoundError, ValueError):
-        names = [*tfds.list_builders(), "folder", "digits", "synthetic"]
+        names = [*tfds.list_builders(with_community_datasets=False), "folder", "digits", "synthetic"]
         raise UserError(f'unknown data set "{name}"; {nearest(name, names)}') from None
     folder = Path(builder.data_dir)
     where = f" --data_dir={data_dir}" if data_dir else ""

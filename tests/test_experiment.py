@@ -1,0 +1,93 @@
+"""What users get wrong, and what they read then."""
+
+import pytest
+
+from xception_jax import config as config_lib
+from xception_jax import durations, experiment, training
+from xception_jax.errors import TrainingError, UserError
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.name", "xeption", 'unknown model "xeption"; did you mean "xception"?'),
+        ("model.aux_head", True, 'model "xception" has no option "aux_head"'),
+        ("model.between", "rleu", 'unknown between "rleu"; did you mean "relu"?'),
+        ("model.num_classes", 7, "config.model.num_classes is 7, but synthetic has 4 classes"),
+        ("optimizer.name", "sdg", 'unknown optimizer.name "sdg"; did you mean "sgd"?'),
+        ("schedule.name", "cosin", 'unknown schedule.name "cosin"; did you mean "cosine"?'),
+        ("schedule.warmup", "5 epoch", "warm-up"),
+        ("log_every", "often", 'config.log_every is "often", which is no duration'),
+        ("batch_size", 12, "batch_size=12 does not divide over 8 devices; the nearest that does is 16"),
+        ("image_size", 16, "pictures of 16x16 pixels are too small"),
+        ("model.dropout", 1.5, "config.model.dropout is 1.5; it must be from 0 to below 1"),
+        ("seed", -1, "config.seed is -1; it must be 0 to 2"),
+        ("checkpoint.best_metric", "top2", "config.checkpoint.best_metric is 'top2'; it must be"),
+        ("data.name", "cifar100000", "cifar100"),
+        ("data.name", "imagenet2012", "ILSVRC2012_img_train.tar"),
+        ("data.name", "folder", "--config.data.path=FOLDER"),
+        ("data.train_split", "tran", "tran"),
+    ],
+)
+def test_one_line_says_what_is_wrong(tiny, tmp_path, key, value, message):
+    tiny.data.data_dir = str(tmp_path)
+    if key == "data.train_split":
+        tiny.data.name = "digits"
+    tiny.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError) as error:
+        experiment.create(tiny)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("lerning_rate", "learning_rate"),
+        ("model.widht", "model.width"),
+        ("data_dir", "data.data_dir"),
+        ("optimiser.momentum", "optimizer.momentum"),
+    ],
+)
+def test_mistyped_key_names_the_nearest(key, nearest):
+    with pytest.raises(UserError, match=nearest):
+        config_lib.check_key(key)
+
+
+def test_work_directory_of_another_config_is_refused(tiny, tmp_path):
+    training.claim(tmp_path, tiny)
+    tiny.log_every = "5 steps"
+    training.claim(tmp_path, tiny)  # changes nothing that is computed
+    tiny.learning_rate = 0.5
+    with pytest.raises(UserError, match=r"learning_rate: 0.045 -> 0.5"):
+        training.claim(tmp_path, tiny)
+
+
+def test_config_survives_its_file(tiny, tmp_path):
+    training.claim(tmp_path, tiny)
+    assert config_lib.read(tmp_path / "config.json").to_dict() == tiny.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("500 steps", 500), ("1 step", 1), ("2 epochs", 50), ("3000000 examples", 750_000), ("0.5 epochs", 12.5)],
+)
+def test_durations(text, steps):
+    assert durations.in_steps(text, batch_size=4, num_examples=100, key="k") == steps
+
+
+def test_exponential_schedule_is_the_paper_s(tiny):
+    """Section 4.3: 0.045, times 0.94 every 2 epochs. 20 pictures at 8 a step: an epoch is 2.5 steps."""
+    tiny.num_steps = 30
+    schedule = experiment.create(tiny).schedule
+    for step in (0, 4, 5, 9, 10, 29):
+        assert float(schedule(step)) == pytest.approx(0.045 * 0.94 ** (step // 5), rel=1e-5)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tiny, tmp_path):
+    tiny.learning_rate = 1e30
+    tiny.checkpoint.every = "1 steps"
+    with pytest.raises(
+        TrainingError, match=r"at step \d+ the loss is .*(the checkpoint of step \d+ is kept|no checkpoint)"
+    ):
+        training.train(tiny, tmp_path)

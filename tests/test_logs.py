@@ -1,0 +1,157 @@
+"""What a run reports, before and after it was interrupted."""
+
+import io
+import json
+import struct
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from xception_jax import logs
+from xception_jax.curves import plot_curves
+from xception_jax.errors import UserError
+from xception_jax.logs import RunLog, read_log
+
+
+def metrics(step):
+    return {"loss": 1 / step, "top1": 0.5, "learning_rate": 0.1}
+
+
+def run(workdir, first, last, **options):
+    """Reports training steps `first` to `last`."""
+    with RunLog(workdir, 100, **{"resume_step": first - 1, "primary": True, **options}) as log:
+        for step in range(first, last + 1):
+            log.train(step, metrics(step), 200.0)
+
+
+def test_records_have_what_was_reported(tmp_path):
+    with RunLog(tmp_path, 10, resume_step=0, primary=True) as log:
+        log.train(2, metrics(2), None)
+        log.train(4, metrics(4), 200.0)
+        log.evaluation(4, {"loss": 0.3, "top1": 0.9, "top5": 1.0}, "test")
+        log.note("a remark")
+        # Each line is on disk at once: a killed process loses none.
+        assert len(read_log(tmp_path)) == 4
+    records = read_log(tmp_path)
+    assert all(r.pop("time") > 1.7e9 for r in records)
+    assert records == [
+        {"kind": "train", "step": 2, **metrics(2)},
+        {"kind": "train", "step": 4, **metrics(4), "images_per_second": 200.0},
+        {"kind": "evaluation", "step": 4, "split": "test", "loss": 0.3, "top1": 0.9, "top5": 1.0},
+        {"kind": "note", "step": 4, "text": "a remark"},
+    ]
+
+
+def test_resuming_drops_later_steps_and_half_a_line(tmp_path):
+    run(tmp_path, 1, 5)
+    path = tmp_path / "log.jsonl"
+    path.write_text(path.read_text() + '{"kind": "train", "st')
+    assert [r["step"] for r in read_log(tmp_path)] == [1, 2, 3, 4, 5]
+    run(tmp_path, 4, 6)
+    assert [r["step"] for r in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["log.jsonl", "tensorboard"]
+
+
+def test_a_run_that_left_no_checkpoint_starts_its_log_anew(tmp_path):
+    run(tmp_path, 1, 3)
+    run(tmp_path, 1, 1)
+    assert [r["step"] for r in read_log(tmp_path)] == [1]
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    with RunLog(tmp_path, 10, resume_step=0, primary=True) as log:
+        log.evaluation(1, {"loss": float("nan"), "top1": 0.5, "top5": float("inf")})
+    (record,) = read_log(tmp_path)
+    assert (record["loss"], record["top5"], record["top1"]) == (None, None, 0.5)
+
+
+def test_a_damaged_or_missing_log_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"log\.jsonl is missing"):
+        read_log(tmp_path)
+    run(tmp_path, 1, 2)
+    path = tmp_path / "log.jsonl"
+    path.write_text("{?\n" + path.read_text())
+    with pytest.raises(UserError, match=r"line 1 of .* is damaged"):
+        read_log(tmp_path)
+
+
+def test_other_processes_write_nothing(tmp_path, capsys):
+    with RunLog(tmp_path / "run", 10, resume_step=0, primary=False) as log:
+        log.train(1, metrics(1), 1.0)
+        log.evaluation(1, metrics(1))
+        log.note("a remark")
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr() == ("", "")
+
+
+def events(workdir):
+    """TensorBoard's events of a work directory, in the order of its files."""
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # TFRecord: length, its checksum, contents, their checksum
+            (length,) = struct.unpack_from("<Q", data, at)
+            yield Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+
+
+def test_tensorboard_events(tmp_path):
+    run(tmp_path, 1, 3)
+    with RunLog(tmp_path, 100, resume_step=2, primary=True) as log:
+        log.evaluation(3, {"top1": 0.75})
+    found = list(events(tmp_path))
+    scalars = {(e.step, v.tag): v.simple_value for e in found for v in e.summary.value}
+    assert scalars[3, "train/loss"] == np.float32(1 / 3)
+    assert scalars[2, "train/images_per_second"] == 200
+    assert scalars[3, "evaluation/validation/top1"] == 0.75
+    # TensorBoard hides what was written before a start of session at or after its step: nothing, then step 3.
+    assert [e.step for e in found if e.session_log.status] == [1, 3]
+
+
+def test_plain_lines_and_the_time_left(tmp_path, capsys):
+    seconds = iter([0.0, 60.0, 65.0, 67.0])  # a first step with compilation, five of a second, one of two
+    with RunLog(tmp_path, 4006, resume_step=1000, primary=True, clock=lambda: next(seconds)) as log:
+        log.train(1001, metrics(4), None)
+        log.train(1006, metrics(4), 123.44)
+        log.train(1007, {"loss": 0.5}, 32.0)
+    assert capsys.readouterr().out.splitlines() == [
+        "step 1,001/4,006 25.0 %  loss 0.2500  top-1 0.5000  lr 0.1  50:05:00 left",
+        "step 1,006/4,006 25.1 %  loss 0.2500  top-1 0.5000  lr 0.1  123.4 images/s  00:50:00 left",
+        "step 1,007/4,006 25.1 %  loss 0.5000  32.0 images/s  00:58:19 left",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminals_line_is_overwritten_and_left_for_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(logs.sys, "stdout", Terminal())
+    with RunLog(tmp_path, 10, resume_step=0, primary=True) as log:
+        log.train(1, metrics(1), 1.0)
+        log.train(2, metrics(2), 1.0)
+        log.note("a remark")
+        log.train(3, metrics(3), 1.0)
+    lines = logs.sys.stdout.getvalue().split("\n")
+    assert len(lines) == 4
+    assert lines[0].split("\r")[2].startswith("step 2/10")
+    assert lines[1] == "a remark"
+    assert lines[2].startswith("\rstep 3/10")
+    drawn = [part.removesuffix("\x1b[K") for line in lines for part in line.split("\r")]
+    assert max(map(len, drawn)) == 29  # a full line would wrap
+
+
+@pytest.mark.parametrize("with_evaluations", [False, True])
+def test_curves_are_drawn(tmp_path, with_evaluations):
+    run(tmp_path, 1, 5)
+    bare = plot_curves(tmp_path, "title").read_bytes()
+    with RunLog(tmp_path, 10, resume_step=5, primary=True) as log:
+        if with_evaluations:
+            log.evaluation(5, {"loss": float("nan"), "top1": 0.5, "top5": 1.0})
+    drawn = plot_curves(tmp_path, "title")
+    assert drawn == tmp_path / "curves.png"
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    assert (drawn.read_bytes() != bare) == with_evaluations

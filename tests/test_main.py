@@ -1,0 +1,101 @@
+"""The command, as users call it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = [
+    "--config=configs/quickstart.py",
+    "--config.num_steps=4",
+    "--config.batch_size=16",
+    "--config.model.width=0.05",
+    "--config.log_every=2 steps",
+    "--config.schedule.warmup=0 steps",
+]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "xception_jax.main", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config=configs/xceptoin.py"],
+            'error: there is no config file configs/xceptoin.py; did you mean "configs/xc',
+        ),
+        ([*SMALL, "--config.lerning_rate=1"], 'has no key "lerning_rate"; did you mean "learning_rate"?'),
+        ([*SMALL, "--config.learning_rate=fast"], "could not convert string to float: 'fast'"),
+        ([*SMALL, "--workdri=x"], "Did you mean: workdir"),
+        ([*SMALL, "--mode=trian"], 'unknown --mode "trian"; did you mean "train"?'),
+        ([], "give an experiment, such as --config=configs/quickstart.py"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message):
+    result = command(*arguments)
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert result.returncode == 2
+    assert len(lines) == 1, result.stderr
+    assert message in lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    result = command(*SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+def test_training_leaves_its_files(trained):
+    workdir, output = trained
+    results = json.loads((workdir / "results.json").read_text())
+    certificate = json.loads((workdir / "evaluation-test.json").read_text())
+    assert results["step"] == 4
+    assert results["count"] == certificate["count"] == certificate["split_size"] == 360
+    assert results["metrics"]["top1"] == certificate["metrics"]["top1"]
+    assert output.splitlines()[-1].startswith("done: xception, step 4, split test (360 pictures)")
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_evaluation_of_the_work_directory_gives_the_same(trained):
+    workdir, _ = trained
+    before = json.loads((workdir / "evaluation-test.json").read_text())
+    result = command("--mode=evaluate", f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    after = json.loads((workdir / "evaluation-test.json").read_text())
+    for key in ("metrics", "weights_hash", "preprocessing", "per_class"):
+        assert after[key] == before[key]
+
+
+def test_check_computes_nothing(tmp_path):
+    result = command(
+        "--config=configs/xception.py", "--config.data.name=synthetic", "--mode=check", f"--workdir={tmp_path}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "22,855,952" in result.stdout
+    assert "8.3" in result.stdout or "8.4" in result.stdout  # G multiply-adds
+    assert not list(tmp_path.iterdir())
+
+
+def test_show_batch_names_its_examples(tmp_path):
+    result = command(*SMALL, "--mode=show_batch", "--step=12345", f"--workdir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("\t") for line in (tmp_path / "batch-12345.txt").read_text().splitlines()]
+    assert len(rows) == 16
+    assert all(identity.startswith("digits/") for _, identity, _ in rows)
+    assert (tmp_path / "batch-12345.png").exists()
