@@ -1,132 +1,215 @@
-"""Two evaluations of the same pictures, side by side: `python -m xception_jax.compare A B`.
+"""Compares two evaluations of the same examples: `python -m xception_jax.compare A B [--split=NAME] [--json=FILE]`.
 
-A and B are work directories or evaluation-<split>.json files. The test is paired (McNemar's): only the pictures that
-one of the two got right and the other did not tell which is better.
+A and B are certificates (evaluation-<split>.json) or the work directories they are in.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from absl import app, flags
-from rich.console import Console
-from rich.table import Table
 
 from xception_jax import certificate, files, metrics
 from xception_jax.certificate import Predictions
 from xception_jax.errors import UserError
 
-_JSON = flags.DEFINE_string("json", None, "A file for the comparison, as JSON.")
+SIGNIFICANT = 0.05
+MOST_CLASSES = 10
+USAGE = (
+    "usage: python -m xception_jax.compare A B [--split=NAME] [--json=FILE], A and B certificates or work directories"
+)
 
-LEVEL = 0.05
+Cell = Callable[[dict[str, Any]], str]
 
 
-def compare(a: tuple[dict[str, Any], Predictions], b: tuple[dict[str, Any], Predictions]) -> dict[str, Any]:
-    """The paired comparison of two evaluations' top-1 results.
+def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, Any]:
+    """The comparison of two certificates, for JSON.
+
+    Args:
+      path_a, path_b: certificates, or work directories.
+      split: which, where the work directories have several.
+
+    Returns:
+      a, b: their paths and figures. only_a, only_b: examples that only one got right. p_value: McNemar's. difference:
+      of top-1, B - A, with difference_interval (95 %). verdict: a sentence. classes: those with the largest
+      differences, most first.
 
     Raises:
-      UserError: they are not of the same examples with the same labels.
+      UserError: a certificate cannot be read, or they are not of the same examples.
     """
-    (record_a, said_a), (record_b, said_b) = a, b
+    record_a, a = certificate.read(path_a, split)
+    record_b, b = certificate.read(path_b, split)
+    names = _names(record_a)
     if record_a["split"] != record_b["split"]:
-        raise UserError(f'the evaluations are of splits "{record_a["split"]}" and "{record_b["split"]}"')
-    if said_a.ids != said_b.ids or not np.array_equal(said_a.labels, said_b.labels):
         raise UserError(
-            f"the evaluations are of different pictures or labels ({len(said_a.ids)} and {len(said_b.ids)} pictures); "
-            "a paired comparison needs the same"
+            f'A is of split "{record_a["split"]}", B of split "{record_b["split"]}"; compare the same split'
         )
-    right_a, right_b = said_a.correct(), said_b.correct()
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    difference, low, high = metrics.paired_difference(only_a, only_b, len(right_a))
-    p = metrics.mcnemar(only_a, only_b)
+    if names != _names(record_b):
+        raise UserError(f"A and B are not of the same classes: A has {len(names)}, B {len(_names(record_b))}")
+    b = _in_order_of(a, b)
+    test = metrics.mcnemar(a.correct, b.correct)
     return {
-        "count": len(right_a),
-        "both_right": int((right_a & right_b).sum()),
-        "only_a_right": only_a,
-        "only_b_right": only_b,
-        "both_wrong": int((~right_a & ~right_b).sum()),
-        "difference": difference,
-        "difference_interval": [low, high],
-        "p_value": p,
-        "verdict": verdict(difference, p),
+        "split": record_a["split"],
+        "a": _figures(path_a, record_a),
+        "b": _figures(path_b, record_b),
+        **test._asdict(),
+        "difference": (test.only_b - test.only_a) / len(a.ids),
+        "difference_interval": metrics.paired_difference_interval(test.only_a, test.only_b, len(a.ids)),
+        "verdict": verdict(test, len(a.ids)),
+        "classes": _classes(a, b, names),
     }
 
 
-def verdict(difference: float, p: float) -> str:
-    """The comparison in a sentence."""
-    if p >= LEVEL:
-        return f"No difference is shown (McNemar's exact p = {p:.3g}, not below {LEVEL})."
-    better = "B" if difference > 0 else "A"
-    return f"{better} is better by {abs(difference) * 100:.2f} points (McNemar's exact p = {p:.3g})."
+def verdict(test: metrics.McNemar, n: int) -> str:
+    """What the test says of `n` examples, as a sentence."""
+    points = 100 * (test.only_b - test.only_a) / n
+    chance = "p < 0.0001" if test.p_value < 1e-4 else f"p = {test.p_value:.2g}"
+    if test.p_value >= SIGNIFICANT:
+        return f"No difference shown: B - A is {points:+.2f} points ({chance})."
+    return f"{'B' if points > 0 else 'A'} is better by {abs(points):.2f} points ({chance})."
 
 
-def table(a: dict[str, Any], b: dict[str, Any]) -> Table:
-    """The two certificates' numbers in columns."""
+def _names(record: dict[str, Any]) -> list[str]:
+    return [c["name"] for c in record["per_class"]]
 
-    def rate(record: dict[str, Any], name: str) -> str:
-        low, high = record["metrics"][f"{name}_interval"]
-        return f"{record['metrics'][name]:.4f} ({low:.4f} to {high:.4f})"
 
-    rows = {
-        "model": lambda r: r["model_name"],
-        "step": lambda r: f"{r['step']:,}",
-        "weights": lambda r: "averaged" if r["averaged"] else "last",
-        "parameters": lambda r: f"{r['num_parameters']:,}",
-        "pictures": lambda r: f"{r['count']:,}",
-        "top-1 (95 %)": lambda r: rate(r, "top1"),
-        "top-5 (95 %)": lambda r: rate(r, "top5"),
-        "loss": lambda r: f"{r['metrics']['loss']:.4f}",
-        "calibration error": lambda r: f"{r['metrics']['calibration_error']:.4f}",
+def _figures(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What the table shows of a certificate."""
+    fields = ("model", "num_parameters", "step", "averaged", "count", "metrics")
+    return {"path": str(path), **{name: record[name] for name in fields}}
+
+
+def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
+    """B's predictions in the order of A's examples; UserError where they are not of the same examples and labels."""
+    only_a, only_b = sorted(set(a.ids) - set(b.ids)), sorted(set(b.ids) - set(a.ids))
+    if only_a or only_b:
+        parts = [f'{len(ids)} only in {x} ("{ids[0]}")' for x, ids in (("A", only_a), ("B", only_b)) if ids]
+        raise UserError(f"A and B are not of the same examples: {', '.join(parts)}; evaluate both on the same data")
+    row = {name: i for i, name in enumerate(b.ids)}
+    order = np.array([row[name] for name in a.ids])
+    b = Predictions(a.ids, b.labels[order], b.top5[order], b.confidence[order], b.loss[order])
+    differ = np.flatnonzero(a.labels != b.labels)
+    if len(differ):
+        first = a.ids[differ[0]]
+        raise UserError(
+            f'A and B have other labels for {len(differ)} examples ("{first}"); evaluate both on the same data'
+        )
+    return b
+
+
+def _classes(a: Predictions, b: Predictions, names: list[str]) -> list[dict[str, Any]]:
+    """The classes whose examples A and B get right in different numbers, by the difference of the numbers."""
+    counts, right_a, right_b = (
+        np.bincount(a.labels, weights=weights, minlength=len(names)).astype(int)
+        for weights in (None, a.correct, b.correct)
+    )
+    gaps = right_b - right_a
+    order = np.argsort(-np.abs(gaps), kind="stable")
+    return [
+        {"name": names[i], "count": int(counts[i]), "correct_a": int(right_a[i]), "correct_b": int(right_b[i])}
+        for i in order[:MOST_CLASSES]
+        if gaps[i]
+    ]
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints a comparison: as tables on a terminal, as plain text elsewhere."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    # Names of classes and paths are no markup; a pipe has no width to keep to.
+    console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+
+    def table(title: str, *columns: str) -> Table:
+        result = Table(title=title, title_justify="left", box=box.SIMPLE)
+        for i, column in enumerate(columns):
+            result.add_column(column, overflow="fold", justify="right" if i else "left")
+        return result
+
+    figures = table(f"split {result['split']}", "", "A", "B")
+    for title, cell in _rows().items():
+        figures.add_row(title, cell(result["a"]), cell(result["b"]))
+    console.print(figures)
+    low, high = result["difference_interval"]
+    console.print(
+        f"only A is right: {result['only_a']:,}   only B is right: {result['only_b']:,}\n"
+        f"McNemar's exact test: p = {result['p_value']:.3g}\n"
+        f"top-1, B - A: {100 * result['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+    )
+    console.print(result["verdict"], style="bold")
+    if not result["classes"]:
+        return
+    classes = table("classes that differ most", "class", "examples", "A right", "B right", "B - A, points")
+    for c in result["classes"]:
+        points = 100 * (c["correct_b"] - c["correct_a"]) / c["count"]
+        classes.add_row(c["name"], f"{c['count']:,}", f"{c['correct_a']:,}", f"{c['correct_b']:,}", f"{points:+.1f}")
+    console.print(classes)
+
+
+def _rows() -> dict[str, Cell]:
+    """The table's rows: from its title to what stands in it for one side's figures."""
+
+    def share(name: str) -> Cell:
+        def cell(side: dict[str, Any]) -> str:
+            low, high = side["metrics"][f"{name}_interval"]
+            return f"{100 * side['metrics'][name]:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+
+        return cell
+
+    def number(name: str) -> Cell:
+        return lambda side: "not finite" if side["metrics"][name] is None else f"{side['metrics'][name]:.4f}"
+
+    return {
+        "path": lambda side: side["path"],
+        "model": lambda side: side["model"],
+        "step": lambda side: f"{side['step']:,}",
+        "weights": lambda side: "averaged" if side["averaged"] else "last",
+        "parameters": lambda side: f"{side['num_parameters']:,}",
+        "examples": lambda side: f"{side['count']:,}",
+        "top-1 (95 % interval)": share("top1"),
+        "top-5 (95 % interval)": share("top5"),
+        "loss": number("loss"),
+        "calibration error": number("ece"),
     }
-    result = Table(title=f"split {a['split']}")
-    for title in ("", "A", "B"):
-        result.add_column(title)
-    for name, show in rows.items():
-        result.add_row(name, show(a), show(b))
-    return result
 
 
-def class_table(a: dict[str, Any], b: dict[str, Any], most: int = 10) -> Table:
-    """The classes whose recall differs most."""
-    pairs = [(x, y) for x, y in zip(a["per_class"], b["per_class"], strict=True) if x["count"]]
-    pairs.sort(key=lambda pair: -abs(pair[1]["recall"] - pair[0]["recall"]))
-    result = Table(title="recall of the classes that differ most")
-    for title in ("class", "pictures", "A", "B", "B - A"):
-        result.add_column(title, justify="left" if title == "class" else "right")
-    for x, y in pairs[:most]:
-        change = y["recall"] - x["recall"]
-        result.add_row(x["name"], f"{x['count']:,}", f"{x['recall']:.3f}", f"{y['recall']:.3f}", f"{change:+.3f}")
-    return result
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; what is mistyped ends in one line that says so, and exit code 2."""
+    # Defined here, not on import: other commands may have flags of these names.
+    flags.DEFINE_string("split", None, "Which evaluation to compare, where a work directory has several.")
+    flags.DEFINE_string("json", None, "A file to write the comparison to, as JSON.")
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) != 3:
+            raise UserError(USAGE)
+        return rest
+    except (UserError, flags.Error) as e:
+        fail(e)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Prints one line and exits with 2."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the comparison of two evaluations."""
+    """Compares, prints and writes."""
+    output = flags.FLAGS["json"].value
     try:
-        if len(argv) != 3:
-            raise UserError(f"give two evaluations to compare (work directories or .json files), not {len(argv) - 1}")
-        a, b = (certificate.read(Path(path)) for path in argv[1:])
-        result = compare(a, b)
-        console = Console()
-        console.print(f"A: {argv[1]}\nB: {argv[2]}", highlight=False, soft_wrap=True)
-        console.print(table(a[0], b[0]))
-        console.print(class_table(a[0], b[0]))
-        low, high = result["difference_interval"]
-        console.print(
-            f"Both right {result['both_right']:,}, only A {result['only_a_right']:,}, "
-            f"only B {result['only_b_right']:,}, both wrong {result['both_wrong']:,}. "
-            f"B - A: {result['difference'] * 100:+.2f} points (95 %: {low * 100:+.2f} to {high * 100:+.2f}).\n{result['verdict']}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if _JSON.value:
-            files.write_atomically(Path(_JSON.value), json.dumps(result, indent=2) + "\n")
+        result = compare(Path(argv[1]), Path(argv[2]), flags.FLAGS["split"].value)
+        if output:
+            files.write_atomically(Path(output), json.dumps(result, indent=2) + "\n")
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+        fail(e)
+    except OSError as e:
+        fail(UserError(f"{e.filename} cannot be used: {e.strerror}"))
+    show(result)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

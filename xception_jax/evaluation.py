@@ -73,7 +73,8 @@ class Evaluator:
             num_parameters=num_parameters(weights),
             config=c.to_dict(),
         )
-        certificate.write(workdir, record, predictions)
+        if jax.process_index() == 0:
+            certificate.write(workdir, record, predictions)
         return record
 
 

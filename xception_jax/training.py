@@ -67,10 +67,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "broken_pictures": sorted(broken.names),
         **certificate.environment(),
     }
-    files.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-    curves.plot_curves(
-        workdir, f"{config.model.name} on {config.data.name}: {tester.split} top-1 {record['metrics']['top1']:.4f}"
-    )
+    if jax.process_index() == 0:
+        files.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+        curves.plot_curves(workdir)
     return results
 
 

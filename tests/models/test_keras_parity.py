@@ -221,7 +221,7 @@ def error(ours, reference):
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("xception", 299), ("xception", 107), ("inception_v3", 299), ("inception_v3", 107), ("paper", 107)],
+    [("xception", 299), ("xception", 139), ("inception_v3", 299), ("inception_v3", 139), ("paper", 139)],
 )
 def test_logits_and_statistics_are_keras_s(name, size, train):
     model, before = keras_model(name)

@@ -1,0 +1,120 @@
+"""Depthwise convolution for the CPU: every channel has its own kernel, so that nothing but shifted products remains.
+
+Shape legend: B batch, H height, W width, h, w those of the output, C channels, kh, kw those of the kernel.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Pair = tuple[int, int]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def depthwise_conv(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "kh kw 1 C"],
+    strides: Pair,
+    padding: tuple[Pair, Pair],
+    dilation: Pair,
+) -> Float[Array, "B h w C"]:
+    """`lax.conv_general_dilated` with `feature_group_count` C, as a sum of kh * kw shifted products.
+
+    The sums are float32 (float64 for float64). Derivatives of every order by reverse mode, and forward mode over
+    reverse; not `jax.jvp` of the convolution itself, for which `ops.reference()` is there.
+
+    Args:
+      x: any floating-point dtype.
+      kernel: of the same dtype.
+      padding: zeros added (top, bottom), (left, right); negative numbers cut.
+      dilation: of the kernel.
+    """
+    return _shifted_products(x, kernel, strides, padding, dilation)
+
+
+def _shifted_products(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], dilation: Pair
+) -> jax.Array:
+    """One fused sum. Its automatic gradient to `x` is as good: a fused sum of padded products."""
+    padded = _pad(x, padding)
+    kh, kw = kernel.shape[:2]
+    wide, taps = _wide(kernel), []
+    for i in range(kh):
+        rows = _slice(padded, 1, i, kh, strides[0], dilation[0])
+        for j in range(kw):
+            patch = _slice(rows, 2, j, kw, strides[1], dilation[1])
+            taps.append(_wide(patch) * wide[i : i + 1, j : j + 1])
+    return sum(taps[1:], start=taps[0]).astype(x.dtype)
+
+
+def _kernel_gradient(
+    x: jax.Array,
+    cotangent: jax.Array,
+    kernel_size: Pair,
+    strides: Pair,
+    padding: tuple[Pair, Pair],
+    dilation: Pair,
+) -> Float[Array, "kh kw 1 C"]:
+    """The kernel's gradient, float32: one loop over the output's rows, so that each is read once for all taps.
+
+    What it accumulates has the shape of a row, [B, w, C], and is summed over B and w after the loop: a sum within it
+    would be slower, and a message between the devices in every turn where the batch is sharded.
+    """
+    padded = _pad(x, padding)
+    kh, kw = kernel_size
+
+    def row(y: jax.Array | int) -> list[jax.Array]:
+        out = _wide(lax.dynamic_index_in_dim(cotangent, y, 1, keepdims=False))
+        products = []
+        for i in range(kh):
+            line = lax.dynamic_index_in_dim(padded, y * strides[0] + i * dilation[0], 1, keepdims=False)
+            products += [_wide(_slice(line, 1, j, kw, strides[1], dilation[1])) * out for j in range(kw)]
+        return products
+
+    def add_row(y: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
+        return [total + product for total, product in zip(sums, row(y), strict=True)]
+
+    sums = lax.fori_loop(1, cotangent.shape[1], add_row, row(0))
+    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kh, kw, 1, -1)
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], dilation: Pair
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _shifted_products(x, kernel, strides, padding, dilation), (x, kernel)
+
+
+def _backward(
+    strides: Pair,
+    padding: tuple[Pair, Pair],
+    dilation: Pair,
+    residuals: tuple[jax.Array, jax.Array],
+    cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    _, to_input = jax.vjp(lambda x: _shifted_products(x, kernel, strides, padding, dilation), x)
+    to_kernel = _kernel_gradient(x, cotangent, kernel.shape[:2], strides, padding, dilation)
+    return *to_input(cotangent), to_kernel.astype(kernel.dtype)
+
+
+depthwise_conv.defvjp(_forward, _backward)
+
+
+def _pad(x: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
+    (top, bottom), (left, right) = padding
+    zero = jnp.zeros((), x.dtype)
+    return lax.pad(x, zero, ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
+
+
+def _slice(x: jax.Array, axis: int, tap: int, taps: int, stride: int, dilation: int) -> jax.Array:
+    """What tap number `tap` of a kernel with `taps` of them meets along the padded `axis`."""
+    last = x.shape[axis] - (taps - 1) * dilation  # the first tap's limit
+    return lax.slice_in_dim(x, tap * dilation, tap * dilation + last, stride, axis)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """In the dtype that sums are taken in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
