@@ -1,5 +1,88 @@
-"""Two-dimensional convolution, the operator nearly all of a network's time goes to."""
+"""Two-dimensional convolution, the operator nearly all of a network's time goes to.
 
+Shape legend: B batch, H height, W width, h, w those of the output, C channels in, D channels out, G groups.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
-conv_general_dilated = lax.conv_general_dilated
+from xception_jax.ops.depthwise import depthwise_conv
+from xception_jax.ops.lowering import fast_on_cpu
+from xception_jax.ops.pointwise import pointwise_conv
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+MAX_TAPS = 49  # of a depthwise kernel as shifted products: 7x7. Beyond that the time to compile grows out of hand.
+
+
+def conv_general_dilated(
+    lhs: Float[Array, "B H W C"],
+    rhs: Float[Array, "kh kw C/G D"],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+    **others: Any,
+) -> Float[Array, "B h w D"]:
+    """`lax.conv_general_dilated`: on the CPU depthwise and 1x1 convolutions have a faster lowering.
+
+    Every convolution is computed alike up to rounding, and those without a faster lowering are `lax`'s own. `others`
+    are its other arguments.
+
+    Raises:
+      TypeError, ValueError: as `lax.conv_general_dilated`.
+    """
+
+    def plain() -> jax.Array:
+        return lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            rhs_dilation=rhs_dilation,
+            dimension_numbers=dimension_numbers,
+            feature_group_count=feature_group_count,
+            precision=precision,
+            **others,
+        )
+
+    if not fast_on_cpu() or not _usual(lhs, rhs, dimension_numbers, others):
+        return plain()
+    (kh, kw, per_group, out_channels), channels = rhs.shape, lhs.shape[3]
+    strides, dilation = (_pair(n) for n in (window_strides, rhs_dilation or (1, 1)))
+    extent = [(k - 1) * d + 1 for k, d in zip((kh, kw), dilation, strict=True)]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], extent, strides, padding)
+    pads = (_pair(padding[0]), _pair(padding[1]))
+    if any(n + sum(pad) < e for n, pad, e in zip(lhs.shape[1:3], pads, extent, strict=True)):
+        return plain()  # The result is empty.
+
+    if feature_group_count == channels == out_channels and per_group == 1 and kh * kw <= MAX_TAPS:
+        return depthwise_conv(lhs, rhs, strides, pads, dilation)
+    if feature_group_count == kh == kw == 1 and per_group == channels and pads == ((0, 0), (0, 0)):
+        return pointwise_conv(lhs, rhs, strides, precision)
+    return plain()
+
+
+def _usual(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, others: dict[str, Any]) -> bool:
+    """Whether this is a convolution of NHWC pictures, of one floating-point dtype, without anything unusual."""
+    if lhs.ndim != 4 or rhs.ndim != 4 or lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating):
+        return False
+    ordinary = {"lhs_dilation": (1, 1), "batch_group_count": 1, "preferred_element_type": lhs.dtype}
+    if any(value is not None and value != ordinary.get(name) for name, value in others.items()):
+        return False
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    return numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+
+
+def _pair(numbers: Sequence[int]) -> tuple[int, int]:
+    """Two plain integers: what is static must be hashable."""
+    first, second = numbers
+    return int(first), int(second)

@@ -95,8 +95,9 @@ def _backward(
     cotangent: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
+    kh, kw = kernel.shape[:2]
     _, to_input = jax.vjp(lambda x: _shifted_products(x, kernel, strides, padding, dilation), x)
-    to_kernel = _kernel_gradient(x, cotangent, kernel.shape[:2], strides, padding, dilation)
+    to_kernel = _kernel_gradient(x, cotangent, (kh, kw), strides, padding, dilation)
     return *to_input(cotangent), to_kernel.astype(kernel.dtype)
 
 
