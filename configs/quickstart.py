@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     c = default()
     c.image_size = 32
     c.batch_size = 64
-    c.num_epochs = 20.0
+    c.num_epochs = 15.0
     c.model.stem = "small"
     c.model.width = 0.25
     c.model.bn_momentum = 0.9  # few steps: the running statistics must follow quickly

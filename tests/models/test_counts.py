@@ -1,5 +1,6 @@
 """Sizes of the networks, and what their options do. The counts are those that were published or counted elsewhere."""
 
+import functools
 import itertools
 import re
 
@@ -15,6 +16,7 @@ from xception_jax.models import create_model, list_models
 TINY = {"stem": "small", "width": 0.05}
 
 
+@functools.cache
 def abstract(name, **options):
     """The network's shapes; nothing is computed."""
     return nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **options))
