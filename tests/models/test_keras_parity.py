@@ -234,7 +234,7 @@ def test_logits_and_statistics_are_keras_s(name, size, train):
     assert error(logits, expected) < 1e-4
 
     # What the statistics moved by: with momentum 0.99 their old values would hide a wrong new one.
-    after = {name: dict(layer) for name, layer in before.items()}
+    after = {layer: dict(values) for layer, values in before.items()}
     for variable, value in zip(model.non_trainable_variables, statistics, strict=True):
         layer, key = variable.path.split("/")[-2:]
         after[layer][key] = np.asarray(value)

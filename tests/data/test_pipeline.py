@@ -1,0 +1,163 @@
+"""Batches: pure functions of seed and step in training, every example once in evaluation."""
+
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from xception_jax.config import default
+from xception_jax.data import BrokenPictures, evaluation_batches, open_source, train_batch, train_batches
+from xception_jax.errors import UserError
+
+
+class Numbers:
+    """Pictures whose every pixel is their position."""
+
+    class_names = ("even", "odd")
+
+    def __init__(self, length: int, broken: tuple[int, ...] = ()):
+        self._length, self._broken = length, broken
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int):
+        if index in self._broken:
+            return b"\xff\xd8 no picture", index % 2
+        return np.full((6, 5, 3), index, np.uint8), index % 2
+
+    def example_id(self, index: int) -> str:
+        return f"number {index}"
+
+
+def options(**changes) -> ConfigDict:
+    data = default().data
+    data.num_threads = 2
+    data.update(changes)
+    return data
+
+
+def training(source, steps, *, start=0, seed=3, batch_size=8, process=(0, 1), data=None, broken=None):
+    batches = train_batches(
+        source,
+        data or options(),
+        image_size=4,
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start,
+        broken=broken or BrokenPictures(),
+        process_index=process[0],
+        process_count=process[1],
+    )
+    return list(itertools.islice(batches, steps))
+
+
+def evaluated(source, batch_size, process=(0, 1), data=None, broken=None):
+    return list(
+        evaluation_batches(
+            source,
+            data or options(),
+            image_size=4,
+            batch_size=batch_size,
+            broken=broken or BrokenPictures(),
+            process_index=process[0],
+            process_count=process[1],
+        )
+    )
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_batch_is_a_function_of_seed_and_step():
+    source = open_source(options(name="digits"), "train", 8)
+    from_start = training(source, 9)
+    from_seven = training(source, 2, start=7)
+    alone = train_batch(source, options(), image_size=4, batch_size=8, seed=3, step=8, broken=BrokenPictures())
+    assert_equal(from_start[7], from_seven[0])
+    assert_equal(from_start[8], from_seven[1])
+    assert_equal(from_start[8], alone)
+    assert not np.array_equal(from_start[0]["index"], training(source, 1, seed=4)[0]["index"])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_together_make_the_same_batch(processes):
+    source = open_source(options(name="digits"), "train", 8)
+    whole = training(source, 3, start=2)
+    parts = [training(source, 3, start=2, process=(i, processes)) for i in range(processes)]
+    for step in range(3):
+        joined = {k: np.concatenate([part[step][k] for part in parts]) for k in whole[step]}
+        assert_equal(joined, whole[step])
+
+
+def test_epochs_are_permutations_and_differ():
+    """20 examples in batches of 8: five batches are two epochs, and the third crosses from one to the other."""
+    order = np.concatenate([b["index"] for b in training(Numbers(20), 5)])
+    assert sorted(order[:20]) == sorted(order[20:]) == list(range(20))
+    assert list(order[:20]) != list(order[20:])
+
+
+def test_pictures_and_labels_belong_to_their_index():
+    for batch in training(Numbers(20), 3):
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
+        np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
+        assert batch["image"].shape == (8, 4, 4, 3)
+        assert batch["image"].dtype == np.uint8
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 23), st.sampled_from([4, 8, 12]), st.sampled_from([1, 2, 4]))
+def test_evaluation_sees_every_example_once(length, batch_size, processes):
+    parts = [evaluated(Numbers(length), batch_size, (i, processes)) for i in range(processes)]
+    assert len({len(part) for part in parts}) == 1, "every process must take part in every step"
+    seen = [int(i) for part in parts for b in part for i in b["index"][b["mask"]]]
+    assert sorted(seen) == list(range(length))
+
+
+def test_broken_picture_is_stood_in_for_and_named():
+    broken = BrokenPictures()
+    batches = training(Numbers(20, broken=(3, 4)), 5, broken=broken)
+    order = np.concatenate([b["index"] for b in batches])
+    assert broken.names == {"number 3", "number 4"}
+    assert not {3, 4} & set(order)
+    assert (order == 5).sum() == 6  # its own two times, and for 3 and 4 in two epochs
+
+
+def test_broken_picture_is_masked_in_evaluation():
+    broken = BrokenPictures()
+    batches = evaluated(Numbers(10, broken=(3,)), 4, broken=broken)
+    kept = np.concatenate([b["index"][b["mask"]] for b in batches])
+    assert list(kept) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert broken.names == {"number 3"}
+
+
+def test_broken_picture_is_fatal_where_asked():
+    with pytest.raises(UserError, match="number 3 cannot be read"):
+        training(Numbers(20, broken=(3,)), 5, data=options(on_broken="fail"))
+
+
+def test_nothing_but_broken_pictures_ends_the_run():
+    with pytest.raises(UserError, match="pictures in a row cannot be read"):
+        training(Numbers(20, broken=tuple(range(20))), 1)
+
+
+def test_truncated_jpeg_in_a_folder(tmp_path):
+    """A real file, cut in the middle of its header."""
+    for split, name in itertools.product(("train", "test"), ("cat", "dog")):
+        (tmp_path / split / name).mkdir(parents=True)
+        for i in range(2):
+            cv2.imwrite(str(tmp_path / split / name / f"{i}.jpg"), np.full((20, 30, 3), 50 * i, np.uint8))
+    victim = tmp_path / "test" / "cat" / "1.jpg"
+    victim.write_bytes(victim.read_bytes()[:100])
+    source = open_source(options(name="folder", path=str(tmp_path)), "test", 4)
+    broken = BrokenPictures()
+    batches = evaluated(source, 4, broken=broken)
+    assert broken.names == {"test/cat/1.jpg"}
+    assert list(batches[0]["mask"]) == [True, False, True, True]

@@ -1,0 +1,105 @@
+"""From bytes to pixels, against Pillow and NumPy."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from xception_jax.config import default
+from xception_jax.data.preprocessing import (
+    BrokenPictureError,
+    central_crop,
+    decode,
+    preprocessing_fingerprint,
+    random_crop_flip,
+)
+
+
+def options(**changes) -> ConfigDict:
+    data = default().data
+    data.update(changes)
+    return data
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """A smooth coloured picture."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 23) + np.cos(y / 17), np.sin((x + y) / 31), np.cos(x / 41) * np.sin(y / 29)]
+    return np.stack([127 + 60 * w for w in waves], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
+def test_every_colour_mode_becomes_rgb(mode):
+    picture = Image.fromarray(photograph(40, 60)).convert(mode)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG" if mode == "CMYK" else "PNG")
+    decoded = decode(buffer.getvalue())
+    assert decoded.shape == (40, 60, 3)
+    expected = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"), np.int32)
+    assert np.abs(decoded - expected).mean() < (20 if mode == "CMYK" else 1)
+
+
+@pytest.mark.parametrize("encoded", [b"", b"no picture", cv2.imencode(".png", photograph(9, 9))[1].tobytes()[:60]])
+def test_what_is_no_picture_is_refused(encoded):
+    with pytest.raises(BrokenPictureError):
+        decode(encoded)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(320, 427), (500, 375), (96, 130)])
+def test_central_crop_is_resize_then_crop(shape, interpolation):
+    """Pillow's antialiased resize of the shorter side and central crop, as timm and torchvision do it."""
+    image, size, fraction = photograph(*shape), 224, 0.875
+    ours = central_crop(image, size, options(crop_fraction=fraction, interpolation=interpolation))
+    scale = size / fraction / min(shape)
+    resized = Image.fromarray(image).resize(
+        (round(shape[1] * scale), round(shape[0] * scale)), getattr(Image.Resampling, interpolation.upper())
+    )
+    left, top = (resized.width - size) / 2, (resized.height - size) / 2
+    theirs = np.asarray(resized.crop((round(left), round(top), round(left) + size, round(top) + size)), np.int32)
+    assert ours.shape == (size, size, 3)
+    assert np.abs(ours - theirs).mean() < 1.5
+    assert np.abs(ours - theirs).mean() < 0.2 * np.abs(np.roll(ours, 5, 1) - theirs).mean()
+
+
+def test_random_crops_have_the_area_and_aspect_asked_for():
+    """The picture's red and green are its coordinates, so a crop tells where it is from."""
+    y, x = np.mgrid[:256, :256]
+    image = np.stack([y, x, 0 * x], -1).astype(np.uint8)
+    data = options(crop_area=(0.3, 0.5), crop_aspect=(0.8, 1.25), flip=False)
+    areas, aspects = [], []
+    for seed in range(200):
+        view = random_crop_flip(image, np.random.default_rng(seed), 64, data).astype(np.float64)
+        height, width = (np.ptp(view[..., c]) * 64 / 63 for c in (0, 1))
+        areas.append(height * width / 256**2)
+        aspects.append(width / height)
+    assert 0.27 < min(areas) < 0.33
+    assert 0.47 < max(areas) < 0.53
+    assert min(aspects) > 0.76
+    assert max(aspects) < 1.32
+    assert np.mean(areas) == pytest.approx(0.4, abs=0.02)
+
+
+def test_half_of_the_pictures_are_mirrored():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, 16:] = 255
+    data = options(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
+    mirrored = sum(random_crop_flip(image, np.random.default_rng(s), 32, data)[0, 0, 0] > 0 for s in range(400))
+    assert 160 < mirrored < 240
+
+
+def test_long_picture_falls_back_to_its_centre():
+    image = np.zeros((10, 1000, 3), np.uint8)
+    image[:, 495:505] = 200
+    data = options(crop_area=(0.9, 1.0), crop_aspect=(1.0, 1.0), flip=False)
+    assert (random_crop_flip(image, np.random.default_rng(0), 10, data) == 200).all()
+
+
+def test_fingerprint_changes_with_what_is_seen_and_nothing_else():
+    base = preprocessing_fingerprint(options(), 299)
+    assert preprocessing_fingerprint(options(crop_fraction=0.9), 299) != base
+    assert preprocessing_fingerprint(options(), 300) != base
+    assert preprocessing_fingerprint(options(flip=False, num_threads=3), 299) == base

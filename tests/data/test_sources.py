@@ -1,0 +1,161 @@
+"""Data sets by name."""
+
+import io
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from sklearn.datasets import load_digits
+
+from xception_jax.config import default
+from xception_jax.data import open_source
+from xception_jax.data.preprocessing import decode
+from xception_jax.errors import UserError
+
+
+def options(**changes) -> ConfigDict:
+    data = default().data
+    data.update(changes)
+    return data
+
+
+def jpeg(value: int, shape: tuple[int, int] = (40, 50)) -> bytes:
+    return cv2.imencode(".jpg", np.full((*shape, 3), value, np.uint8))[1].tobytes()
+
+
+def make_folder(root, classes=("cat", "dog"), splits=("train", "validation", "test"), suffix=".jpg"):
+    for split in splits:
+        for c, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(c + 1):
+                (folder / f"{i}{suffix}").write_bytes(jpeg(100 * c + i))
+            (folder / ".hidden.jpg").write_bytes(b"")
+            (folder / "notes.txt").write_text("no picture")
+
+
+def test_folder_has_sorted_classes_and_named_examples(tmp_path):
+    make_folder(tmp_path, classes=("b dog", "a cat"), suffix=".JPG")
+    source = open_source(options(name="folder", path=str(tmp_path)), "test", 8)
+    assert source.class_names == ("a cat", "b dog")
+    assert [(source.example_id(i), source[i][1]) for i in range(len(source))] == [
+        ("test/a cat/0.JPG", 0),
+        ("test/a cat/1.JPG", 0),
+        ("test/b dog/0.JPG", 1),
+    ]
+    assert decode(source[2][0]).shape == (40, 50, 3)
+
+
+def test_folder_finds_val_for_validation(tmp_path):
+    make_folder(tmp_path, splits=("train", "val"))
+    source = open_source(options(name="folder", path=str(tmp_path)), "validation", 8)
+    assert source.example_id(0) == "val/cat/0.jpg"
+
+
+def test_label_is_the_training_split_s(tmp_path):
+    """A class that a split lacks does not move the others."""
+    make_folder(tmp_path, classes=("a", "b", "c"), splits=("train",))
+    make_folder(tmp_path, classes=("b", "c"), splits=("test",))
+    source = open_source(options(name="folder", path=str(tmp_path)), "test", 8)
+    assert [source[i][1] for i in range(len(source))] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arrange", "message"),
+    [
+        (lambda root: None, "there is no folder"),
+        (lambda root: make_folder(root, splits=("test",)), 'has no folder "train" \\(there is: test\\)'),
+        (lambda root: [(root / "train" / c).mkdir(parents=True) for c in "ab"], "there are no pictures in"),
+        (lambda root: make_folder(root, classes=("one",)), "2 or more are needed"),
+    ],
+)
+def test_folder_says_what_is_missing(tmp_path, arrange, message):
+    root = tmp_path / "data"
+    arrange(root)
+    with pytest.raises(UserError, match=message):
+        open_source(options(name="folder", path=str(root)), "train", 8)
+
+
+def test_class_unknown_to_training_is_refused(tmp_path):
+    make_folder(tmp_path, splits=("train",))
+    make_folder(tmp_path, classes=("cat", "zebra"), splits=("test",))
+    with pytest.raises(UserError, match="zebra"):
+        open_source(options(name="folder", path=str(tmp_path)), "test", 8)
+
+
+def test_digits_splits_share_nothing_and_leave_nothing_out():
+    splits = [open_source(options(name="digits"), s, 8) for s in ("train", "validation", "test")]
+    assert [len(s) for s in splits] == [1257, 180, 360]
+    names = [s.example_id(i) for s in splits for i in range(len(s))]
+    assert sorted(names) == sorted(f"digits/{i}" for i in range(1797))
+    table = load_digits()
+    for source in splits:
+        picture, label = source[5]
+        row = int(source.example_id(5).split("/")[1])
+        assert label == table.target[row]
+        np.testing.assert_allclose(picture[..., 1], table.images[row] * 255 / 16, atol=0.51)
+
+
+def test_synthetic_pictures_are_functions_of_their_position():
+    data = options(name="synthetic", num_examples=5, num_classes=3)
+    a, b = (open_source(data, "train", 16) for _ in range(2))
+    np.testing.assert_array_equal(a[4][0], b[4][0])
+    assert a[4][0].shape == (16, 16, 3)
+    assert not np.array_equal(a[4][0], a[3][0])
+    assert not np.array_equal(a[4][0], open_source(data, "test", 16)[4][0])
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """A small data set with imagenet2012's name and features, prepared as ArrayRecord without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    version = str(tfds.builder("imagenet2012", data_dir=tmp_path).version)
+
+    class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(version)
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(num_classes=1000),
+                "file_name": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(6), "validation": self._generate_examples(3)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"image": io.BytesIO(jpeg(10 * i)), "label": 100 + i, "file_name": f"n{i}.JPEG"}
+
+    builder = Imagenet2012(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    return tmp_path
+
+
+def test_imagenet_is_read_without_tensorflow(imagenet):
+    source = open_source(options(name="imagenet2012", data_dir=str(imagenet)), "train", 8)
+    assert "tensorflow" not in sys.modules
+    assert len(source) == 6
+    assert len(source.class_names) == 1000
+    found = {}
+    for i in range(6):
+        encoded, label = source[i]
+        found[source.example_id(i)] = label
+        assert decode(encoded).mean() == pytest.approx(10 * (label - 100), abs=1)
+    assert found == {f"n{i}.JPEG": 100 + i for i in range(6)}
+
+
+def test_unknown_split_names_those_there_are(imagenet):
+    with pytest.raises(UserError, match='no split "validaton"; did you mean "validation"'):
+        open_source(options(name="imagenet2012", data_dir=str(imagenet)), "validaton", 8)
+
+
+def test_unprepared_data_set_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(UserError) as error:
+        open_source(options(name="cifar10", data_dir=str(tmp_path)), "train", 8)
+    assert f"build cifar10 --file_format=array_record --data_dir={tmp_path}" in str(error.value)

@@ -1,0 +1,177 @@
+"""Convolutions on the CPU against `lax` in float64, for values, gradients and second derivatives."""
+
+import re
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from xception_jax import ops
+from xception_jax.errors import UserError
+from xception_jax.ops.convolution import MAX_TAPS
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+FEW = settings(max_examples=12, deadline=None, derandomize=True)
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+margins = st.tuples(st.integers(-1, 3), st.integers(0, 3))
+paddings = st.sampled_from(["SAME", "VALID", "SAME_LOWER"]) | st.tuples(margins, margins)
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def convolution(conv, strides, padding, **options):
+    return lambda x, kernel: conv(x, kernel, strides, padding, dimension_numbers=NHWC, **options)
+
+
+def derivatives(f, x, kernel):
+    """The value, both gradients of a loss that is not linear, and its second derivative along a direction."""
+    gradients = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel))), argnums=(0, 1))
+    direction = (jnp.asarray(np.cos(x)), jnp.asarray(np.sin(kernel)))
+    first, second = jax.jvp(gradients, (x, kernel), direction)
+    return f(x, kernel), *first, *second
+
+
+def check_derivatives(x, kernel, *args, **options):
+    """`ops` in float32 against `lax` in float64."""
+    ours = derivatives(convolution(ops.conv_general_dilated, *args, **options), jnp.asarray(x), jnp.asarray(kernel))
+    with jax.enable_x64(True):
+        wide = jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64)
+        theirs = derivatives(convolution(lax.conv_general_dilated, *args, **options), *wide)
+    for mine, exact in zip(ours, theirs, strict=True):
+        assert mine.dtype == jnp.float32
+        scale = np.abs(exact).max(initial=1)
+        np.testing.assert_allclose(mine / scale, exact / scale, atol=3e-6, rtol=0)
+
+
+def primitives(*args, x=(2, 8, 8, 6), kernel=(3, 3, 1, 6), dtypes=(jnp.float32, jnp.float32), **options):
+    """The names of what `ops.conv_general_dilated` traces to."""
+    given = [jax.ShapeDtypeStruct(s, t) for s, t in zip((x, kernel), dtypes, strict=True)]
+    traced = jax.make_jaxpr(convolution(ops.conv_general_dilated, *args, **options))(*given)
+    return set(re.findall(r"\b(conv_general_dilated|dot_general|custom_vjp_call|mul)\b", str(traced)))
+
+
+@FEW
+@given(
+    kernel_size=pairs,
+    strides=pairs,
+    dilation=pairs,
+    padding=paddings,
+    size=st.tuples(st.integers(7, 10), st.integers(7, 10)),
+)
+def test_depthwise(kernel_size, strides, dilation, padding, size):
+    x, kernel = normal(2, *size, 5), normal(*kernel_size, 1, 5, seed=1)
+    check_derivatives(x, kernel, strides, padding, rhs_dilation=dilation, feature_group_count=5)
+
+
+@FEW
+@given(strides=pairs, padding=paddings, size=pairs, channels=pairs)
+def test_pointwise(strides, padding, size, channels):
+    x, kernel = normal(2, size[0] + 4, size[1] + 4, channels[0]), normal(1, 1, *channels, seed=1)
+    check_derivatives(x, kernel, strides, padding)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize(("kernel", "groups"), [((3, 3, 1, 8), 8), ((1, 1, 8, 8), 1)])
+def test_sums_of_short_floats_are_float32(dtype, kernel, groups):
+    """No error but the result's own rounding, though the kernel's gradient sums 2,400 products."""
+    f = convolution(ops.conv_general_dilated, (1, 1), "SAME", feature_group_count=groups)
+    x, kernel = jnp.asarray(normal(6, 20, 20, 8), dtype), jnp.asarray(normal(*kernel, seed=1), dtype)
+    y, pull = jax.vjp(f, x, kernel)
+    cotangent = jnp.asarray(normal(*y.shape, seed=2), dtype)
+    exact_y, exact_pull = jax.vjp(f, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    for ours, exact in zip((y, *pull(cotangent)), (exact_y, *exact_pull(cotangent.astype(jnp.float32))), strict=True):
+        assert ours.dtype == dtype
+        scale = np.abs(exact).max()
+        assert np.max(np.abs(ours.astype(jnp.float32) - exact) / scale) <= jnp.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [((3, 3, 1, 6), 6), ((1, 1, 6, 4), 1)])
+def test_vmap(kernel, groups):
+    """Over pictures and kernels, of the gradients: what an ensemble needs."""
+    f = convolution(ops.conv_general_dilated, (2, 2), "SAME", feature_group_count=groups)
+    gradients = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel))), argnums=(0, 1))
+    x, kernels = normal(3, 2, 7, 8, 6), normal(3, *kernel, seed=1)
+    for i, (dx, dk) in enumerate(zip(*jax.vmap(gradients)(x, kernels), strict=True)):
+        single = gradients(x[i], kernels[i])
+        np.testing.assert_allclose(dx, single[0], atol=1e-5)
+        np.testing.assert_allclose(dk, single[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(("kernel", "groups"), [((3, 3, 1, 6), 6), ((1, 1, 6, 4), 1)])
+def test_sharded_batch(axis_type, kernel, groups):
+    """Eight devices do an eighth each: nothing but the kernel's gradient is sent, and that once."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    f = convolution(ops.conv_general_dilated, (1, 1), "SAME", feature_group_count=groups)
+    gradients = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel))), argnums=(0, 1))
+    x, kernel = normal(16, 7, 8, 6), normal(*kernel, seed=1)
+    on_mesh = jax.device_put(x, split), jax.device_put(kernel, whole)
+    compiled = jax.jit(gradients, out_shardings=(split, whole)).lower(*on_mesh).compile()
+    messages = re.findall(r"= \S+ (all-\w+|collective-\w+)(?:-start)?\(", compiled.as_text())
+    assert messages == ["all-reduce"]
+    for ours, exact in zip(compiled(*on_mesh), gradients(x, kernel), strict=True):
+        np.testing.assert_allclose(ours, exact, atol=1e-4)
+
+
+def test_dispatch():
+    same = (1, 1), "SAME"
+    assert primitives(*same, feature_group_count=6) == {"custom_vjp_call", "mul"}
+    assert primitives(*same, kernel=(1, 1, 6, 4)) == {"dot_general"}
+    with ops.reference():
+        assert primitives(*same, feature_group_count=6) == {"conv_general_dilated"}
+        assert primitives(*same, kernel=(1, 1, 6, 4)) == {"conv_general_dilated"}
+    assert "mul" in primitives(*same, feature_group_count=6)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        ((3, 3, 6, 4), {}),
+        ((3, 3, 2, 6), {"feature_group_count": 3}),
+        ((3, 3, 1, 12), {"feature_group_count": 6}),
+        ((MAX_TAPS + 1, 1, 1, 6), {"feature_group_count": 6}),
+        ((1, 1, 6, 4), {"padding": ((1, 1), (0, 0))}),
+        ((1, 1, 6, 4), {"lhs_dilation": (2, 2)}),
+        ((1, 1, 6, 4), {"batch_group_count": 2}),
+        ((1, 1, 6, 4), {"dtypes": (jnp.bfloat16, jnp.bfloat16), "preferred_element_type": jnp.float32}),
+        ((1, 1, 6, 4), {"dtypes": (jnp.int32, jnp.int32)}),
+        ((9, 9, 1, 6), {"feature_group_count": 6, "padding": "VALID"}),
+    ],
+)
+def test_everything_else_is_lax(kernel, options):
+    padding = options.pop("padding", "SAME") if "padding" in options else "SAME"
+    assert primitives((1, 1), padding, kernel=kernel, **options) == {"conv_general_dilated"}
+
+
+def test_other_layouts_are_lax():
+    """[batch, channels, height, width], whose shape could be taken for ours."""
+    f = lambda x, kernel: ops.conv_general_dilated(x, kernel, (1, 1), "SAME")  # noqa: E731
+    x, kernel = normal(2, 8, 8, 8), normal(8, 8, 1, 1, seed=1)
+    np.testing.assert_array_equal(f(x, kernel), lax.conv_general_dilated(x, kernel, (1, 1), "SAME"))
+
+
+def test_setting():
+    """It outlives nothing: not its context, not an error in it."""
+    with pytest.raises(ZeroDivisionError), ops.reference():
+        raise ZeroDivisionError
+    assert "mul" in primitives((1, 1), "SAME", feature_group_count=6)
+    with pytest.raises(UserError, match='unknown lowering "refrence"; did you mean "reference"'):
+        ops.set_lowering("refrence")
+    ops.set_lowering("reference")
+    try:
+        assert primitives((1, 1), "SAME", feature_group_count=6) == {"conv_general_dilated"}
+    finally:
+        ops.set_lowering("auto")
+
+
+def test_other_platforms_keep_the_reference(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert primitives((1, 1), "SAME", feature_group_count=6) == {"conv_general_dilated"}
