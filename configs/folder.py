@@ -19,7 +19,9 @@ def get_config() -> ConfigDict:
     c.data.crop_area = (0.25, 1.0)  # few pictures, of one thing each: milder crops than ImageNet's
     c.model.dropout = 0.5
     c.model.bn_momentum = 0.9  # few steps: the running statistics must follow quickly
-    c.learning_rate = 0.045
+    c.optimizer.name = "adamw"  # at small batches SGD at the paper's rate diverges on a few thousand pictures
+    c.optimizer.weight_decay = 0.05
+    c.learning_rate = 0.001
     c.schedule.name = "cosine"
     c.schedule.warmup = "1 epochs"
     c.label_smoothing = 0.1

@@ -91,6 +91,13 @@ def test_step_is_traced_once():
     assert len(traces) == 1
 
 
+def test_step_moves_nothing_between_host_and_devices(compiled):
+    fixture, _ = compiled
+    state, data = fixture.state(), put_batch(batch(), fixture.mesh)
+    with jax.transfer_guard("disallow"):
+        fixture.step(state, data)
+
+
 def test_every_buffer_of_the_state_is_donated(compiled):
     fixture, program = compiled
     assert program.memory_analysis().alias_size_in_bytes == num_bytes(fixture.state())

@@ -66,18 +66,16 @@ def _kernel_gradient(
     padded = _pad(x, padding)
     kh, kw = kernel_size
 
-    def row(y: jax.Array | int) -> list[jax.Array]:
+    def add_row(y: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         out = _wide(lax.dynamic_index_in_dim(cotangent, y, 1, keepdims=False))
         products = []
         for i in range(kh):
             line = lax.dynamic_index_in_dim(padded, y * strides[0] + i * dilation[0], 1, keepdims=False)
             products += [_wide(_slice(line, 1, j, kw, strides[1], dilation[1])) * out for j in range(kw)]
-        return products
+        return [total + product for total, product in zip(sums, products, strict=True)]
 
-    def add_row(y: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-        return [total + product for total, product in zip(sums, row(y), strict=True)]
-
-    sums = lax.fori_loop(1, cotangent.shape[1], add_row, row(0))
+    nothing = jnp.zeros_like(_wide(cotangent[:, 0]))
+    sums = lax.fori_loop(0, cotangent.shape[1], add_row, [nothing] * (kh * kw))
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kh, kw, 1, -1)
 
 
