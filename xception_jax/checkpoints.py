@@ -23,9 +23,10 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       settings: `config.checkpoint`.
+      read_only: nothing is saved or tidied up: a run may be writing there.
     """
 
-    def __init__(self, workdir: Path, settings: ConfigDict):
+    def __init__(self, workdir: Path, settings: ConfigDict, *, read_only: bool = False):
         metric, policies = settings.best_metric, checkpoint_managers
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(
@@ -39,7 +40,8 @@ class Checkpoints:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         self._best_of = min if metric == "loss" else max
         self._metric = metric
@@ -68,10 +70,6 @@ class Checkpoints:
         """
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
-
-    def run(self, step: int) -> dict[str, Any]:
-        """The JSON saved along with the state at `step`."""
-        return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
 
     @property
     def latest(self) -> int | None:

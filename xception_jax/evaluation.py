@@ -12,18 +12,17 @@ from xception_jax.data import BrokenPictures, Source, evaluation_batches, open_s
 from xception_jax.errors import UserError
 from xception_jax.experiment import Experiment
 from xception_jax.sharding import put_batch
-from xception_jax.steps import Batch, Metrics, make_eval_step
+from xception_jax.steps import Batch, Metrics
 from xception_jax.train_state import TrainState, Weights, num_parameters
 
 
 class Evaluator:
-    """Evaluates one split of an experiment's data. The step is compiled once."""
+    """Evaluates one split of an experiment's data."""
 
     def __init__(self, experiment: Experiment, split: str):
         self.split = split
         self._experiment = experiment
         self._source = open_class_checked(experiment, split)
-        self._step = make_eval_step(experiment.graphdef, experiment.num_classes, experiment.mesh)
 
     def weights_of(self, state: TrainState) -> Weights:
         """The weights that are evaluated: the averaged ones where the run has them and the config asks for them."""
@@ -42,7 +41,7 @@ class Evaluator:
             process_count=jax.process_count(),
             broken=broken,
         )
-        rows = collect(self._step, self.weights_of(state), batches, self._experiment.mesh)
+        rows = collect(self._experiment.eval_step, self.weights_of(state), batches, self._experiment.mesh)
         predictions = certificate.Predictions(
             ids=[self._source.example_id(int(i)) for i in rows["index"]],
             labels=rows["label"],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import optax
@@ -17,7 +18,7 @@ from xception_jax.errors import UserError
 from xception_jax.models import create_model
 from xception_jax.optimizers import create_optimizer, create_schedule
 from xception_jax.sharding import check_batch_size, data_mesh, replicated
-from xception_jax.steps import TrainSettings
+from xception_jax.steps import Batch, Metrics, TrainSettings, make_eval_step
 from xception_jax.train_state import TrainState, Weights
 
 
@@ -80,6 +81,11 @@ class Experiment:
             return train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0)
 
         return jax.jit(create, out_shardings=replicated(self.mesh))()
+
+    @functools.cached_property
+    def eval_step(self) -> Callable[[Weights, Batch], Metrics]:
+        """The evaluation step; all splits share it, so that it is compiled once."""
+        return make_eval_step(self.graphdef, self.num_classes, self.mesh)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:

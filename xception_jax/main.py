@@ -73,6 +73,8 @@ def main(argv: Sequence[str]) -> None:
         fail(e, 2)
     except TrainingError as e:
         fail(e, 1)
+    except KeyboardInterrupt:
+        fail(RuntimeError("interrupted; the same command goes on from the last checkpoint"), 130)
 
 
 def config() -> ConfigDict:
@@ -109,7 +111,7 @@ def evaluate(workdir: Path) -> None:
     from xception_jax.sharding import replicated
 
     settings = config_lib.read(workdir / "config.json") if _CONFIG.value is None else config()
-    checkpoints = Checkpoints(workdir, settings.checkpoint)
+    checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
     step = checkpoints.find(_STEP.value or "last")
     run = experiment.create(settings)
     evaluator = evaluation.Evaluator(run, settings.data.test_split)
