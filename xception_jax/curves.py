@@ -10,7 +10,7 @@ from xception_jax import files
 from xception_jax.logs import read_log
 
 TRAIN, EVALUATION = "#9aa5b1", ("#1f6fb4", "#d9822b", "#2e8b57")  # colours: training, evaluated splits in order
-LOG_SCALE_FROM = 20  # learning rates that span a larger factor are drawn on a logarithmic scale
+LOG_SCALE_FROM = 20  # losses that span a larger factor are drawn on a logarithmic scale
 
 
 def plot_curves(workdir: Path, title: str | None = None) -> Path:
@@ -46,9 +46,9 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
     for axes, title in ((loss, "loss (nats)"), (accuracy, "accuracy"), (rate, "learning rate")):
         _finish(axes, title)
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    rates = [r["learning_rate"] for r in train if r.get("learning_rate")]
-    if rates and max(rates) > LOG_SCALE_FROM * min(rates):
-        rate.set_yscale("log")
+    losses = [r["loss"] for r in train + evaluations if r.get("loss")]
+    if losses and max(losses) > LOG_SCALE_FROM * min(losses):
+        loss.set_yscale("log")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     path = workdir / "curves.png"

@@ -22,7 +22,7 @@ class Evaluator:
     def __init__(self, experiment: Experiment, split: str):
         self.split = split
         self._experiment = experiment
-        self._source = open_class_checked(experiment, split)
+        self._source = open_split(experiment, split)
 
     def weights_of(self, state: TrainState) -> Weights:
         """The weights that are evaluated: the averaged ones where the run has them and the config asks for them."""
@@ -106,7 +106,7 @@ def _kept(outputs: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     return {k: v[mask] for k, v in rows.items()}
 
 
-def open_class_checked(experiment: Experiment, split: str) -> Source:
+def open_split(experiment: Experiment, split: str) -> Source:
     """A split of the experiment's data, with the classes of its training split."""
     c = experiment.config
     source = open_source(c.data, split, c.image_size)

@@ -131,7 +131,7 @@ def check(workdir: Path) -> None:
     run = experiment.create(config())
     data = run.config.data
     splits = dict.fromkeys((data.train_split, data.validation_split, data.test_split))
-    counts = [f"{split} {len(evaluation.open_class_checked(run, split)):,}" for split in splits]
+    counts = [f"{split} {len(evaluation.open_split(run, split)):,}" for split in splits]
     summary.show(run)
     print(f"data: {data.name}, {run.num_classes} classes, {', '.join(counts)}")
     print(f"ok: the run would be written to {workdir}")

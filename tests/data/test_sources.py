@@ -159,3 +159,15 @@ def test_unprepared_data_set_says_how_to_prepare_it(tmp_path):
     with pytest.raises(UserError) as error:
         open_source(options(name="cifar10", data_dir=str(tmp_path)), "train", 8)
     assert f"build cifar10 --file_format=array_record --data_dir={tmp_path}" in str(error.value)
+
+
+def test_other_formats_are_converted_in_place(imagenet):
+    """`tfds convert_format` leaves the first format's name in the data set's description, and adds its own files."""
+    data = options(name="imagenet2012", data_dir=str(imagenet))
+    (description,) = imagenet.rglob("dataset_info.json")
+    description.write_text(description.read_text().replace('"array_record"', '"tfrecord"'))
+    assert len(open_source(data, "train", 8)[0][0]) > 0
+    for shard in description.parent.glob("*.array_record*"):
+        shard.unlink()
+    with pytest.raises(UserError, match=f"convert_format --dataset_version_dir={description.parent} "):
+        open_source(data, "train", 8)

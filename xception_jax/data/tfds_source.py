@@ -63,13 +63,15 @@ def find_builder(name: str, data_dir: str) -> Any:
     where = f" --data_dir={data_dir}" if data_dir else ""
     if not folder.exists() or not builder.info.splits:
         raise UserError(unprepared(name, Path(builder.data_dir_root), where))
-    if "array_record" not in str(builder.info.file_format).lower():
-        raise UserError(
-            f'data set "{name}" in {folder} is prepared as {builder.info.file_format.value}, which has no random '
-            f"access; convert it: python -m tensorflow_datasets.scripts.cli.main convert_format "
-            f"--dataset_dir={folder} --out_file_format=array_record --out_path={folder}.array_record "
-            "(needs pip install 'xception-jax[tf]'), then put the new folder in the old one's place"
-        )
+    if builder.info.file_format.value != "array_record":
+        if not list(folder.glob("*.array_record*")):
+            raise UserError(
+                f'data set "{name}" in {folder} is prepared as {builder.info.file_format.value}, which has no random '
+                "access; convert it: pip install 'xception-jax[tf]' && python -m tensorflow_datasets.scripts.cli.main "
+                f"convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+            )
+        # Converted in place: TFDS goes on naming the first format unless told to look again.
+        builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
     return builder
 
 
