@@ -15,6 +15,16 @@ from xception_jax.models import create_model, list_models
 from xception_jax.ops.lowering import reference
 
 TINY = {"stem": "small", "width": 0.05}
+# Convolutions, shortcuts and logits.
+CONVOLUTIONS = {
+    "inception_v3": 94 + 1,
+    "xception": 70 + 4 + 1,
+    "xception41": 2 + 13 * 6 + 4 + 1,
+    "xception41p": 2 + 13 * 6 + 4 + 1,
+    "xception65": 2 + 21 * 6 + 4 + 1,
+    "xception65p": 2 + 21 * 6 + 4 + 1,
+    "xception71": 2 + 23 * 6 + 6 + 1,
+}
 
 
 @functools.cache
@@ -51,6 +61,11 @@ def feature_shape(model, size):
         ("inception_v3", {"aux_head": True}, 27_161_264, 36_224),
         ("inception_v3", {"flavour": "keras"}, 23_817_352, 34_432),
         ("inception_v3", {"flavour": "paper"}, 23_626_728, 34_240),
+        ("xception41", {}, 26_969_560, 115_312),
+        ("xception65", {}, 39_916_312, 185_200),
+        ("xception71", {}, 42_338_736, 198_976),
+        ("xception41p", {}, 26_907_752, 53_504),
+        ("xception65p", {}, 39_819_560, 88_448),
     ],
 )
 def test_counts_are_the_published_ones(name, options, parameters, statistics):
@@ -72,6 +87,9 @@ def test_fully_connected_layers_add_what_they_should():
         ("xception", "imagenet", 299, 10),
         ("xception", "imagenet", 71, 3),
         ("xception", "small", 32, 2),
+        ("xception41", "imagenet", 299, 10),
+        ("xception41", "imagenet", 32, 1),
+        ("xception65p", "small", 16, 1),
         ("inception_v3", "imagenet", 299, 8),
         ("inception_v3", "imagenet", 75, 1),
         ("inception_v3", "small", 32, 3),
@@ -88,6 +106,8 @@ def test_size_of_the_last_feature_map(name, stem, size, expected):
     [
         ("xception", "imagenet", 71),
         ("xception", "small", 32),
+        ("xception41", "imagenet", 32),
+        ("xception65p", "small", 16),
         ("inception_v3", "imagenet", 75),
         ("inception_v3", "small", 32),
     ],
@@ -96,7 +116,7 @@ def test_too_small_pictures_are_refused_with_the_reason(name, stem, smallest):
     model = abstract(name, stem=stem, width=0.05)
     assert model.min_image_size == smallest
     assert min(feature_shape(model, smallest)) > 0
-    advice = 'stem="small" takes 32' if stem == "imagenet" else "larger image_size"
+    advice = 'stem="small" takes 32' if smallest > 32 else "larger image_size"
     with pytest.raises(UserError, match=f"{smallest - 1}x{smallest - 1} .* too small.*{smallest} or more.*{advice}"):
         feature_shape(model, smallest - 1)
 
@@ -200,7 +220,7 @@ def test_bfloat16_is_what_layers_compute_in_and_nothing_else(name):
     with reference():  # as GPUs and TPUs run it, every convolution a convolution
         jaxpr = jax.make_jaxpr(lambda s, x: nnx.merge(graphdef, s)(x))(state, pictures())
     convolutions = re.findall(r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)\[", str(jaxpr))
-    assert len(convolutions) == {"xception": 75, "inception_v3": 95}[name]
+    assert len(convolutions) == CONVOLUTIONS[name]
     assert set(convolutions) == {"bf16"}
     logits = nnx.merge(graphdef, state)(pictures())
     assert logits.dtype == jnp.float32
@@ -212,13 +232,18 @@ def test_bfloat16_is_what_layers_compute_in_and_nothing_else(name):
     ("name", "options", "message"),
     [
         ("xceptoin", {}, 'unknown model "xceptoin"; did you mean "xception"'),
-        ("resnet", {}, 'unknown model "resnet"; choose from: inception_v3, xception'),
+        ("resnet", {}, 'unknown model "resnet"; choose from: inception_v3, xception, xception41'),
         ("xception", {"dropuot": 0.5}, 'model "xception" has no option "dropuot"; did you mean "dropout"'),
         ("xception", {"flavour": "keras"}, 'model "xception" has no option "flavour"'),
         ("inception_v3", {"residual": False}, 'model "inception_v3" has no option "residual"'),
         ("xception", {"stem": "smal"}, 'unknown stem "smal"; did you mean "small"'),
         ("xception", {"between": "gelu"}, 'unknown between "gelu"; did you mean "elu"'),
         ("xception", {"pool_padding": "symetric"}, 'unknown pool_padding "symetric"; did you mean "symmetric"'),
+        ("xception65", {"pool_padding": "same"}, 'model "xception65" has no option "pool_padding"'),
+        ("xception41", {"output_stride": 12}, "output_stride is 12; it must be 32, 16 or 8"),
+        ("xception41p", {"drop_path": 1.0}, "drop_path is 1.0; it must be from 0 to below 1"),
+        ("xception", {"drop_path": 0.1, "residual": False}, "drop_path is 0.1 without residual connections"),
+        ("xception41p", {"stem": "smal"}, 'unknown stem "smal"; did you mean "small"'),
         ("inception_v3", {"stem": "imagnet"}, 'unknown stem "imagnet"; did you mean "imagenet"'),
         ("inception_v3", {"flavour": "kears"}, 'unknown flavour "kears"; did you mean "keras"'),
     ],

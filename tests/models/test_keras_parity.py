@@ -17,6 +17,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from keras import layers
 
+from tests.peers import error, pictures
 from xception_jax.models import create_model
 
 NAMES = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
@@ -203,19 +204,6 @@ def run_keras(model, images, train):
     trainable, statistics = ([v.value for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables))
     with jax.numpy_rank_promotion("allow"):
         return jax.jit(call)(trainable, statistics, images)
-
-
-def pictures(size):
-    """Two pictures of coarse patches and fine noise; of noise alone, a network thinks the same whatever the picture."""
-    rng = np.random.default_rng(size)
-    patches = rng.uniform(-1, 1, (2, 8, 8, 3)).repeat(size // 8 + 1, 1).repeat(size // 8 + 1, 2)[:, :size, :size]
-    return (0.5 * (patches + rng.uniform(-1, 1, patches.shape))).astype(np.float32)
-
-
-def error(ours, reference):
-    """||ours - reference|| / ||reference||."""
-    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
-    return np.linalg.norm(ours - reference) / np.linalg.norm(reference)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
@@ -54,6 +55,25 @@ def test_gradient_goes_to_the_first_maximum():
     x = jnp.asarray([[1.0, 2.0, 2.0], [2.0, 0.0, 0.0], [0.0, 0.0, 2.0]]).reshape(1, 3, 3, 1)
     gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(x, 3, 1, "VALID")))(x)
     np.testing.assert_array_equal(gradient.reshape(3, 3), [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
+@pytest.mark.parametrize(("window", "stride", "dilation"), [(3, 1, 2), (3, 2, 3), (2, 1, 4)])
+def test_dilated_max_pool(window, stride, dilation, padding):
+    x = jnp.asarray(with_ties(2, 11, 12, 3) - 1)
+    pads = padding if isinstance(padding, str) else ((0, 0), *padding, (0, 0))
+    expected = lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        pads,
+        window_dilation=(1, dilation, dilation, 1),
+    )
+    np.testing.assert_array_equal(ops.max_pool(x, window, stride, padding, dilation), expected)
+    with ops.reference():
+        np.testing.assert_array_equal(ops.max_pool(x, window, stride, padding, dilation), expected)
 
 
 def test_is_not_reduce_window():

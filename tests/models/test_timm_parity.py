@@ -1,0 +1,84 @@
+"""The networks against timm's with the same weights: logits, maps of every stride, and what training does to the batch
+statistics."""
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from tests import peers
+from xception_jax.models import list_models
+from xception_jax.pretrained.table import to_ours
+from xception_jax.pretrained.timm_names import timm_table
+
+
+@pytest.fixture(scope="module", params=list_models())
+def networks(request):
+    """Name, timm's network, our weights: for one name after another."""
+    twin = peers.timm_model(request.param)
+    return request.param, twin, peers.same_weights(request.param, twin)
+
+
+def test_logits_are_timm_s(networks):
+    name, twin, weights = networks
+    images = peers.pictures(299)
+    expected = peers.run_torch(twin, images)
+    logits, _ = peers.run_ours(peers.structure(name), weights, images)
+    print(f"{name}: logits {peers.error(logits, expected):.1e}")
+    assert np.ptp(expected, axis=0).mean() > 0.1  # the pictures' logits differ
+    assert peers.error(logits, expected) < 1e-4
+
+
+def test_pyramid_is_timm_s(networks):
+    name, twin, weights = networks
+    images = peers.pictures(139)
+    pyramid, _ = peers.run_ours(peers.structure(name), weights, images, "feature_pyramid")
+    expected = timm_pyramid(name, twin, images)
+    check_pyramid(pyramid, dict(zip((2, 4, 8, 16, 32), expected, strict=True)))
+
+
+# At stride 8 timm's xception71 loses a shortcut, so that weights of stride 32 do not fit.
+@pytest.mark.parametrize(
+    ("networks", "output_stride"),
+    [("xception41", 16), ("xception41", 8), ("xception41p", 8), ("xception71", 16)],
+    indirect=["networks"],
+)
+def test_output_strides_are_timm_s(networks, output_stride):
+    name, twin, weights = networks
+    images = peers.pictures(91)
+    graphdef = peers.structure(name, output_stride=output_stride)
+    pyramid, _ = peers.run_ours(graphdef, weights, images, "feature_pyramid")
+    *inner, last = timm_pyramid(name, twin, images, output_stride=output_stride)
+    # timm gives maps of the dilated blocks too.
+    check_pyramid(pyramid, dict(zip((2, 4, 8, 16), inner, strict=True)) | {output_stride: last}, up_to=output_stride)
+
+
+def timm_pyramid(name, twin, images, **options):
+    *inner, last = peers.run_torch(peers.timm_model(name, peers.arrays(twin), features_only=True, **options), images)
+    # timm's pre-activation networks apply their last ReLU after their last map, ours before.
+    return [*inner, np.maximum(last, 0)]
+
+
+def check_pyramid(pyramid, expected, up_to=32):
+    assert list(pyramid) == [stride for stride in expected if stride <= up_to]
+    errors = {stride: peers.error(x, expected[stride]) for stride, x in pyramid.items()}
+    print({stride: f"{e:.1e}" for stride, e in errors.items()})
+    assert max(errors.values()) < 1e-4
+
+
+@pytest.mark.parametrize("networks", ["inception_v3", "xception", "xception41", "xception41p"], indirect=True)
+def test_training_is_timm_s(networks):
+    """One network of each kind. Of the statistics the means: PyTorch's running variances are of a sample, ours (and
+    TensorFlow's) of the batch."""
+    name, twin, weights = networks
+    before = peers.arrays(twin)
+    images = peers.pictures(107, batch=3)
+    expected = peers.run_torch(twin.train(), images)
+    after = to_ours(peers.arrays(twin), timm_table(name))
+    peers.load(twin, before)
+    logits, statistics = peers.run_ours(peers.structure(name), weights, images, "__call__", True)
+    print(f"{name}: training logits {peers.error(logits, expected):.1e}")
+    assert peers.error(logits, expected) < 1e-4
+    old, new, ours = (flatten_dict(x) for x in (weights.batch_stats, after.batch_stats, statistics))
+    worst = max(peers.error(ours[p] - old[p], new[p] - old[p]) for p in old if p[-1] == "mean")
+    print(f"{name}: what the means moved by, worst layer {worst:.1e}")
+    assert worst < 1e-3
