@@ -33,6 +33,8 @@ def default() -> ConfigDict:
     m.stem = config_dict.placeholder(str)  # "imagenet", or "small" for pictures from 32 pixels
     m.dropout = config_dict.placeholder(float)
     m.hidden = config_dict.placeholder(tuple)  # widths of fully connected layers before the logits
+    m.drop_path = config_dict.placeholder(float)  # the Xceptions: stochastic depth, share dropped in the last block
+    m.output_stride = config_dict.placeholder(int)  # the Xceptions: 32; 16 or 8 have larger last maps (atrous)
     m.width = config_dict.placeholder(float)  # multiplies the channel counts
     m.bn_epsilon = config_dict.placeholder(float)
     m.bn_momentum = config_dict.placeholder(float)
@@ -173,6 +175,8 @@ def validate(config: ConfigDict) -> None:
         ("num_steps", positive, "positive"),
         ("num_examples", positive, "positive"),
         ("model.dropout", fraction, "from 0 to below 1"),
+        ("model.drop_path", fraction, "from 0 to below 1"),
+        ("model.output_stride", lambda v: v in (32, 16, 8), "32, 16 or 8"),
         ("model.width", positive, "positive"),
         ("model.num_classes", lambda v: v > 1, "2 or more"),
         ("model.bn_epsilon", positive, "positive"),

@@ -97,8 +97,8 @@ def test_training_with_the_aux_head_returns_both_logits():
     model = randomised(tiny(aux_head=True))
     logits, aux_logits = model(images, train=True)
     seen = randomised(tiny(aux_head=True))
-    x = images
-    for name in ("stem", *(f"mixed{i}" for i in range(8))):
+    *_, x = seen.stem(images, train=True)
+    for name in [f"mixed{i}" for i in range(8)]:
         x = getattr(seen, name)(x, train=True)
     np.testing.assert_allclose(aux_logits, seen.aux(x, train=True), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(logits, randomised(tiny())(images, train=True), rtol=1e-3, atol=1e-4)

@@ -32,13 +32,13 @@ from jaxtyping import Array, Float
 
 from xception_jax import ops
 from xception_jax.errors import UserError
+from xception_jax.models.backbone import Backbone
 from xception_jax.models.layers import (
     Head,
     Numerics,
     Padding,
     batch_norm,
     check_choice,
-    check_image_size,
     conv,
     scaled,
 )
@@ -72,8 +72,7 @@ FLAVOURS = {
     "paper": Flavour(relu_first=True, pool_widths=(32, 32, 32), mixed7_first=160, mixed8_average=True),
 }
 MIN_IMAGE_SIZE = {"imagenet": 75, "small": 32}
-BEFORE_AUX = ("stem", *(f"mixed{i}" for i in range(8)))
-AFTER_AUX = ("mixed8", "mixed9", "mixed10")
+STEM_STRIDES = {"imagenet": (2, 4, 8), "small": (1, 1, 2)}  # of the maps that `Stem` returns
 
 
 class ConvUnit(nnx.Module):
@@ -172,11 +171,11 @@ class Stem(nnx.Module):
             self.convs2 = branch(self.convs1.out_channels, (80, 1, 1), (192, 3, 3))
         self.out_channels = self.convs2.out_channels
 
-    def __call__(self, x: Float[Array, "B H W 3"], *, train: bool) -> Float[Array, "B h w D"]:
-        x = self.convs1(x, train=train)
-        if self.kind == "imagenet":
-            x = ops.max_pool(x, 3, 2, "VALID")
-        return ops.max_pool(self.convs2(x, train=train), 3, 2, "VALID")
+    def __call__(self, x: Float[Array, "B H W 3"], *, train: bool) -> list[Float[Array, "B h w D"]]:
+        """The maps before the first pool, before the second, and after it."""
+        first = self.convs1(x, train=train)
+        second = self.convs2(ops.max_pool(first, 3, 2, "VALID") if self.kind == "imagenet" else first, train=train)
+        return [first, second, ops.max_pool(second, 3, 2, "VALID")]
 
 
 class InceptionA(nnx.Module):
@@ -293,8 +292,11 @@ class AuxHead(nnx.Module):
         return self.head(self.convs(x, train=train), train=train, rngs=None)
 
 
-class InceptionV3(nnx.Module):
+class InceptionV3(Backbone):
     """Inception V3.
+
+    The last map has about 1/32 of the picture's size, 2048 channels: 299 -> 8. It is non-negative but in the "paper"
+    flavour, where batch normalization comes last.
 
     Trainable parameters for 1000 classes: "torchvision" 23,834,568 (27,161,264 with the auxiliary head), "keras"
     23,817,352, "paper" 23,626,728, the paper's table 3.
@@ -360,37 +362,28 @@ class InceptionV3(nnx.Module):
         self.num_features = self.mixed10.out_channels
         self.head = Head(self.num_features, num_classes, hidden=hidden, dropout=dropout, numerics=numerics, rngs=rngs)
 
-    def _run(self, x: Float[Array, "B H W C"], names: Sequence[str], *, train: bool) -> Float[Array, "B h w D"]:
-        for name in names:
-            with jax.named_scope(name):
-                x = getattr(self, name)(x, train=train)
-        return x
+    def _maps(
+        self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> dict[int, Float[Array, "B h w C"]]:
+        with jax.named_scope("stem"):
+            *before, x = self.stem(images, train=train)
+        *strides, stride = STEM_STRIDES[self.stem.kind]
+        maps = dict(zip(strides, before, strict=True))
+        for i in range(11):
+            if i in (3, 8):
+                stride *= 2
+            with jax.named_scope(f"mixed{i}"):
+                maps[stride] = x = getattr(self, f"mixed{i}")(x, train=train)
+        return maps
 
-    def features(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B h w D"]:
-        """The last feature map, about 1/32 of the size, 2048 channels: 299 -> 8.
-
-        Non-negative but in the "paper" flavour, where batch normalization comes last.
-
-        Args:
-          images: values in [-1, 1].
-          train: normalize with the batch's statistics and update the running ones.
-
-        Raises:
-          UserError: the pictures are smaller than `min_image_size`.
-        """
-        check_image_size(images.shape, self.min_image_size)
-        return self._run(images, BEFORE_AUX + AFTER_AUX, train=train)
-
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, images: Float[Array, "B H W 3"], *, train: bool = False, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B K"] | tuple[Float[Array, "B K"], Float[Array, "B K"]]:
         """Logits, float32; (logits, auxiliary logits) where there is an auxiliary head and `train` is True.
 
-        Arguments as in `features`; `rngs` draws the dropout masks when training.
+        Arguments and errors as of `feature_pyramid`; `rngs` draws the dropout masks.
         """
-        check_image_size(images.shape, self.min_image_size)
-        middle = self._run(images, BEFORE_AUX, train=train)
-        x = self._run(middle, AFTER_AUX, train=train)
+        *_, middle, x = self.feature_pyramid(images, train=train).values()
         with jax.named_scope("head"):
             logits = self.head(x, train=train, rngs=rngs)
         if self.aux is None or not train:

@@ -6,6 +6,7 @@ Shape legend: B batch, H height, W width, C channels in, D channels out.
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ def conv(
     rngs: nnx.Rngs,
     strides: int = 1,
     padding: Padding = "SAME",
+    dilation: int = 1,
     groups: int = 1,
     use_bias: bool = False,
 ) -> nnx.Conv:
@@ -58,6 +60,7 @@ def conv(
         kernel_size,
         strides=strides,
         padding=padding,
+        kernel_dilation=dilation,
         feature_group_count=groups,
         use_bias=use_bias,
         kernel_init=KERNEL_INIT,
@@ -81,10 +84,28 @@ def batch_norm(channels: int, *, numerics: Numerics, rngs: nnx.Rngs, use_scale: 
     )
 
 
-class SeparableConv(nnx.Module):
-    """Depthwise 3x3 SAME convolution, then pointwise 1x1, no biases (paper, sections 1.2 and 4.7).
+def depthwise_conv(
+    channels: int, *, stride: int = 1, dilation: int = 1, numerics: Numerics, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A 3x3 convolution of every channel with its own kernel, padded symmetrically so that stride 1 keeps the size."""
+    return conv(
+        channels,
+        channels,
+        (3, 3),
+        strides=stride,
+        padding=((dilation, dilation), (dilation, dilation)),
+        dilation=dilation,
+        groups=channels,
+        numerics=numerics,
+        rngs=rngs,
+    )
 
-    `between` is the activation between the two; the paper finds none best.
+
+class SeparableConv(nnx.Module):
+    """Depthwise 3x3 convolution, then pointwise 1x1, no biases (paper, sections 1.2 and 4.7).
+
+    `between` is the activation between the two; the paper finds none best. Stride and dilation are the depthwise
+    convolution's.
     """
 
     def __init__(
@@ -93,18 +114,74 @@ class SeparableConv(nnx.Module):
         out_channels: int,
         *,
         between: Callable[[jax.Array], jax.Array] | None,
+        stride: int = 1,
+        dilation: int = 1,
         numerics: Numerics,
         rngs: nnx.Rngs,
     ):
-        self.depthwise = conv(in_channels, in_channels, (3, 3), groups=in_channels, numerics=numerics, rngs=rngs)
+        self.depthwise = depthwise_conv(in_channels, stride=stride, dilation=dilation, numerics=numerics, rngs=rngs)
         self.pointwise = conv(in_channels, out_channels, (1, 1), numerics=numerics, rngs=rngs)
         self.between = between
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         x = self.depthwise(x)
         if self.between is not None:
             x = self.between(x)
         return self.pointwise(x)
+
+
+def stochastic_depth(rate: float) -> nnx.Dropout:
+    """Stochastic depth (G. Huang et al., arXiv 1603.09382): in training, zeros in place of a residual block's main path
+    for the share `rate` of the pictures, and that path over 1 - rate for the others."""
+    return nnx.Dropout(rate, broadcast_dims=(1, 2, 3))
+
+
+def drop_path_rates(highest: float, num_blocks: int) -> list[float]:
+    """Each block's share of dropped paths, from 0 in the first to `highest` in the last, as timm.
+
+    Raises:
+      UserError: `highest` is no share.
+    """
+    if not 0 <= highest < 1:
+        raise UserError(f"drop_path is {highest!r}; it must be from 0 to below 1")
+    return [highest * i / (num_blocks - 1) for i in range(num_blocks)]
+
+
+class Step(NamedTuple):
+    """A block's own stride and dilation, and the whole network's stride after it."""
+
+    stride: int
+    dilation: int
+    output_stride: int
+
+
+def atrous(strides: Sequence[int], output_stride: int, *, before: int) -> list[Step]:
+    """Keeps the stride of a network from exceeding `output_stride` (L.-C. Chen et al., arXiv 1706.05587, section 3.1).
+
+    A block that would exceed it has stride 1 instead, and all blocks after it are dilated by as much more.
+
+    Args:
+      strides: of the blocks, one after another.
+      output_stride: 32, 16 or 8.
+      before: stride of the first block's input.
+
+    Raises:
+      UserError: another output stride.
+    """
+    if output_stride not in (32, 16, 8):
+        raise UserError(f"output_stride is {output_stride!r}; it must be 32, 16 or 8")
+    steps, dilation = [], 1
+    for stride in strides:
+        kept = stride if before * stride <= output_stride else 1
+        before *= kept
+        steps.append(Step(kept, dilation, before))
+        dilation *= stride // kept
+    return steps
+
+
+def global_average(x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
+    """The mean over all pixels, float32."""
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
 class Head(nnx.Module):
@@ -140,7 +217,7 @@ class Head(nnx.Module):
         self.logits = dense(widths[-1], num_classes) if num_classes else None
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "B K"]:
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
+        x = global_average(x).astype(x.dtype)
         for layer in self.hidden:
             x = nnx.relu(layer(x))
         x = self.dropout(x, deterministic=not train, rngs=rngs)

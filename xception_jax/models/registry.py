@@ -6,10 +6,20 @@ from typing import Any
 from flax import nnx
 
 from xception_jax.errors import UserError, suggest
+from xception_jax.models import aligned_xception as aligned
+from xception_jax.models.backbone import Backbone
 from xception_jax.models.inception_v3 import InceptionV3
 from xception_jax.models.xception import Xception
 
-MODELS: dict[str, type[InceptionV3] | type[Xception]] = {"inception_v3": InceptionV3, "xception": Xception}
+MODELS: dict[str, type[InceptionV3] | type[Xception] | type[aligned.AlignedXception]] = {
+    "inception_v3": InceptionV3,
+    "xception": Xception,
+    "xception41": aligned.Xception41,
+    "xception65": aligned.Xception65,
+    "xception71": aligned.Xception71,
+    "xception41p": aligned.Xception41p,
+    "xception65p": aligned.Xception65p,
+}
 
 
 def list_models() -> list[str]:
@@ -17,7 +27,7 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
+def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **options: Any) -> Backbone:
     """Builds a network.
 
     Args:
@@ -34,7 +44,6 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
     parameters = inspect.signature(MODELS[name].__init__).parameters
     for option in options:
         if option not in parameters:
-            raise UserError(
-                f'model "{name}" has no option "{option}"; {suggest(option, set(parameters) - {"self", "rngs"})}'
-            )
+            choices = set(parameters) - {"self", "rngs"}
+            raise UserError(f'model "{name}" has no option "{option}"; {suggest(option, choices)}')
     return MODELS[name](num_classes, rngs=rngs, **options)

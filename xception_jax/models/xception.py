@@ -6,6 +6,7 @@ layer; `bn_epsilon=1e-5, pool_padding="symmetric"` makes it timm's `legacy_xcept
 Shape legend: B batch, H height, W width, C channels in, D channels out, K classes.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,21 +16,26 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from xception_jax import ops
+from xception_jax.errors import UserError
+from xception_jax.models.backbone import Backbone
 from xception_jax.models.layers import (
     Head,
     Numerics,
     Padding,
     SeparableConv,
+    atrous,
     batch_norm,
     check_choice,
-    check_image_size,
     conv,
+    drop_path_rates,
     scaled,
+    stochastic_depth,
 )
 
 BETWEEN: dict[str, Callable[[jax.Array], jax.Array] | None] = {"none": None, "relu": nnx.relu, "elu": nnx.elu}
 POOL_PADDING: dict[str, Padding] = {"same": "SAME", "symmetric": ((1, 1), (1, 1))}
 MIN_IMAGE_SIZE = {"imagenet": 71, "small": 32}
+STEM_STRIDE = {"imagenet": 2, "small": 1}
 
 # Blocks of the main path: name, widths of its separable convolutions, stride.
 ENTRY = (("block2", (128, 128), 2), ("block3", (256, 256), 2), ("block4", (728, 728), 2))
@@ -44,8 +50,10 @@ class Stem(nnx.Module):
     """
 
     def __init__(self, kind: str, widths: tuple[int, int], *, numerics: Numerics, rngs: nnx.Rngs):
-        strides, padding = (2, "VALID") if kind == "imagenet" else (1, "SAME")
-        self.conv1 = conv(3, widths[0], (3, 3), strides=strides, padding=padding, numerics=numerics, rngs=rngs)
+        padding = "VALID" if kind == "imagenet" else "SAME"
+        self.conv1 = conv(
+            3, widths[0], (3, 3), strides=STEM_STRIDE[kind], padding=padding, numerics=numerics, rngs=rngs
+        )
         self.conv1_bn = batch_norm(widths[0], numerics=numerics, rngs=rngs)
         self.conv2 = conv(widths[0], widths[1], (3, 3), padding=padding, numerics=numerics, rngs=rngs)
         self.conv2_bn = batch_norm(widths[1], numerics=numerics, rngs=rngs)
@@ -59,7 +67,8 @@ class Block(nnx.Module):
     """Modules 2 to 13: separable convolutions, each after a ReLU, a 3x3 max pool where the size halves, and a
     residual connection: a strided 1x1 convolution where the shape changes, the identity otherwise.
 
-    The leading ReLU acts on the main path only; the shortcut takes the raw sum.
+    The leading ReLU acts on the main path only; the shortcut takes the raw sum. With `stride` 1 a block that halves the
+    size (`halving`) keeps it instead: the shortcut isn't strided, and the max pool takes a maximum around each pixel.
     """
 
     def __init__(
@@ -68,42 +77,52 @@ class Block(nnx.Module):
         widths: Sequence[int],
         stride: int,
         *,
+        halving: bool,
+        dilation: int,
         leading_relu: bool,
         residual: bool,
+        drop_rate: float,
         between: Callable[[jax.Array], jax.Array] | None,
         pool_padding: Padding,
         numerics: Numerics,
         rngs: nnx.Rngs,
     ):
-        self.stride, self.leading_relu, self.residual, self.pool_padding = stride, leading_relu, residual, pool_padding
+        self.stride, self.halving, self.dilation = stride, halving, dilation
+        self.leading_relu, self.residual = leading_relu, residual
+        self.pool_padding = pool_padding if stride != 1 else "SAME"
         sepconvs, norms = [], []
         channels = in_channels
         for width in widths:
-            sepconvs.append(SeparableConv(channels, width, between=between, numerics=numerics, rngs=rngs))
+            sepconvs.append(
+                SeparableConv(channels, width, between=between, dilation=dilation, numerics=numerics, rngs=rngs)
+            )
             norms.append(batch_norm(width, numerics=numerics, rngs=rngs))
             channels = width
         self.sepconvs, self.norms = nnx.List(sepconvs), nnx.List(norms)
-        if residual and (stride != 1 or in_channels != channels):
+        if residual and (halving or in_channels != channels):
             self.shortcut: nnx.Conv | None = conv(
                 in_channels, channels, (1, 1), strides=stride, numerics=numerics, rngs=rngs
             )
             self.shortcut_bn: nnx.BatchNorm | None = batch_norm(channels, numerics=numerics, rngs=rngs)
         else:
             self.shortcut = self.shortcut_bn = None
+        self.drop_path = stochastic_depth(drop_rate)
 
-    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "B h w D"]:
         y = x
         for i, (sepconv, norm) in enumerate(zip(self.sepconvs, self.norms, strict=True)):
             if i > 0 or self.leading_relu:
                 y = nnx.relu(y)
             y = norm(sepconv(y), use_running_average=not train)
-        if self.stride != 1:
-            y = ops.max_pool(y, 3, self.stride, self.pool_padding)
+        if self.halving:
+            y = ops.max_pool(y, 3, self.stride, self.pool_padding, self.dilation)
         if not self.residual:
             return y
         if self.shortcut is not None and self.shortcut_bn is not None:
             x = self.shortcut_bn(self.shortcut(x), use_running_average=not train)
-        return y + x
+        return self.drop_path(y, deterministic=not train, rngs=rngs) + x
 
 
 class ExitBlock(nnx.Module):
@@ -115,12 +134,14 @@ class ExitBlock(nnx.Module):
         widths: tuple[int, int],
         *,
         between: Callable[[jax.Array], jax.Array] | None,
+        dilation: int,
         numerics: Numerics,
         rngs: nnx.Rngs,
     ):
-        self.sepconv1 = SeparableConv(in_channels, widths[0], between=between, numerics=numerics, rngs=rngs)
+        sepconv = functools.partial(SeparableConv, between=between, dilation=dilation, numerics=numerics, rngs=rngs)
+        self.sepconv1 = sepconv(in_channels, widths[0])
         self.sepconv1_bn = batch_norm(widths[0], numerics=numerics, rngs=rngs)
-        self.sepconv2 = SeparableConv(widths[0], widths[1], between=between, numerics=numerics, rngs=rngs)
+        self.sepconv2 = sepconv(widths[0], widths[1])
         self.sepconv2_bn = batch_norm(widths[1], numerics=numerics, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W D"]:
@@ -128,17 +149,25 @@ class ExitBlock(nnx.Module):
         return nnx.relu(self.sepconv2_bn(self.sepconv2(x), use_running_average=not train))
 
 
-class Xception(nnx.Module):
+class Xception(Backbone):
     """Xception.
+
+    The last map is non-negative and has 1/32 of the picture's size, 2048 channels: 299 -> 10.
 
     Args:
       num_classes: width of the logits; 0 leaves the logits layer out.
       rngs: initialises the parameters (Glorot uniform, as Keras).
       stem: "imagenet" (from 71 pixels) or "small" (from 32 pixels; the first convolution keeps the size).
+      output_stride: 32, 16 or 8. Where the stride would exceed it, blocks keep the size, their max pools too, and the
+        convolutions and pools after them are dilated. With symmetric pool padding every 2nd (4th) pixel of the last map
+        is the map of 32; "same" padding puts the strided pools of even sizes, but not these, one pixel further. The
+        parameters are the same.
       residual: False removes every residual connection (paper, section 4.6).
       between: activation between depthwise and pointwise: "none", "relu" or "elu" (paper, section 4.7).
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
       dropout: share of the logits layer's inputs dropped in training, 0..1; the paper's ImageNet networks have 0.5.
+      drop_path: stochastic depth, share of pictures for which a block's main path is dropped in training, 0..1; it
+        rises linearly from 0 in block2 to this in block14, which has no residual connection and is never dropped.
       width: multiplies every channel count, rounded to multiples of 8.
       pool_padding: "same" (TensorFlow, Keras) or "symmetric" (PyTorch, timm) padding of the max pools.
       bn_epsilon, bn_momentum: batch normalization constants.
@@ -155,10 +184,12 @@ class Xception(nnx.Module):
         *,
         rngs: nnx.Rngs,
         stem: str = "imagenet",
+        output_stride: int = 32,
         residual: bool = True,
         between: str = "none",
         hidden: Sequence[int] = (),
         dropout: float = 0.0,
+        drop_path: float = 0.0,
         width: float = 1.0,
         pool_padding: str = "same",
         bn_epsilon: float = 1e-3,
@@ -169,18 +200,27 @@ class Xception(nnx.Module):
         check_choice("stem", stem, MIN_IMAGE_SIZE)
         check_choice("between", between, BETWEEN)
         check_choice("pool_padding", pool_padding, POOL_PADDING)
+        if drop_path and not residual:
+            raise UserError(f"drop_path is {drop_path} without residual connections; use residual=True or drop_path=0")
         self.min_image_size = MIN_IMAGE_SIZE[stem]
         numerics = Numerics(bn_epsilon, bn_momentum, jnp.dtype(dtype), jnp.dtype(param_dtype))
+        blocks = ENTRY + MIDDLE + EXIT
+        *steps, last_step = atrous([*(stride for *_, stride in blocks), 1], output_stride, before=STEM_STRIDE[stem])
+        self.strides = (STEM_STRIDE[stem], *(step.output_stride for step in steps))
 
         first, channels = scaled((32, 64), width)
         self.block1 = Stem(stem, (first, channels), numerics=numerics, rngs=rngs)
-        for name, widths, stride in ENTRY + MIDDLE + EXIT:
+        rates = drop_path_rates(drop_path, len(blocks) + 1)
+        for (name, widths, stride), step, rate in zip(blocks, steps, rates, strict=False):
             block = Block(
                 channels,
                 scaled(widths, width),
-                stride,
+                step.stride,
+                halving=stride != 1,
+                dilation=step.dilation,
                 leading_relu=name != "block2",
                 residual=residual,
+                drop_rate=rate,
                 between=BETWEEN[between],
                 pool_padding=POOL_PADDING[pool_padding],
                 numerics=numerics,
@@ -190,28 +230,25 @@ class Xception(nnx.Module):
             channels = scaled(widths, width)[-1]
         last, self.num_features = scaled((1536, 2048), width)
         self.block14 = ExitBlock(
-            channels, (last, self.num_features), between=BETWEEN[between], numerics=numerics, rngs=rngs
+            channels,
+            (last, self.num_features),
+            between=BETWEEN[between],
+            dilation=last_step.dilation,
+            numerics=numerics,
+            rngs=rngs,
         )
         self.head = Head(self.num_features, num_classes, hidden=hidden, dropout=dropout, numerics=numerics, rngs=rngs)
 
-    def features(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B h w D"]:
-        """The last feature map, 1/32 of the size, 2048 channels: 299 -> 10, non-negative.
-
-        Args:
-          images: values in [-1, 1].
-          train: normalize with the batch's statistics and update the running ones.
-        """
-        check_image_size(images.shape, self.min_image_size)
-        x = images
-        for i in range(1, 15):
+    def _maps(
+        self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> dict[int, Float[Array, "B h w C"]]:
+        """Each after the ReLU with which the next block begins."""
+        with jax.named_scope("block1"):
+            x = self.block1(images, train=train)
+        maps = {self.strides[0]: x}
+        for i, stride in enumerate(self.strides[1:], 2):
             with jax.named_scope(f"block{i}"):
-                x = getattr(self, f"block{i}")(x, train=train)
-        return x
-
-    def __call__(
-        self, images: Float[Array, "B H W 3"], *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> Float[Array, "B K"]:
-        """Logits, float32. Arguments as in `features`; `rngs` draws the dropout masks when training."""
-        x = self.features(images, train=train)
-        with jax.named_scope("head"):
-            return self.head(x, train=train, rngs=rngs)
+                maps[stride] = x = getattr(self, f"block{i}")(x, train=train, rngs=rngs)
+        with jax.named_scope("block14"):
+            maps[stride] = self.block14(x, train=train)
+        return {stride: nnx.relu(x) for stride, x in maps.items()}
