@@ -187,7 +187,8 @@ def global_average(x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
 class Head(nnx.Module):
     """Global average pooling, fully connected layers with ReLU, dropout, and the logits (paper, figure 5).
 
-    With `num_classes` 0 there is no logits layer and the output is what would have entered it.
+    Each hidden layer may have dropout before it (`hidden_dropout`) and batch normalization after its ReLU
+    (`hidden_norm`). With `num_classes` 0 there is no logits layer and the output is what would have entered it.
     """
 
     def __init__(
@@ -197,6 +198,8 @@ class Head(nnx.Module):
         *,
         hidden: Sequence[int],
         dropout: float,
+        hidden_norm: bool = False,
+        hidden_dropout: float = 0.0,
         numerics: Numerics,
         rngs: nnx.Rngs,
     ):
@@ -213,14 +216,22 @@ class Head(nnx.Module):
             )
 
         self.hidden = nnx.List([dense(a, b) for a, b in itertools.pairwise(widths)])
-        self.dropout = nnx.Dropout(dropout)
+        self.hidden_norms = nnx.List([batch_norm(w, numerics=numerics, rngs=rngs) for w in hidden if hidden_norm])
+        self.hidden_dropout, self.dropout = nnx.Dropout(hidden_dropout), nnx.Dropout(dropout)
         self.logits = dense(widths[-1], num_classes) if num_classes else None
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "B K"]:
-        x = global_average(x).astype(x.dtype)
-        for layer in self.hidden:
-            x = nnx.relu(layer(x))
-        x = self.dropout(x, deterministic=not train, rngs=rngs)
+        return self.classify(global_average(x).astype(x.dtype), train=train, drop=train, rngs=rngs)
+
+    def classify(
+        self, x: Float[Array, "B C"], *, train: bool, drop: bool, rngs: nnx.Rngs | None
+    ) -> Float[Array, "B K"]:
+        """The logits of averaged maps. `drop` turns dropout on, `train` the batch's own statistics."""
+        for i, layer in enumerate(self.hidden):
+            x = nnx.relu(layer(self.hidden_dropout(x, deterministic=not drop, rngs=rngs)))
+            if self.hidden_norms:
+                x = self.hidden_norms[i](x, use_running_average=not train)
+        x = self.dropout(x, deterministic=not drop, rngs=rngs)
         if self.logits is not None:
             x = self.logits(x)
         # The loss is computed in float32 whatever the network computes in.

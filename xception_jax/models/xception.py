@@ -165,6 +165,8 @@ class Xception(Backbone):
       residual: False removes every residual connection (paper, section 4.6).
       between: activation between depthwise and pointwise: "none", "relu" or "elu" (paper, section 4.7).
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
+      hidden_norm: batch normalization after the ReLU of each of them; the pathology models of Slideflow have it.
+      hidden_dropout: share of each of their inputs dropped in training, 0..1.
       dropout: share of the logits layer's inputs dropped in training, 0..1; the paper's ImageNet networks have 0.5.
       drop_path: stochastic depth, share of pictures for which a block's main path is dropped in training, 0..1; it
         rises linearly from 0 in block2 to this in block14, which has no residual connection and is never dropped.
@@ -188,6 +190,8 @@ class Xception(Backbone):
         residual: bool = True,
         between: str = "none",
         hidden: Sequence[int] = (),
+        hidden_norm: bool = False,
+        hidden_dropout: float = 0.0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
         width: float = 1.0,
@@ -237,7 +241,16 @@ class Xception(Backbone):
             numerics=numerics,
             rngs=rngs,
         )
-        self.head = Head(self.num_features, num_classes, hidden=hidden, dropout=dropout, numerics=numerics, rngs=rngs)
+        self.head = Head(
+            self.num_features,
+            num_classes,
+            hidden=hidden,
+            dropout=dropout,
+            hidden_norm=hidden_norm,
+            hidden_dropout=hidden_dropout,
+            numerics=numerics,
+            rngs=rngs,
+        )
 
     def _maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None

@@ -1,0 +1,259 @@
+"""Reads HDF5 and PyTorch files, whose libraries are written in C, in a process of its own. See `guarded.py`.
+
+    python -P child.py hdf5|torch FILE LIMIT
+
+writes the file's arrays, together LIMIT bytes at most, to its output as safetensors. It exits with 3 and says why where
+it refuses the file. It imports nothing of this package, to start quickly.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REFUSED = 3
+MEMORY = 1 << 30  # beside the file's, and beside what the libraries take to load
+MAX_TENSORS, MAX_RANK, MAX_DEPTH, MAX_ATTRIBUTE = 20_000, 8, 16, 16 << 20
+CODES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
+}  # fmt: skip
+
+Tensors = dict[str, Any]  # NumPy's arrays, or PyTorch's
+
+
+class Refused(Exception):
+    """The file is damaged, or asks for what no weights need."""
+
+
+class Budget:
+    """How much may still be read."""
+
+    def __init__(self, num_bytes: int):
+        self.limit = self.left = num_bytes
+        self.tensors = 0
+
+    def take(self, name: str, shape: tuple[int, ...], itemsize: int) -> None:
+        self.left -= math.prod(shape) * itemsize
+        self.tensors += 1
+        if self.left < 0 or len(shape) > MAX_RANK or self.tensors > MAX_TENSORS:
+            raise Refused(f"{name} of shape {list(shape)} exceeds the {self.limit} bytes allowed for the file's size")
+
+
+def read_hdf5(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
+    """The arrays of a file that Keras wrote, as "layer/variable", and its layout:
+
+    - "legacy": groups with the attributes `layer_names` and `weight_names` (Keras 1 and 2's, and Keras 3's .h5),
+    - "groups": by their paths "layers/conv2d/vars/0" (Keras 3's .weights.h5), with the layers' names where they are.
+
+    `model_config` and `keras_version` come along where the file has them.
+    """
+    import h5py
+
+    _check_end(path)
+    with h5py.File(path, "r") as file:
+        root = _child(file, "model_weights") if "model_weights" in file else file
+        metadata = {key: _text(file, key) or _text(root, key) for key in ("model_config", "keras_version")}
+        if any(key in root.attrs for key in ("layer_names", "layer_names0")):
+            return _legacy(root, budget), metadata | {"layout": "legacy"}
+        names: dict[str, str] = {}
+        tensors = {}
+        for name, dataset in _datasets(file, "", names, 0, budget):
+            tensors[name] = _dataset(name, dataset, budget)
+        return tensors, metadata | {"layout": "groups", "layer_names": names}
+
+
+def _check_end(path: str) -> None:
+    """Raises Refused unless the file ends where it says: the library sees only where it's too short."""
+    with Path(path).open("rb") as f:
+        start = f.read(48)
+    at = {0: 40, 1: 44, 2: 28, 3: 28}.get(start[8]) if len(start) == 48 else None
+    if at is None:
+        raise Refused("no HDF5 file of a known version")
+    end, size = int.from_bytes(start[at : at + 8], "little"), Path(path).stat().st_size
+    if at != 44 and end != size:
+        raise Refused(f"damaged: it has {size} bytes, it says {end}")
+
+
+def _child(group: Any, path: str) -> Any:
+    """What is at a path below a group. Only hard links are followed: others may lead to another file."""
+    import h5py
+
+    for name in path.split("/"):
+        if not isinstance(group, h5py.Group) or name not in group:
+            raise Refused(f"damaged: {path!r} is missing")
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise Refused(f"{group.name}/{name} is a link, perhaps to another file; links are not followed")
+        group = group[name]
+    return group
+
+
+def _attribute(owner: Any, name: str) -> list[str]:
+    """An attribute of texts."""
+    import h5py
+
+    if name not in owner.attrs:
+        return []
+    attribute = owner.attrs.get_id(name)
+    is_text = h5py.check_string_dtype(attribute.dtype) is not None or attribute.dtype.kind == "S"
+    if math.prod(attribute.shape or ()) == 0:
+        return []
+    if not is_text or attribute.get_storage_size() > MAX_ATTRIBUTE:
+        raise Refused(f"damaged: attribute {name} is not a list of texts")
+    return [x.decode() if isinstance(x, bytes) else str(x) for x in np.atleast_1d(owner.attrs[name]).ravel()]
+
+
+def _text(owner: Any, name: str) -> str:
+    return "".join(_attribute(owner, name)[:1])
+
+
+def _texts(owner: Any, name: str) -> list[str]:
+    """A list that Keras may have cut into several attributes, name0, name1, .., as one may not be long."""
+    found = _attribute(owner, name)
+    for i in range(MAX_TENSORS):
+        if f"{name}{i}" not in owner.attrs:
+            return found
+        found += _attribute(owner, f"{name}{i}")
+    raise Refused("damaged: too many names")
+
+
+def _legacy(root: Any, budget: Budget) -> Tensors:
+    tensors: Tensors = {}
+    for layer in _texts(root, "layer_names"):
+        group = _child(root, layer)
+        weights = _texts(group, "weight_names")
+        own = [weight.split("/")[-1] for weight in weights]
+        # The weights of a layer that is itself a network have its layers' names.
+        nested = len(set(own)) < len(own)
+        for weight, variable in zip(weights, own, strict=True):
+            scope = weight.split("/")[-2] if nested and "/" in weight else layer
+            name = f"{scope}/{variable.removesuffix(':0')}"
+            if name in tensors:
+                raise Refused(f"damaged: two arrays are called {name}")
+            tensors[name] = _dataset(name, _child(group, weight), budget)
+    return tensors
+
+
+def _datasets(group: Any, path: str, names: dict[str, str], depth: int, budget: Budget) -> Iterator[tuple[str, Any]]:
+    """All arrays below a group but the optimizer's; `names` gets the layers' names that stand beside them."""
+    import h5py
+
+    if depth > MAX_DEPTH:
+        raise Refused("damaged: its groups are nested without an end")
+    if text := _text(group, "name"):
+        names[path.removesuffix("/vars")] = text
+    for name in group:
+        where = f"{path}/{name}" if path else name
+        if where == "optimizer":
+            continue
+        budget.take(where, (), 0)
+        child = _child(group, name)
+        if isinstance(child, h5py.Group):
+            yield from _datasets(child, where, names, depth + 1, budget)
+        else:
+            yield where, child
+
+
+def _dataset(name: str, dataset: Any, budget: Budget) -> np.ndarray:
+    """An array, if it's numbers that stand in the file itself."""
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset):
+        raise Refused(f"damaged: {name} is no array")
+    plist = dataset.id.get_create_plist()
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    if plist.get_external_count() or plist.get_layout() == h5py.h5d.VIRTUAL:
+        raise Refused(f"{name} is in another file; that isn't followed")
+    if not filters <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}:
+        raise Refused(f"{name} is compressed in an unusual way")
+    if dataset.dtype.name not in CODES:
+        raise Refused(f"{name} is of dtype {dataset.dtype}, which weights are not of")
+    if dataset.shape is None:
+        raise Refused(f"{name} is empty")
+    budget.take(name, dataset.shape, dataset.dtype.itemsize)
+    if plist.get_layout() == h5py.h5d.CONTIGUOUS and dataset.id.get_storage_size() != dataset.nbytes:
+        raise Refused(f"damaged: {name} of shape {list(dataset.shape)} is not all there")
+    return dataset[()].astype(dataset.dtype.newbyteorder("<"), copy=False)
+
+
+def read_torch(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a state dict, or of the state dict under "state_dict", "model_state_dict", "model" or the like."""
+    import torch
+
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict):
+        raise Refused("it has no state dict")
+    tensors = {str(name): x for name, x in found.items() if isinstance(x, torch.Tensor)}
+    for name, x in tensors.items():
+        if x.layout != torch.strided or x.is_quantized or str(x.dtype).removeprefix("torch.") not in CODES:
+            raise Refused(f"{name} is of a kind that weights are not of ({x.dtype}, {x.layout})")
+        budget.take(name, tuple(x.shape), x.element_size())
+    return {name: x.detach().contiguous() for name, x in tensors.items()}, {}
+
+
+def _bytes(x: Any) -> bytes:
+    if isinstance(x, np.ndarray):
+        return np.ascontiguousarray(x).tobytes()
+    import torch  # NumPy has no bfloat16
+
+    return x.reshape(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b""
+
+
+def write(tensors: Tensors, metadata: dict[str, Any]) -> None:
+    """The arrays as safetensors to the output."""
+    header: dict[str, Any] = {"__metadata__": {"json": json.dumps(metadata)}}
+    end = 0
+    for name, x in tensors.items():
+        code = CODES[str(x.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [end, end + x.nbytes]}
+        end += x.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    sys.stdout.buffer.write(len(text).to_bytes(8, "little") + text)
+    for x in tensors.values():
+        sys.stdout.buffer.write(_bytes(x))
+    sys.stdout.buffer.flush()
+
+
+def limit_resources(num_bytes: int) -> None:
+    """Bounds this process' memory, to what it takes now and `num_bytes` more, where the system can."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + num_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, OSError, ValueError):  # not Linux: the time limit remains
+        pass
+
+
+def main() -> int:
+    reader, path, limit = sys.argv[1:]
+    if reader == "torch":
+        import torch  # noqa: F401
+    else:
+        import h5py  # noqa: F401
+    budget = Budget(int(limit))
+    limit_resources(MEMORY + 3 * budget.limit)
+    try:
+        write(*(read_torch if reader == "torch" else read_hdf5)(path, budget))
+    except Refused as e:
+        print(e, file=sys.stderr)
+        return REFUSED
+    except Exception as e:  # of a library, for a file that is not as it should be
+        print(f"damaged: {' '.join(str(e).split())[:300] or type(e).__name__}", file=sys.stderr)
+        return REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

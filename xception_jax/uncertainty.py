@@ -1,0 +1,49 @@
+"""How sure a network is: dropout at inference (Y. Gal and Z. Ghahramani, arXiv 1506.02142).
+
+Shape legend: B batch, H height, W width, K classes.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from xception_jax.models.backbone import Backbone
+
+
+class Uncertain(NamedTuple):
+    """Scores and how much they vary."""
+
+    mean: Float[Array, "B K"]
+    std: Float[Array, "B K"]
+
+
+def monte_carlo_dropout(
+    model: Backbone,
+    images: Float[Array, "B H W 3"],
+    key: PRNGKeyArray,
+    *,
+    passes: int = 30,
+    scores: Literal["softmax", "linear"] = "softmax",
+) -> Uncertain:
+    """Mean and population standard deviation of a network's scores over dropout masks.
+
+    Batch normalization is in inference mode. Dropout is in the head alone, so the rest is computed once.
+
+    Args:
+      model: a network whose head has dropout; without, the deviation is zero.
+      images: as the network takes them.
+      key: draws the masks.
+      passes: number of masks; the pathology models were calibrated with 30.
+      scores: "softmax" of the logits, or the logits themselves.
+    """
+    pooled = model.pooled_features(images)
+
+    def once(key: PRNGKeyArray) -> Float[Array, "B K"]:
+        logits = model.head.classify(pooled, train=False, drop=True, rngs=nnx.Rngs(dropout=key))
+        return jax.nn.softmax(logits) if scores == "softmax" else logits
+
+    drawn = jax.vmap(once)(jax.random.split(key, passes))
+    return Uncertain(jnp.mean(drawn, axis=0), jnp.std(drawn, axis=0))
