@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from xception_jax import train_state
+from xception_jax.inputs import Normalization
 from xception_jax.models import create_model
 from xception_jax.sharding import data_mesh, put_batch, replicated
 from xception_jax.steps import TrainSettings, make_eval_step, make_train_step
@@ -179,7 +180,7 @@ def test_evaluation_step_is_softmax_of_the_logits():
     graphdef, weights = train_state.split(model)
     mesh = data_mesh()
     data = batch()
-    outputs = make_eval_step(graphdef, NUM_CLASSES, mesh)(weights, put_batch(data, mesh))
+    outputs = make_eval_step(graphdef, NUM_CLASSES, mesh, Normalization())(weights, put_batch(data, mesh))
     logits = np.asarray(model(jnp.asarray(data["image"], jnp.float32) / 127.5 - 1), np.float64)
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)

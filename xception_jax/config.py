@@ -27,6 +27,7 @@ def default() -> ConfigDict:
 
     c.model = m = ConfigDict()  # an option left None has the model's own default
     m.name = "xception"
+    m.weights = ""  # trained weights to start from: a file, a folder, a work directory, or a name such as "imagenet"
     m.num_classes = config_dict.placeholder(int)  # None: as many as the data has
     m.dtype = "float32"  # what layers compute in: float32 or bfloat16
     m.param_dtype = "float32"
@@ -56,8 +57,12 @@ def default() -> ConfigDict:
     d.crop_area = (0.08, 1.0)  # training crops: share of the picture's area
     d.crop_aspect = (3 / 4, 4 / 3)  # training crops: width over height
     d.flip = True  # training: mirror half of the pictures
-    d.crop_fraction = 0.875  # evaluation: share of the side that the central crop keeps
-    d.interpolation = "bilinear"  # bilinear, bicubic or area
+    # What a network expects of its pictures. None: as its weights were trained; without weights, see inputs.py.
+    d.crop_fraction = config_dict.placeholder(float)  # evaluation: share of the side that the central crop keeps
+    d.interpolation = config_dict.placeholder(str)  # bilinear, bicubic or area
+    d.mean = config_dict.placeholder(tuple)  # of red, green and blue, where pixels are 0..1
+    d.std = config_dict.placeholder(tuple)
+    d.standardize = config_dict.placeholder(bool)  # subtract each picture's own mean, divide by its deviation
     d.on_broken = "skip"  # a picture that cannot be decoded: "skip" (named and counted) or "fail"
     d.num_threads = 0  # decoding threads; 0: one a core
     d.num_examples = 1024  # synthetic: pictures a split
@@ -189,6 +194,8 @@ def validate(config: ConfigDict) -> None:
         ("data.crop_area", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two shares, (smallest, largest)"),
         ("data.crop_aspect", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two ratios, (smallest, largest)"),
         ("data.interpolation", lambda v: v in ("bilinear", "bicubic", "area"), '"bilinear", "bicubic" or "area"'),
+        ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
+        ("data.std", lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
         ("data.on_broken", lambda v: v in ("skip", "fail"), '"skip" or "fail"'),
         ("data.num_threads", lambda v: v >= 0, "0 or more"),
         ("data.num_examples", positive, "positive"),

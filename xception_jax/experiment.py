@@ -15,8 +15,10 @@ from xception_jax import train_state
 from xception_jax.data import Source, open_source
 from xception_jax.durations import in_steps
 from xception_jax.errors import UserError
+from xception_jax.inputs import InputSpec, input_spec
 from xception_jax.models import create_model
 from xception_jax.optimizers import create_optimizer, create_schedule
+from xception_jax.pretrained import Pretrained, fill, load, transplant
 from xception_jax.sharding import check_batch_size, data_mesh, replicated
 from xception_jax.steps import Batch, Metrics, TrainSettings, make_eval_step
 from xception_jax.train_state import TrainState, Weights
@@ -27,7 +29,8 @@ class Experiment:
     """A checked config, and all that follows from it.
 
     Attributes:
-      config: the run's settings.
+      config: the run's settings, with those filled in that its weights decide.
+      pretrained: the weights that training starts from, or None.
       source: the training split.
       num_classes: width of the network's logits.
       total_steps: length of training.
@@ -39,6 +42,7 @@ class Experiment:
     """
 
     config: ConfigDict
+    pretrained: Pretrained | None
     source: Source
     num_classes: int
     total_steps: int
@@ -58,8 +62,18 @@ class Experiment:
         """The settings of the training step."""
         c = self.config
         return TrainSettings(
-            c.seed, c.label_smoothing, c.aux_loss_weight, c.average_decay, c.optimizer.accumulate_steps
+            c.seed,
+            c.label_smoothing,
+            c.aux_loss_weight,
+            c.average_decay,
+            c.optimizer.accumulate_steps,
+            self.input.normalization,
         )
+
+    @property
+    def input(self) -> InputSpec:
+        """What the network expects of its pictures."""
+        return input_spec(self.config)
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -74,18 +88,24 @@ class Experiment:
         return max(1, round(steps))
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, a function of the seed, on all devices."""
+        """The state before the first step, on all devices: a function of the seed, and of the weights to start from."""
 
-        def create() -> TrainState:
+        def create(trained: Weights | None) -> TrainState:
             _, weights = train_state.split(build_model(self.config, self.num_classes))
+            if trained is not None:
+                weights = fill(weights, trained)
             return train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0)
 
-        return jax.jit(create, out_shardings=replicated(self.mesh))()
+        trained = None
+        if self.pretrained is not None:
+            trained, report = transplant(self.pretrained, self.abstract_weights)
+            print(report)
+        return jax.jit(create, out_shardings=replicated(self.mesh))(trained)
 
     @functools.cached_property
     def eval_step(self) -> Callable[[Weights, Batch], Metrics]:
         """The evaluation step; all splits share it, so that it is compiled once."""
-        return make_eval_step(self.graphdef, self.num_classes, self.mesh)
+        return make_eval_step(self.graphdef, self.num_classes, self.mesh, self.input.normalization)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
@@ -98,7 +118,7 @@ class Experiment:
 
 def build_model(config: ConfigDict, num_classes: int) -> nnx.Module:
     """The network of `config.model`, its parameters drawn from the seed. Options left None keep their defaults."""
-    options = {k: v for k, v in config.model.items() if v is not None and k not in ("name", "num_classes")}
+    options = {k: v for k, v in config.model.items() if v is not None and k not in ("name", "num_classes", "weights")}
     return create_model(config.model.name, num_classes=num_classes, rngs=nnx.Rngs(config.seed), **options)
 
 
@@ -113,6 +133,8 @@ def create(config: ConfigDict) -> Experiment:
     check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
     if config.evaluation.batch_size is not None:
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
+    pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
+    config = resolve(config, pretrained)
     # The network first: a mistyped model name should not wait for a data set to be opened.
     abstract_model(config, config.model.num_classes or 2)
     source = open_source(config.data, config.data.train_split, config.image_size)
@@ -135,12 +157,28 @@ def create(config: ConfigDict) -> Experiment:
         raise UserError("training would last less than one step; raise config.num_epochs or lower config.batch_size")
     schedule = create_schedule(config, total_steps=total_steps, in_steps=to_steps)
     experiment = Experiment(
-        config, source, num_classes, total_steps, graphdef, abstract_weights,
+        config, pretrained, source, num_classes, total_steps, graphdef, abstract_weights,
         schedule, create_optimizer(config, schedule), mesh,
     )  # fmt: skip
     for key in ("log_every", "evaluation.every", "checkpoint.every"):
         experiment.interval(key)
     return experiment
+
+
+def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
+    """A copy of the config in which the settings that are None have the weights' own values, where they have one."""
+    spec, options = (pretrained.input, pretrained.options) if pretrained else (InputSpec(), {})
+    decided = {
+        "data.crop_fraction": spec.crop_fraction,
+        "data.interpolation": spec.interpolation,
+        "data.mean": spec.normalization.mean,
+        "data.std": spec.normalization.std,
+        "data.standardize": spec.normalization.standardize,
+    } | {f"model.{option}": value for option, value in options.items()}
+    settings = config_lib.flatten(config)
+    resolved = config.copy_and_resolve_references()
+    resolved.update_from_flattened_dict({k: v for k, v in decided.items() if settings[k] is None})
+    return resolved
 
 
 def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, Weights]:

@@ -14,19 +14,15 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from xception_jax import train_state
+from xception_jax.inputs import Normalization
 from xception_jax.sharding import batch_sharded, replicated
 from xception_jax.train_state import TrainState, Weights
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-
-
-def normalize(images: UInt8[Array, "B S S 3"]) -> Float[Array, "B S S 3"]:
-    """Pixels 0..255 as float32 in [-1, 1], the networks' input. On the device: bytes are a quarter to transfer."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def cross_entropy(logits: Float[Array, "B K"], labels: jax.Array, label_smoothing: float = 0.0) -> Float[Array, " B"]:
@@ -44,6 +40,7 @@ class TrainSettings:
     aux_loss_weight: float = 0.4
     average_decay: float = 0.0
     accumulate_steps: int = 1
+    normalization: Normalization = Normalization()
 
 
 def make_train_step(
@@ -61,7 +58,7 @@ def make_train_step(
 
     def loss_fn(params: dict, batch_stats: dict, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
         model = train_state.merge(graphdef, Weights(params, batch_stats))
-        outputs = model(normalize(images), train=True, rngs=nnx.Rngs(dropout=key))
+        outputs = model(settings.normalization(images), train=True, rngs=nnx.Rngs(dropout=key))
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = cross_entropy(logits, labels, settings.label_smoothing).mean()
         for aux_logits in auxiliary:
@@ -115,7 +112,9 @@ def make_train_step(
     )
 
 
-def make_eval_step(graphdef: nnx.GraphDef, num_classes: int, mesh: Mesh) -> Callable[[Weights, Batch], Metrics]:
+def make_eval_step(
+    graphdef: nnx.GraphDef, num_classes: int, mesh: Mesh, normalization: Normalization
+) -> Callable[[Weights, Batch], Metrics]:
     """Compiles (weights, batch) -> each example's loss, confidence and 5 most probable classes, on every device.
 
     Returns loss (float32 [B], cross-entropy without smoothing), confidence (float32 [B], the highest softmax
@@ -123,7 +122,7 @@ def make_eval_step(graphdef: nnx.GraphDef, num_classes: int, mesh: Mesh) -> Call
     """
 
     def eval_step(weights: Weights, batch: Batch) -> Metrics:
-        logits = train_state.merge(graphdef, weights)(normalize(batch["image"]))
+        logits = train_state.merge(graphdef, weights)(normalization(batch["image"]))
         _, top5 = jax.lax.top_k(logits, min(5, num_classes))
         return {
             "loss": cross_entropy(logits, batch["label"]),

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from xception_jax import ops, train_state
 from xception_jax.experiment import Experiment
-from xception_jax.steps import cross_entropy, normalize
+from xception_jax.steps import cross_entropy
 from xception_jax.train_state import Weights, num_bytes, num_parameters
 
 
@@ -91,7 +91,7 @@ def saved_bytes(experiment: Experiment) -> int:
     def residuals(weights: Weights, x: jax.Array, y: jax.Array) -> Any:
         def loss(params: dict) -> jax.Array:
             model = train_state.merge(experiment.graphdef, Weights(params, weights.batch_stats))
-            outputs = model(normalize(x), train=True, rngs=nnx.Rngs(dropout=0))
+            outputs = model(experiment.input.normalization(x), train=True, rngs=nnx.Rngs(dropout=0))
             return jnp.stack([cross_entropy(o, y).mean() for o in jax.tree.leaves(outputs)]).sum()
 
         return jax.vjp(loss, weights.params)[1]

@@ -44,6 +44,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     began = time.monotonic()
     experiment = experiment_lib.create(config)
+    config = experiment.config
     validator = Evaluator(experiment, config.data.validation_split)
     tester = Evaluator(experiment, config.data.test_split)
     claim(workdir, config)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from xception_jax import experiment
 from xception_jax.config import default
 from xception_jax.data import BrokenPictures, evaluation_batches, open_source, train_batch, train_batches
 from xception_jax.errors import UserError
@@ -35,7 +36,7 @@ class Numbers:
 
 
 def options(**changes) -> ConfigDict:
-    data = default().data
+    data = experiment.resolve(default(), None).data
     data.num_threads = 2
     data.update(changes)
     return data

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from xception_jax import experiment
 from xception_jax.config import default
 from xception_jax.data.preprocessing import (
     BrokenPictureError,
@@ -19,7 +20,7 @@ from xception_jax.data.preprocessing import (
 
 
 def options(**changes) -> ConfigDict:
-    data = default().data
+    data = experiment.resolve(default(), None).data
     data.update(changes)
     return data
 

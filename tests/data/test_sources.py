@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
+from xception_jax import experiment
 from xception_jax.config import default
 from xception_jax.data import open_source
 from xception_jax.data.preprocessing import decode
@@ -16,7 +17,7 @@ from xception_jax.errors import UserError
 
 
 def options(**changes) -> ConfigDict:
-    data = default().data
+    data = experiment.resolve(default(), None).data
     data.update(changes)
     return data
 

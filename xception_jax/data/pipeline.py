@@ -6,7 +6,7 @@ single process would make. So a run goes on from any step, on any number of host
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -151,18 +151,19 @@ def evaluation_batches(
     broken: BrokenPictures,
     process_index: int = 0,
     process_count: int = 1,
+    crop: Callable[[np.ndarray, int, ConfigDict], np.ndarray] = central_crop,
 ) -> Iterator[Batch]:
     """This process's rows of the batches that hold each example once, in order; the last one is padded.
 
-    `mask` is False in rows that are padding or whose picture is broken. Arguments as in `train_batches`. Every process
-    gets the same number of batches.
+    `mask` is False in rows that are padding or whose picture is broken. Arguments as in `train_batches`; `crop` makes
+    what is seen of a picture. Every process gets the same number of batches.
     """
     read = Reader(source, data.on_broken, broken)
-    blank = np.zeros((image_size, image_size, 3), np.uint8)
+    blank = crop(np.zeros((image_size, image_size, 3), np.uint8), image_size, data)
 
     def view(position: int) -> Example:
         example = read(position) if position < len(source) else None
-        image, label = (blank, 0) if example is None else (central_crop(example[0], image_size, data), example[1])
+        image, label = (blank, 0) if example is None else (crop(example[0], image_size, data), example[1])
         return {
             "image": image,
             "label": np.int32(label),

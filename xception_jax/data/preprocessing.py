@@ -91,6 +91,22 @@ def central_crop(image: np.ndarray, size: int, data: ConfigDict) -> np.ndarray:
     return resize(image[y : y + side, x : x + side], size, data.interpolation)
 
 
+def ten_crops(image: np.ndarray, size: int, data: ConfigDict) -> np.ndarray:
+    """The centre and the four corners, each as large as `central_crop`'s square, and their mirror images.
+
+    Args and their meaning as of `central_crop`.
+
+    Returns:
+      uint8 [10, S, S, 3].
+    """
+    height, width = image.shape[:2]
+    side = max(1, round(min(height, width) * data.crop_fraction))
+    bottom, right = height - side, width - side
+    corners = ((bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right))
+    crops = [resize(image[y : y + side, x : x + side], size, data.interpolation) for y, x in corners]
+    return np.stack([view for crop in crops for view in (crop, crop[:, ::-1])])
+
+
 def preprocessing_fingerprint(data: ConfigDict, image_size: int) -> str:
     """A hash of all that decides the pixels which evaluation sees."""
     facts = {

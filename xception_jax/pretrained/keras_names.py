@@ -26,6 +26,17 @@ NORM = (
     ("batch_stats", "var", "moving_variance"),
 )
 
+# Keras' files have the layers in the order of `model.layers`: by depth, counted from the output. Within a block of
+# Inception V3, by the number of the convolution (c) or batch normalization (b) in the block.
+INCEPTION_ORDER = {
+    7: "c3 b3 c1 c4 b1 b4 c0 c2 c5 c6 b0 b2 b5 b6",
+    4: "c1 b1 c2 b2 c0 c3 b0 b3",
+    10: "c4 b4 c5 b5 c1 c6 b1 b6 c2 c7 b2 b7 c0 c3 c8 c9 b0 b3 b8 b9",
+    6: "c2 b2 c3 b3 c0 c4 b0 b4 c1 c5 b1 b5",
+    9: "c4 b4 c1 c5 b1 b5 c2 c3 c6 c7 c0 b2 b3 b6 b7 c8 b0 b8",
+}
+INCEPTION_BLOCKS = (7, 7, 7, 4, 10, 10, 10, 10, 6, 9, 9)  # convolutions in each
+
 
 def canonical(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays under the names they have in a fresh session: numbered layers counted from 0, the head's by size.
@@ -125,3 +136,16 @@ def _inception_v3() -> Iterator[Entry]:
         name = numbered(layer, made[layer])
         yield from _kernel(path, name) if kind == "conv" else _norm(path, name, NORM[1:])
         made[layer] += 1
+
+
+def keras_layers(model: str, *, head: bool = True) -> list[str]:
+    """The layers that have arrays, in the order in which Keras loads them from a file."""
+    if model != "inception_v3":
+        return list(dict.fromkeys(entry.name.rpartition("/")[0] for entry in keras_table(model, head=head).entries))
+    order = [numbered(kind, i) for i in range(5) for kind in NUMBERED]
+    first = 5
+    for size in INCEPTION_BLOCKS:
+        for item in INCEPTION_ORDER[size].split():
+            order.append(numbered(NUMBERED[0] if item[0] == "c" else NUMBERED[1], first + int(item[1:])))
+        first += size
+    return [*order, HEAD] if head else order

@@ -1,0 +1,188 @@
+"""Predictions, as users ask for them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from xception_jax import train_state
+from xception_jax.data import BrokenPictures
+from xception_jax.explain import grad_cam
+from xception_jax.inputs import InputSpec, Normalization
+from xception_jax.models import create_model
+from xception_jax.predict import Predictor
+from xception_jax.pretrained import Pretrained
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("cat", "dog", "owl", "rat", "yak")
+OPTIONS = {"stem": "small", "width": 0.05}
+
+
+def pretrained(**changes):
+    model = create_model("xception", num_classes=len(NAMES), rngs=nnx.Rngs(3), **OPTIONS)
+    weights = train_state.split(model)[1]
+    spec = InputSpec(32, 1.0, "bilinear", Normalization())
+    fields = {"source": "test", "model": "xception", "options": OPTIONS, "num_classes": len(NAMES), "weights": weights}
+    return Pretrained(**(fields | {"input": spec, "class_names": NAMES} | changes)), model
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(5):
+        path = tmp_path / "pictures" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (32, 32, 3), np.uint8))
+        paths.append(path)
+    return paths
+
+
+def read(path):
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+
+
+def test_scores_are_the_network_s(pictures):
+    given, model = pretrained()
+    found = list(Predictor(given, batch_size=2)(pictures, BrokenPictures()))
+    assert [p.file for p in found] == [str(p) for p in pictures]
+    for prediction, path in zip(found, pictures, strict=True):
+        x = read(path).astype(np.float32)[None] / 127.5 - 1
+        np.testing.assert_allclose(prediction.scores, jax.nn.softmax(model(x))[0], rtol=1e-4)
+        np.testing.assert_allclose(prediction.features, model.features(x).mean((1, 2))[0], rtol=1e-4, atol=1e-6)
+
+
+def test_each_picture_is_standardized_where_the_weights_want_it(pictures):
+    """As `tf.image.per_image_standardization`: deviation of the whole picture, not below 1 / sqrt(its numbers)."""
+    given, model = pretrained(input=InputSpec(32, 1.0, "bilinear", Normalization(standardize=True)), scores="linear")
+    cv2.imwrite(str(pictures[0]), np.full((32, 32, 3), 7, np.uint8))
+    found = list(Predictor(given)(pictures, BrokenPictures()))
+    for prediction, path in zip(found, pictures, strict=True):
+        x = read(path).astype(np.float64)
+        x = ((x - x.mean()) / max(x.std(), 1 / np.sqrt(x.size))).astype(np.float32)[None]
+        np.testing.assert_allclose(prediction.scores, model(x)[0], rtol=2e-4, atol=1e-5)
+
+
+def test_ten_crops_are_averaged(pictures):
+    given, model = pretrained(input=InputSpec(32, 0.5, "area", Normalization()))
+    cv2.imwrite(str(pictures[0]), np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8))
+    (prediction,) = Predictor(given, crops=10)(pictures[:1], BrokenPictures())
+    x = read(pictures[0]).astype(np.float32) / 127.5 - 1
+    corners = [(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)]
+    crops = [x[i : i + 32, j : j + 32] for i, j in corners]
+    views = np.stack(crops + [crop[:, ::-1] for crop in crops])
+    np.testing.assert_allclose(prediction.scores, jax.nn.softmax(model(views)).mean(0), rtol=1e-4)
+
+
+def test_grad_cam_is_the_class_activation_map():
+    """For one linear layer on pooled features: sum over channels of the class's weights times the map, above zero."""
+    _, model = pretrained()
+    maps = np.random.default_rng(0).uniform(0, 1, (2, 3, 3, model.num_features)).astype(np.float32)
+    kernel = np.asarray(model.head.logits.kernel[...])
+    classes = (maps.mean((1, 2)) @ kernel).argmax(-1)
+    expected = np.maximum(np.einsum("bhwd,db->bhw", maps, kernel[:, classes]), 0)
+    expected /= expected.max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(grad_cam(model, maps, classes), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of ours, hardly trained, on the digits."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = ["num_steps=2", "batch_size=16", "model.width=0.05", "schedule.warmup=0 steps"]
+    flags = ["--config=configs/quickstart.py", f"--workdir={folder}", *(f"--config.{s}" for s in settings)]
+    run("xception_jax.main", *flags, check=True)
+    return folder
+
+
+def run(module, *arguments, check=False):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=check)
+
+
+def test_command(workdir, pictures, tmp_path):
+    broken = pictures[0].with_name("broken.png")
+    broken.write_text("no picture")
+    output, features, folder = tmp_path / "x.csv", tmp_path / "x.npz", tmp_path / "explained"
+    flags = [f"--weights={workdir}", "--top=2", f"--output={output}", f"--features={features}", f"--explain={folder}"]
+    result = run("xception_jax.predict", pictures[0].parent, *flags)
+    assert result.returncode == 1, result.stderr
+    assert f"1 of 6 pictures could not be read:\n  {broken}" in result.stdout
+    rows = list(csv.DictReader(output.open()))
+    assert list(rows[0]) == ["file", "rank", "class_index", "class_name", "probability"]
+    assert [(r["file"], r["rank"]) for r in rows] == [(str(p), rank) for p in pictures for rank in "12"]
+    assert all(r["class_name"] == r["class_index"] for r in rows)  # digits are called by their number
+    with np.load(features) as found:
+        assert found["files"].tolist() == [str(p) for p in pictures]
+        assert found["features"].shape[0] == 5
+    assert len(list(folder.glob("*.png"))) == 5
+    assert cv2.imread(str(next(folder.glob("*.png")))).shape == (32, 64, 3)
+
+
+def test_other_tables(workdir, pictures, tmp_path):
+    import pyarrow.parquet
+
+    for name in ("x.jsonl", "x.parquet"):
+        run(
+            "xception_jax.predict",
+            f"--weights={workdir}",
+            "--top=3",
+            f"--output={tmp_path / name}",
+            *pictures,
+            check=True,
+        )
+    rows = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert len(rows) == 15
+    assert pyarrow.parquet.read_table(tmp_path / "x.parquet").to_pylist() == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpg", "--weights=imagenet"], "there is no file or folder nowhere.jpg"),
+        ([".", "--weights=imagnet"], 'neither a file nor a known name; did you mean "imagenet"'),
+        ([".", "--weigths=imagenet"], "weights"),
+        ([".", "--weights=imagenet", "--output=x.xls"], "the name must end in .csv, .jsonl, .parquet"),
+        (["--weights=imagenet"], "usage: python -m xception_jax.predict"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, arguments, message):
+    (tmp_path / "a.png").write_bytes(b"")
+    arguments = [str(tmp_path) if a == "." else a for a in arguments]
+    result = run("xception_jax.predict", *arguments)
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert result.returncode == 2
+    assert len(lines) == 1, result.stderr
+    assert message in lines[0]
+
+
+def test_real_imagenet_weights_on_real_photographs(tmp_path):
+    """300 photographs, chosen to be easy; of the logits layer the last 889 of 2048 rows are at hand."""
+    data = os.environ.get("XCEPTION_JAX_TEST_DATA")
+    if not data:
+        pytest.skip("set XCEPTION_JAX_TEST_DATA to a folder with xception_imagenet and imagenet_like")
+    folder = Path(data)
+    arrays = dict(np.load(folder / "xception_imagenet" / "xception_imagenet_notop.npz"))
+    top = np.load(folder / "xception_imagenet" / "xception_imagenet_predictions_partial.npz")
+    kernel = np.zeros((2048, 1000), np.float32)
+    kernel[int(top["first_row"]) :] = top["kernel_rows"]
+    kernel[int(top["partial_row_index"]), int(top["partial_row_first_col"]) :] = top["partial_row"]
+    np.savez(tmp_path / "x.npz", **arrays, **{"predictions.kernel": kernel, "predictions.bias": top["bias"]})
+    pictures, output = folder / "imagenet_like" / "images", tmp_path / "x.csv"
+    run("xception_jax.predict", f"--weights={tmp_path / 'x.npz'}", pictures, f"--output={output}", check=True)
+    labels = {r["file"]: int(r["imagenet_class"]) for r in csv.DictReader((pictures.parent / "labels.csv").open())}
+    labels = {Path(name).name: label for name, label in labels.items()}
+    rows = list(csv.DictReader(output.open()))
+    right = [r for r in rows if int(r["class_index"]) == labels[Path(r["file"]).name]]
+    assert len({r["file"] for r in rows}) == 300
+    assert sum(r["rank"] == "1" for r in right) >= 0.95 * 300
+    assert len(right) >= 0.98 * 300

@@ -1,0 +1,120 @@
+"""Published weights by name: fetched once, checked, and kept."""
+
+import contextlib
+import hashlib
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from xception_jax.errors import UserError, suggest
+from xception_jax.pretrained.errors import WeightsFileError
+
+KERAS_STORAGE = "https://storage.googleapis.com/tensorflow/keras-applications/"
+# Keras' files by network, and their md5.
+IMAGENET = {
+    "xception": (
+        "xception/xception_weights_tf_dim_ordering_tf_kernels.h5",
+        "0a58e3b7378bc2990ea3b43d5981f1f6",
+    ),
+    "inception_v3": (
+        "inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels.h5",
+        "9a0d58056eeedaa3f26cb7ebd46da564",
+    ),
+}
+PATHOLOGY = ("jamesdolezal/lung-adeno-squam-v1", "jamesdolezal/breast-er-v1", "jamesdolezal/thyroid-brs-v1")
+NAMES = ("imagenet", "timm/xception65.ra3_in1k", "timm/legacy_xception.tf_in1k", *PATHOLOGY)
+TIMM_FILES = ("config.json", "model.safetensors")
+SECONDS = 30  # without an answer
+
+
+def cache() -> Path:
+    """Where fetched files are kept: $XCEPTION_JAX_CACHE, or ~/.cache/xception_jax."""
+    return Path(os.environ.get("XCEPTION_JAX_CACHE", Path.home() / ".cache" / "xception_jax")) / "weights"
+
+
+def find(weights: str, model: str | None) -> Path:
+    """The file or folder that `weights` names, on disk; a published name is fetched where it is not yet there.
+
+    Args:
+      weights: a path or a name.
+      model: the network wanted, which "imagenet" leaves open; None: xception.
+
+    Raises:
+      UserError: there is neither such a file nor such a name, or it cannot be fetched; the message says which file to
+        put where.
+    """
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    if weights == "imagenet":
+        return imagenet(model or "xception")
+    if re.fullmatch(r"(timm|jamesdolezal)/[\w.-]+", weights):
+        return hugging_face(weights)
+    raise UserError(f"there are no weights {weights}, neither a file nor a known name; {suggest(weights, NAMES)}")
+
+
+def imagenet(model: str) -> Path:
+    """Keras' file of a network trained on ImageNet."""
+    if model not in IMAGENET:
+        raise UserError(
+            f'Keras has no ImageNet weights of model "{model}"; timm has: --weights=timm/{model}.TAG, '
+            "such as timm/xception65.ra3_in1k"
+        )
+    name, md5 = IMAGENET[model]
+    path = cache() / Path(name).name
+    if not path.exists():
+        _fetch(KERAS_STORAGE + name, path, md5)
+    elif (found := _md5(path)) != md5:
+        raise WeightsFileError(f"{path} is damaged (its md5 is {found}, not {md5}); delete it, and it is fetched again")
+    return path
+
+
+def _fetch(url: str, path: Path, md5: str) -> None:
+    """A file from a server, whole or not at all."""
+    print(f"Fetching {url}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS) as response, part.open("wb") as f:
+            while chunk := response.read(1 << 20):
+                f.write(chunk)
+                digest.update(chunk)
+    except (OSError, urllib.error.URLError) as e:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise UserError(f"{url} cannot be fetched ({e}); fetch it elsewhere and put it at {path}") from None
+    if digest.hexdigest() != md5:
+        part.unlink()
+        raise WeightsFileError(f"what {url} sent is not the published file (md5 {digest.hexdigest()}, not {md5})")
+    part.replace(path)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "md5").hexdigest()
+
+
+def hugging_face(repository: str) -> Path:
+    """The file or folder of weights of a repository on the Hugging Face hub, in the hub's own cache."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    folder = cache() / repository
+    is_timm = repository.startswith("timm/")
+    if folder.exists():  # put there by hand
+        return folder / TIMM_FILES[-1] if is_timm else folder
+    try:
+        patterns = list(TIMM_FILES) if is_timm else None
+        found = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"the Hugging Face hub has no repository {repository}; {suggest(repository, NAMES)}") from None
+    except Exception as e:  # whatever the network and its layers raise
+        what = " and ".join(TIMM_FILES) if is_timm else "all its files"
+        raise UserError(
+            f"https://huggingface.co/{repository} cannot be fetched ({type(e).__name__}); "
+            f"fetch {what} elsewhere and put them into {folder}"
+        ) from None
+    return found / TIMM_FILES[-1] if is_timm else found

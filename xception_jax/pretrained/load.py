@@ -1,0 +1,96 @@
+"""Trained weights from a file, a folder, a work directory or a name."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from xception_jax.errors import UserError
+from xception_jax.inputs import InputSpec, Normalization
+from xception_jax.pretrained import hub
+from xception_jax.pretrained.formats import read_tensors
+from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
+from xception_jax.pretrained.recognize import FAMILIES, recognize
+
+IMAGENET = 1000
+# timm's defaults by network; a config.json beside the weights comes first. (crop fraction, interpolation)
+TIMM_EVALUATION = {
+    "xception": (0.8975, "bicubic"),
+    "inception_v3": (0.875, "bicubic"),
+    "xception41": (0.903, "bicubic"),
+    "xception65": (0.94, "bicubic"),
+    "xception71": (0.903, "bicubic"),
+    "xception41p": (0.94, "bicubic"),
+    "xception65p": (0.94, "bicubic"),
+}
+
+
+def load(weights: str | Path, model: str | None = None) -> Pretrained:
+    """Trained weights, with what they need to be used.
+
+    Args:
+      weights: a file (Keras' .h5, .weights.h5 or .keras, .safetensors, PyTorch's .pth, .npz in Keras' layout), a
+        TensorFlow SavedModel folder or checkpoint, a work directory of ours, or a name: "imagenet" (Keras' file),
+        "timm/..." or "jamesdolezal/..." on the Hugging Face hub. What a file is, its contents tell.
+      model: the network wanted; None: whichever the weights are of.
+
+    Raises:
+      UserError: there is no such file or name, it cannot be read, or it is another network's.
+    """
+    path = hub.find(str(weights), model)
+    pretrained = read(path, str(weights))
+    if model is not None and pretrained.model != model:
+        raise UserError(
+            f"{weights} are the weights of {FAMILIES[pretrained.model]} (--model={pretrained.model}), "
+            f"not of {FAMILIES.get(model, model)} ({model})"
+        )
+    return pretrained
+
+
+def read(path: Path, source: str) -> Pretrained:
+    """The weights in a file or folder; `source` is what people call it."""
+    if (path / "checkpoints").is_dir():
+        from xception_jax.pretrained.workdir import read_workdir  # Orbax is slow to import
+
+        return read_workdir(path, source)
+    _, tensors, _ = read_tensors(path)
+    found = recognize(tensors, source)
+    pretrained = Pretrained(
+        source,
+        found.model,
+        found.options,
+        found.num_classes,
+        found.weights,
+        input_of(found.framework, found.model),
+        imagenet_classes() if found.num_classes == IMAGENET else (),
+    )
+    card = path.with_name("config.json")
+    return with_card(pretrained, json.loads(card.read_text())) if card.exists() else pretrained
+
+
+def input_of(framework: str, model: str) -> InputSpec:
+    """What a framework's published networks expect of their pictures."""
+    if framework == "timm":
+        crop_fraction, interpolation = TIMM_EVALUATION[model]
+        return InputSpec(crop_fraction=crop_fraction, interpolation=interpolation)
+    # Keras' applications are given the whole picture.
+    return InputSpec(crop_fraction=1.0)
+
+
+def with_card(pretrained: Pretrained, card: dict[str, Any]) -> Pretrained:
+    """The weights with what timm's config.json says of them: input, crop, licence and class names."""
+    cfg = card.get("pretrained_cfg", {})
+    spec = pretrained.input
+    normalization = Normalization(
+        tuple(cfg.get("mean", spec.normalization.mean)), tuple(cfg.get("std", spec.normalization.std))
+    )
+    spec = InputSpec(
+        cfg.get("input_size", (3, spec.image_size))[1],
+        cfg.get("crop_pct", spec.crop_fraction),
+        cfg.get("interpolation", spec.interpolation),
+        normalization,
+    )
+    names = card.get("label_names") or cfg.get("label_names") or pretrained.class_names
+    return dataclasses.replace(
+        pretrained, input=spec, licence=cfg.get("license", pretrained.licence), class_names=tuple(names)
+    )

@@ -1,0 +1,70 @@
+"""Trained weights into a network: everything accounted for, nothing by accident."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from xception_jax.errors import UserError
+from xception_jax.pretrained.pretrained import Pretrained
+from xception_jax.train_state import Weights
+
+# Parts of a network that make its outputs: where they do not fit, they start afresh.
+HEADS = ("head", "aux")
+MOST_NAMES = 8
+
+
+def transplant(pretrained: Pretrained, network: Weights) -> tuple[Weights, str]:
+    """The trained arrays in the places of a network's.
+
+    Args:
+      pretrained: the weights.
+      network: the arrays of the network that takes them, or their shapes and dtypes.
+
+    Returns:
+      The network's arrays, in its dtypes, None where one keeps what it was drawn with, which only those of the heads
+      may; a line that says what was loaded and what was not.
+
+    Raises:
+      UserError: an array is missing, mis-shaped or left over; the message names them.
+    """
+    ours, theirs = _flat(network), _flat(pretrained.weights)
+    mis_shaped = [p for p in ours.keys() & theirs.keys() if ours[p].shape != theirs[p].shape and not _of_head(p)]
+    missing = [p for p in ours.keys() - theirs.keys() if not _of_head(p)]
+    left_over = [p for p in theirs.keys() - ours.keys() if not _of_head(p)]
+    wrong = {"missing": missing, "unexpected": left_over, "of another shape": mis_shaped}
+    if any(wrong.values()):
+        details = "; ".join(f"{kind}: {_names(paths)}" for kind, paths in wrong.items() if paths)
+        raise UserError(f"the weights of {pretrained.source} do not fit the network ({details})")
+
+    def taken(path: tuple) -> np.ndarray | None:
+        x = theirs.get(path)
+        return x.astype(ours[path].dtype) if x is not None and x.shape == ours[path].shape else None
+
+    arrays = {path: taken(path) for path in ours}
+    fresh = [path for path, x in arrays.items() if x is None]
+    report = f"loaded {len(arrays) - len(fresh)} arrays of {pretrained.source}"
+    if fresh:
+        replaced = f" in place of those of {pretrained.num_classes} classes" if pretrained.num_classes else ""
+        report += f"; drawn afresh{replaced}: {_names(fresh)}"
+    tree = unflatten_dict(arrays)
+    return Weights(tree["params"], tree["batch_stats"]), report
+
+
+def _flat(weights: Weights) -> dict[tuple, Any]:
+    return flatten_dict({"params": weights.params, "batch_stats": weights.batch_stats})
+
+
+def _of_head(path: tuple) -> bool:
+    return path[1] in HEADS
+
+
+def _names(paths: list[tuple]) -> str:
+    names = sorted("/".join(map(str, path[1:])) for path in paths)
+    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+
+
+def fill(network: Weights, trained: Weights) -> Weights:
+    """A network's arrays, in place of them the trained ones that are not None."""
+    return jax.tree.map(lambda ours, theirs: ours if theirs is None else theirs, network, trained)
