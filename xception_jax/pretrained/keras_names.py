@@ -98,7 +98,7 @@ def _kernel(path: Path, layer: str) -> Iterator[Entry]:
     yield Entry("params", (*path, "kernel"), f"{layer}/kernel")
 
 
-def _norm(path: Path, layer: str, variables: Sequence[tuple] = NORM) -> Iterator[Entry]:
+def norm_entries(path: Path, layer: str, variables: Sequence[tuple] = NORM) -> Iterator[Entry]:
     for collection, ours, theirs in variables:
         yield Entry(collection, (*path, ours), f"{layer}/{theirs}")
 
@@ -111,19 +111,19 @@ def _separable(path: Path, layer: str) -> Iterator[Entry]:
 def _xception() -> Iterator[Entry]:
     for i in (1, 2):
         yield from _kernel(("block1", f"conv{i}"), f"block1_conv{i}")
-        yield from _norm(("block1", f"conv{i}_bn"), f"block1_conv{i}_bn")
+        yield from norm_entries(("block1", f"conv{i}_bn"), f"block1_conv{i}_bn")
     shortcuts = 0
     for name, widths, stride in xception.ENTRY + xception.MIDDLE + xception.EXIT:
         for i in range(len(widths)):
             yield from _separable((name, "sepconvs", i), f"{name}_sepconv{i + 1}")
-            yield from _norm((name, "norms", i), f"{name}_sepconv{i + 1}_bn")
+            yield from norm_entries((name, "norms", i), f"{name}_sepconv{i + 1}_bn")
         if stride != 1:
             yield from _kernel((name, "shortcut"), numbered("conv2d", shortcuts))
-            yield from _norm((name, "shortcut_bn"), numbered("batch_normalization", shortcuts))
+            yield from norm_entries((name, "shortcut_bn"), numbered("batch_normalization", shortcuts))
             shortcuts += 1
     for i in (1, 2):
         yield from _separable(("block14", f"sepconv{i}"), f"block14_sepconv{i}")
-        yield from _norm(("block14", f"sepconv{i}_bn"), f"block14_sepconv{i}_bn")
+        yield from norm_entries(("block14", f"sepconv{i}_bn"), f"block14_sepconv{i}_bn")
 
 
 def _inception_v3() -> Iterator[Entry]:
@@ -134,7 +134,7 @@ def _inception_v3() -> Iterator[Entry]:
             continue
         layer = NUMBERED[0] if kind == "conv" else NUMBERED[1]
         name = numbered(layer, made[layer])
-        yield from _kernel(path, name) if kind == "conv" else _norm(path, name, NORM[1:])
+        yield from _kernel(path, name) if kind == "conv" else norm_entries(path, name, NORM[1:])
         made[layer] += 1
 
 
