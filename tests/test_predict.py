@@ -1,6 +1,7 @@
 """Predictions, as users ask for them."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from xception_jax.explain import grad_cam
 from xception_jax.inputs import InputSpec, Normalization
 from xception_jax.models import create_model
 from xception_jax.predict import Predictor
-from xception_jax.pretrained import Pretrained
+from xception_jax.pretrained import Pretrained, load
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("cat", "dog", "owl", "rat", "yak")
@@ -80,6 +81,23 @@ def test_ten_crops_are_averaged(pictures):
     crops = [x[i : i + 32, j : j + 32] for i, j in corners]
     views = np.stack(crops + [crop[:, ::-1] for crop in crops])
     np.testing.assert_allclose(prediction.scores, jax.nn.softmax(model(views)).mean(0), rtol=1e-4)
+
+
+def test_pathology_model_from_its_folder(tmp_path):
+    """TensorFlow's own outputs of the fixture are without dropout; with it, they are near, and have an uncertainty."""
+    folder = ROOT / "tests" / "pretrained" / "fixtures" / "pathology"
+    with np.load(folder / "expected.npz") as file:
+        tiles, expected = file["pictures"], file["probabilities"]
+    paths = [tmp_path / f"{i}.png" for i in range(len(tiles))]
+    for path, tile in zip(paths, tiles, strict=True):
+        cv2.imwrite(str(path), cv2.cvtColor(tile, cv2.COLOR_RGB2BGR))
+    given = dataclasses.replace(load(folder), uncertainty=False)
+    plain = dataclasses.replace(given, input=dataclasses.replace(given.input, stain=None))
+    size = tiles.shape[1]
+    found = np.stack([p.scores for p in Predictor(plain, image_size=size)(paths, BrokenPictures())])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    uncertain = list(Predictor(load(folder), image_size=size)(paths, BrokenPictures()))
+    assert all(p.uncertainty.min() > 0 for p in uncertain)
 
 
 def test_grad_cam_is_the_class_activation_map():

@@ -63,6 +63,8 @@ def default() -> ConfigDict:
     d.mean = config_dict.placeholder(tuple)  # of red, green and blue, where pixels are 0..1
     d.std = config_dict.placeholder(tuple)
     d.standardize = config_dict.placeholder(bool)  # subtract each picture's own mean, divide by its deviation
+    d.stain_means = config_dict.placeholder(tuple)  # histology: L*, a*, b* that tiles are given (Reinhard); (): none
+    d.stain_stds = config_dict.placeholder(tuple)
     d.on_broken = "skip"  # a picture that cannot be decoded: "skip" (named and counted) or "fail"
     d.num_threads = 0  # decoding threads; 0: one a core
     d.num_examples = 1024  # synthetic: pictures a split
@@ -194,6 +196,8 @@ def validate(config: ConfigDict) -> None:
         ("data.crop_area", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two shares, (smallest, largest)"),
         ("data.crop_aspect", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two ratios, (smallest, largest)"),
         ("data.interpolation", lambda v: v in ("bilinear", "bicubic", "area"), '"bilinear", "bicubic" or "area"'),
+        ("data.stain_means", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
+        ("data.stain_stds", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
         ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
         ("data.std", lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
         ("data.on_broken", lambda v: v in ("skip", "fail"), '"skip" or "fail"'),

@@ -174,6 +174,8 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
         "data.mean": spec.normalization.mean,
         "data.std": spec.normalization.std,
         "data.standardize": spec.normalization.standardize,
+        "data.stain_means": spec.stain[0] if spec.stain else (),
+        "data.stain_stds": spec.stain[1] if spec.stain else (),
     } | {f"model.{option}": value for option, value in options.items()}
     settings = config_lib.flatten(config)
     resolved = config.copy_and_resolve_references()

@@ -45,18 +45,20 @@ class InputSpec:
       crop_fraction: share of the picture's shorter side that the evaluated central square keeps.
       interpolation: "bilinear", "bicubic" or "area".
       normalization: pixels to numbers.
-      stain: the stain normalization that comes before it ("v1", ...), or "" for none.
+      stain: means and standard deviations of L*, a* and b* that a histology tile is given before (data/stain.py), or
+        None.
     """
 
     image_size: int = 299
     crop_fraction: float = 0.875
     interpolation: str = "bilinear"
     normalization: Normalization = Normalization()
-    stain: str = ""
+    stain: tuple[Colour, Colour] | None = None
 
 
 def input_spec(config: ConfigDict) -> InputSpec:
     """What the network of a run expects of its pictures; the config must be a run's, with nothing left open."""
     d = config.data
     normalization = Normalization(tuple(d.mean), tuple(d.std), d.standardize)
-    return InputSpec(config.image_size, d.crop_fraction, d.interpolation, normalization)
+    stain = (tuple(d.stain_means), tuple(d.stain_stds)) if d.stain_means else None
+    return InputSpec(config.image_size, d.crop_fraction, d.interpolation, normalization, stain)

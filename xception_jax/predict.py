@@ -27,8 +27,10 @@ from xception_jax.data.preprocessing import central_crop, ten_crops
 from xception_jax.errors import UserError
 from xception_jax.explain import grad_cam, overlay
 from xception_jax.models import create_model
-from xception_jax.pretrained import Pretrained, load
+from xception_jax.models.layers import global_average
+from xception_jax.pretrained import Pretrained, load, transplant
 from xception_jax.sharding import batch_sharded, data_mesh, put_batch, replicated
+from xception_jax.uncertainty import monte_carlo_dropout
 
 CROPS = {1: central_crop, 10: ten_crops}
 SHOWN = 50  # pictures in the table that people read
@@ -42,6 +44,7 @@ class Prediction:
     Attributes:
       file: the picture.
       scores: float32 [K], probabilities, or figures where the weights' `scores` are "linear"; means over the views.
+      uncertainty: float32 [K], deviations of the scores under dropout; zero where the weights do not want it.
       features: float32 [D], the pooled last map, a mean over the views.
       view: uint8 [S, S, 3], what was seen of the picture: the first view.
       evidence: float32 [h, w], 0..1, where in the view the first class is seen.
@@ -49,6 +52,7 @@ class Prediction:
 
     file: str
     scores: np.ndarray
+    uncertainty: np.ndarray
     features: np.ndarray
     view: np.ndarray
     evidence: np.ndarray
@@ -84,16 +88,22 @@ class Predictor:
             model = create_model(given.model, num_classes=given.num_classes, rngs=nnx.Rngs(0), **given.options)
             return train_state.split(model)
 
-        graphdef, _ = nnx.eval_shape(build)
-        self._weights = jax.device_put(given.weights, replicated(self._mesh))
+        graphdef, shapes = nnx.eval_shape(build)
+        weights, _ = transplant(given, shapes)
+        self._weights = jax.device_put(weights, replicated(self._mesh))
 
         def step(weights: train_state.Weights, views: jax.Array) -> dict[str, jax.Array]:
             model = train_state.merge(graphdef, weights)
             batch = views.shape[0]
             maps = model.features(given.input.normalization(views.reshape(-1, *views.shape[-3:])))
-            logits = model.head(maps, train=False, rngs=None)
-            scores = jax.nn.softmax(logits) if given.scores == "softmax" else logits
-            means = {"scores": scores, "features": jnp.mean(maps, (1, 2), dtype=jnp.float32)}
+            pooled = global_average(maps)
+            if given.uncertainty:  # always with the same masks: the same pictures have the same scores
+                scores, deviations = monte_carlo_dropout(model, pooled, jax.random.key(0), scores=given.scores)
+            else:
+                logits = model.head.classify(pooled.astype(maps.dtype), train=False, drop=False, rngs=None)
+                scores = jax.nn.softmax(logits) if given.scores == "softmax" else logits
+                deviations = jnp.zeros_like(scores)
+            means = {"scores": scores, "uncertainty": deviations, "features": pooled}
             outputs = {name: x.reshape(batch, -1, x.shape[-1]).mean(1) for name, x in means.items()}
             first = maps.reshape(batch, -1, *maps.shape[1:])[:, 0]
             return outputs | {"evidence": grad_cam(model, first, jnp.argmax(outputs["scores"], -1))}
@@ -113,6 +123,7 @@ class Predictor:
         data = config.default().data
         data.crop_fraction = self.pretrained.input.crop_fraction
         data.interpolation = self.pretrained.input.interpolation
+        data.stain_means, data.stain_stds = self.pretrained.input.stain or ((), ())
         batches = evaluation_batches(
             source, data, image_size=self._size, batch_size=self._batch_size, broken=broken, crop=self._crop
         )
@@ -132,6 +143,7 @@ class Predictor:
             yield Prediction(
                 source.example_id(int(batch["index"][row])),
                 host["scores"][row],
+                host["uncertainty"][row],
                 host["features"][row],
                 view,
                 host["evidence"][row],
@@ -143,19 +155,20 @@ def class_name(pretrained: Pretrained, index: int) -> str:
     return pretrained.class_names[index] if pretrained.class_names else f"class {index}"
 
 
-COLUMNS = ("file", "rank", "class_index", "class_name", "probability")
+COLUMNS = ("file", "rank", "class_index", "class_name", "probability", "uncertainty")
 
 
 def append_ranks(columns: dict[str, list], prediction: Prediction, pretrained: Pretrained, top: int) -> None:
-    """Appends a picture's `top` highest scores to COLUMNS, a row each, ranks from 1.
+    """Appends a picture's `top` highest scores to some of COLUMNS, a row each, ranks from 1.
 
-    Where the weights' scores are "linear", the last column holds those figures.
+    Where the weights' scores are "linear", the column probability holds those figures.
     """
     order = np.argsort(-prediction.scores, kind="stable")[:top]
     for rank, index in enumerate(order, 1):
         row = (prediction.file, rank, int(index), class_name(pretrained, index), float(prediction.scores[index]))
-        for column, value in zip(COLUMNS, row, strict=True):
-            columns[column].append(value)
+        values = dict(zip(COLUMNS, (*row, float(prediction.uncertainty[index])), strict=True))
+        for name, column in columns.items():
+            column.append(values[name])
 
 
 def show(columns: dict[str, list], top: int, scores: str) -> None:
@@ -225,7 +238,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     top = min(flag.top, pretrained.num_classes)
     broken = BrokenPictures()
-    columns: dict[str, list] = {name: [] for name in COLUMNS}
+    columns: dict[str, list] = {name: [] for name in COLUMNS if name != "uncertainty" or pretrained.uncertainty}
     features: list[np.ndarray] = []
     with _progress() as progress:
         task = progress.add_task("", total=len(pictures))

@@ -1,6 +1,6 @@
 """How sure a network is: dropout at inference (Y. Gal and Z. Ghahramani, arXiv 1506.02142).
 
-Shape legend: B batch, H height, W width, K classes.
+Shape legend: B batch, D features, K classes.
 """
 
 from typing import Literal, NamedTuple
@@ -22,7 +22,7 @@ class Uncertain(NamedTuple):
 
 def monte_carlo_dropout(
     model: Backbone,
-    images: Float[Array, "B H W 3"],
+    pooled: Float[Array, "B D"],
     key: PRNGKeyArray,
     *,
     passes: int = 30,
@@ -30,16 +30,15 @@ def monte_carlo_dropout(
 ) -> Uncertain:
     """Mean and population standard deviation of a network's scores over dropout masks.
 
-    Batch normalization is in inference mode. Dropout is in the head alone, so the rest is computed once.
+    Batch normalization is in inference mode. Dropout is in the head alone, so the rest need be computed only once.
 
     Args:
       model: a network whose head has dropout; without, the deviation is zero.
-      images: as the network takes them.
+      pooled: `model.pooled_features` of the pictures.
       key: draws the masks.
       passes: number of masks; the pathology models were calibrated with 30.
       scores: "softmax" of the logits, or the logits themselves.
     """
-    pooled = model.pooled_features(images)
 
     def once(key: PRNGKeyArray) -> Float[Array, "B K"]:
         logits = model.head.classify(pooled, train=False, drop=True, rngs=nnx.Rngs(dropout=key))

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from xception_jax.data.preprocessing import BrokenPictureError, central_crop, decode, random_crop_flip
+from xception_jax.data.preprocessing import BrokenPictureError, central_crop, decode, normalize_stain, random_crop_flip
 from xception_jax.data.source import Source
 from xception_jax.errors import UserError
 
@@ -88,7 +88,7 @@ def _training(
     def view(index: int, rng: np.random.Generator) -> Example:
         index, image, label = read.readable(index)
         return {
-            "image": random_crop_flip(image, rng, image_size, data),
+            "image": random_crop_flip(normalize_stain(image, data), rng, image_size, data),
             "label": np.int32(label),
             "index": np.int32(index),
         }
@@ -163,7 +163,9 @@ def evaluation_batches(
 
     def view(position: int) -> Example:
         example = read(position) if position < len(source) else None
-        image, label = (blank, 0) if example is None else (crop(example[0], image_size, data), example[1])
+        image, label = blank, 0
+        if example is not None:
+            image, label = crop(normalize_stain(example[0], data), image_size, data), example[1]
         return {
             "image": image,
             "label": np.int32(label),

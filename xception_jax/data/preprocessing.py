@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_jax.data.stain import Reinhard
+
 # Raised by one whenever evaluated pixels change.
 VERSION = 1
 # Area averaging wherever a picture shrinks: the others would skip pixels between those they look at.
@@ -91,6 +93,11 @@ def central_crop(image: np.ndarray, size: int, data: ConfigDict) -> np.ndarray:
     return resize(image[y : y + side, x : x + side], size, data.interpolation)
 
 
+def normalize_stain(image: np.ndarray, data: ConfigDict) -> np.ndarray:
+    """The picture in the colours that histology is asked to have (`stain_means`, `stain_stds`), or as it is."""
+    return Reinhard(data.stain_means, data.stain_stds)(image) if data.stain_means else image
+
+
 def ten_crops(image: np.ndarray, size: int, data: ConfigDict) -> np.ndarray:
     """The centre and the four corners, each as large as `central_crop`'s square, and their mirror images.
 
@@ -114,7 +121,10 @@ def preprocessing_fingerprint(data: ConfigDict, image_size: int) -> str:
         "image_size": image_size,
         "crop_fraction": data.crop_fraction,
         "interpolation": data.interpolation,
-        "range": [-1, 1],
+        "mean": data.mean,
+        "std": data.std,
+        "standardize": data.standardize,
+        "stain": [data.stain_means, data.stain_stds],
         "opencv": cv2.__version__,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 
 from xception_jax.errors import UserError
 from xception_jax.inputs import InputSpec, Normalization
-from xception_jax.pretrained import hub
+from xception_jax.pretrained import hub, slideflow
 from xception_jax.pretrained.formats import read_tensors
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
 from xception_jax.pretrained.recognize import FAMILIES, recognize
@@ -53,6 +53,8 @@ def read(path: Path, source: str) -> Pretrained:
         from xception_jax.pretrained.workdir import read_workdir  # Orbax is slow to import
 
         return read_workdir(path, source)
+    if slideflow.find(path) is not None:
+        return of_pathology(path, source)
     _, tensors, _ = read_tensors(path)
     found = recognize(tensors, source)
     pretrained = Pretrained(
@@ -66,6 +68,24 @@ def read(path: Path, source: str) -> Pretrained:
     )
     card = path.with_name("config.json")
     return with_card(pretrained, json.loads(card.read_text())) if card.exists() else pretrained
+
+
+def of_pathology(path: Path, source: str) -> Pretrained:
+    """A pathology model of Slideflow's."""
+    found = slideflow.read(path)
+    stain = (found.stain.means, found.stain.stds) if found.stain else None
+    return Pretrained(
+        source,
+        "xception",
+        found.options,
+        found.num_classes,
+        found.weights,
+        InputSpec(found.tile_px, 1.0, "area", Normalization(standardize=True), stain),
+        found.class_names,
+        found.scores,
+        found.uncertainty,
+        found.licence,
+    )
 
 
 def input_of(framework: str, model: str) -> InputSpec:

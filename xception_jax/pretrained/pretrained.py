@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xception_jax.inputs import InputSpec
 from xception_jax.train_state import Weights
@@ -23,6 +23,7 @@ class Pretrained:
       input: what it expects of its pictures.
       class_names: of its logits; () where they are not known.
       scores: what its logits are: "softmax" of classes, or "linear", a figure of its own each.
+      uncertainty: whether dropout is to be on at inference, for scores with an uncertainty.
       licence: of the weights, "" where it is not known.
     """
 
@@ -33,7 +34,8 @@ class Pretrained:
     weights: Weights
     input: InputSpec = InputSpec()
     class_names: tuple[str, ...] = ()
-    scores: str = "softmax"
+    scores: Literal["softmax", "linear"] = "softmax"
+    uncertainty: bool = False
     licence: str = ""
 
 
