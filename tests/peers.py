@@ -106,9 +106,9 @@ def run_torch(model, images):
 
 @functools.cache
 def structure(name, **options):
-    """Our network without weights, as timm's is."""
+    """Our network as timm's is, without weights, and the shapes of the weights."""
     options = {"bn_momentum": MOMENTUM, **OPTIONS.get(name, {}), **options}
-    return nnx.eval_shape(lambda: train_state.split(create_model(name, rngs=nnx.Rngs(0), **options)))[0]
+    return nnx.eval_shape(lambda: train_state.split(create_model(name, rngs=nnx.Rngs(0), **options)))
 
 
 @functools.cache

@@ -11,20 +11,11 @@ import pytest
 from flax import nnx
 
 from xception_jax.errors import UserError
-from xception_jax.models import create_model, list_models
+from xception_jax.models import create_model
 from xception_jax.ops.lowering import reference
 
 TINY = {"stem": "small", "width": 0.05}
-# Convolutions, shortcuts and logits.
-CONVOLUTIONS = {
-    "inception_v3": 94 + 1,
-    "xception": 70 + 4 + 1,
-    "xception41": 2 + 13 * 6 + 4 + 1,
-    "xception41p": 2 + 13 * 6 + 4 + 1,
-    "xception65": 2 + 21 * 6 + 4 + 1,
-    "xception65p": 2 + 21 * 6 + 4 + 1,
-    "xception71": 2 + 23 * 6 + 6 + 1,
-}
+KINDS = ("inception_v3", "xception", "xception41", "xception41p")  # the others have more blocks of the same kinds
 
 
 @functools.cache
@@ -177,7 +168,7 @@ def test_activation_between_acts_between_depthwise_and_pointwise():
         assert np.linalg.norm(a - b) > 1e-2 * np.linalg.norm(a)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("width", [0.05, 1.25])
 def test_width_multiplies_every_channel_count(name, width):
     full, scaled = (nnx.state(abstract(name, width=w, num_classes=0), nnx.Param) for w in (1.0, width))
@@ -192,7 +183,7 @@ def test_width_multiplies_every_channel_count(name, width):
                 assert new == old
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", KINDS)
 def test_without_classes_the_output_is_the_pooled_features(name):
     model = tiny(name, num_classes=0)
     output = model(pictures())
@@ -200,7 +191,7 @@ def test_without_classes_the_output_is_the_pooled_features(name):
     np.testing.assert_allclose(output, np.mean(model.features(pictures()), (1, 2)), rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", KINDS)
 def test_dropout_acts_in_training_only(name):
     model, plain = tiny(name, dropout=0.5), tiny(name)
     x = pictures()
@@ -212,7 +203,7 @@ def test_dropout_acts_in_training_only(name):
     assert np.abs(first - other).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", KINDS)
 def test_bfloat16_is_what_layers_compute_in_and_nothing_else(name):
     model = tiny(name, dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
@@ -220,7 +211,7 @@ def test_bfloat16_is_what_layers_compute_in_and_nothing_else(name):
     with reference():  # as GPUs and TPUs run it, every convolution a convolution
         jaxpr = jax.make_jaxpr(lambda s, x: nnx.merge(graphdef, s)(x))(state, pictures())
     convolutions = re.findall(r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)\[", str(jaxpr))
-    assert len(convolutions) == CONVOLUTIONS[name]
+    assert len(convolutions) == {"xception": 75, "inception_v3": 95, "xception41": 85, "xception41p": 85}[name]
     assert set(convolutions) == {"bf16"}
     logits = nnx.merge(graphdef, state)(pictures())
     assert logits.dtype == jnp.float32

@@ -52,7 +52,7 @@ def test_main_path_is_dropped_for_whole_pictures_and_kept_in_expectation(name):
     assert abs(kept.mean() - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / len(x))
 
 
-@pytest.mark.parametrize("name", ["xception41", "xception71", "xception65p"])
+@pytest.mark.parametrize("name", ["xception71", "xception41p"])
 def test_rates_are_timm_s(name):
     torch, _, timm = peers.libraries()
     with torch.device("meta"):
@@ -69,10 +69,9 @@ def test_rates_rise_linearly_in_xception():
     np.testing.assert_allclose(rates, 0.02 * np.arange(12), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_acts_in_training_only_and_follows_the_key(name):
-    graphdef, weights = network(name, drop_path=0.5)
-    plain, _ = network(name)
+def test_acts_in_training_only_and_follows_the_key():
+    graphdef, weights = network("xception", drop_path=0.5)
+    plain, _ = network("xception")
     x = peers.pictures(32, batch=4)
     np.testing.assert_array_equal(peers.run_ours(graphdef, weights, x)[0], peers.run_ours(plain, weights, x)[0])
     first, again, other = (np.asarray(run(graphdef, weights, jnp.asarray(x), seed, "")) for seed in (1, 1, 2))

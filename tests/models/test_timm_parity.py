@@ -22,7 +22,7 @@ def test_logits_are_timm_s(networks):
     name, twin, weights = networks
     images = peers.pictures(299)
     expected = peers.run_torch(twin, images)
-    logits, _ = peers.run_ours(peers.structure(name), weights, images)
+    logits, _ = peers.run_ours(peers.structure(name)[0], weights, images)
     print(f"{name}: logits {peers.error(logits, expected):.1e}")
     assert np.ptp(expected, axis=0).mean() > 0.1  # the pictures' logits differ
     assert peers.error(logits, expected) < 1e-4
@@ -31,21 +31,20 @@ def test_logits_are_timm_s(networks):
 def test_pyramid_is_timm_s(networks):
     name, twin, weights = networks
     images = peers.pictures(139)
-    pyramid, _ = peers.run_ours(peers.structure(name), weights, images, "feature_pyramid")
+    pyramid, _ = peers.run_ours(peers.structure(name)[0], weights, images, "feature_pyramid")
     expected = timm_pyramid(name, twin, images)
     check_pyramid(pyramid, dict(zip((2, 4, 8, 16, 32), expected, strict=True)))
 
 
-# At stride 8 timm's xception71 loses a shortcut, so that weights of stride 32 do not fit.
 @pytest.mark.parametrize(
     ("networks", "output_stride"),
-    [("xception41", 16), ("xception41", 8), ("xception41p", 8), ("xception71", 16)],
+    [("xception41", 16), ("xception41p", 8)],
     indirect=["networks"],
 )
 def test_output_strides_are_timm_s(networks, output_stride):
     name, twin, weights = networks
     images = peers.pictures(91)
-    graphdef = peers.structure(name, output_stride=output_stride)
+    graphdef, _ = peers.structure(name, output_stride=output_stride)
     pyramid, _ = peers.run_ours(graphdef, weights, images, "feature_pyramid")
     *inner, last = timm_pyramid(name, twin, images, output_stride=output_stride)
     # timm gives maps of the dilated blocks too.
@@ -65,17 +64,19 @@ def check_pyramid(pyramid, expected, up_to=32):
     assert max(errors.values()) < 1e-4
 
 
-@pytest.mark.parametrize("networks", ["inception_v3", "xception", "xception41", "xception41p"], indirect=True)
+@pytest.mark.parametrize("networks", ["xception41", "xception41p"], indirect=True)
 def test_training_is_timm_s(networks):
-    """One network of each kind. Of the statistics the means: PyTorch's running variances are of a sample, ours (and
-    TensorFlow's) of the batch."""
+    """One network of each kind that Keras does not have.
+
+    Of the statistics the means: PyTorch's running variances are of a sample, ours (and TensorFlow's) of the batch.
+    """
     name, twin, weights = networks
     before = peers.arrays(twin)
     images = peers.pictures(107, batch=3)
     expected = peers.run_torch(twin.train(), images)
     after = to_ours(peers.arrays(twin), timm_table(name))
     peers.load(twin, before)
-    logits, statistics = peers.run_ours(peers.structure(name), weights, images, "__call__", True)
+    logits, statistics = peers.run_ours(peers.structure(name)[0], weights, images, "__call__", True)
     print(f"{name}: training logits {peers.error(logits, expected):.1e}")
     assert peers.error(logits, expected) < 1e-4
     old, new, ours = (flatten_dict(x) for x in (weights.batch_stats, after.batch_stats, statistics))
