@@ -1,10 +1,18 @@
 """What users get wrong, and what they read then."""
 
+import dataclasses
+
+import numpy as np
 import pytest
+from flax import nnx
+from flax.traverse_util import flatten_dict
 
 from xception_jax import config as config_lib
-from xception_jax import durations, experiment, training
+from xception_jax import durations, experiment, train_state, training
 from xception_jax.errors import TrainingError, UserError
+from xception_jax.inputs import InputSpec, Normalization
+from xception_jax.models import create_model
+from xception_jax.pretrained import Pretrained
 
 
 @pytest.mark.parametrize(
@@ -91,3 +99,22 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tiny, tmp_path):
         TrainingError, match=r"at step \d+ the loss is .*(the checkpoint of step \d+ is kept|no checkpoint)"
     ):
         training.train(tiny, tmp_path)
+
+
+def test_training_starts_from_trained_weights(tiny, tmp_path):
+    """All but the logits are the file's, which has another class count; input and options are the file's too."""
+    options = {"stem": "small", "width": 0.05}
+    _, weights = train_state.split(create_model("xception", num_classes=3, rngs=nnx.Rngs(9), **options))
+    spec = InputSpec(crop_fraction=0.7, normalization=Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    trained = Pretrained("test", "xception", {**options, "bn_epsilon": 0.5}, 3, weights, spec)
+    config = experiment.resolve(tiny, trained)
+    run = dataclasses.replace(experiment.create(config), pretrained=trained)
+    assert run.config.model.bn_epsilon == 0.5
+    assert run.config.model.width == 0.05
+    assert (run.input.crop_fraction, run.input.normalization.mean) == (0.7, (0.1, 0.2, 0.3))
+    started = run.initial_state().weights
+    flat, expected = (flatten_dict(w.params) for w in (started, weights))
+    assert flat.keys() == expected.keys()
+    for path in flat:
+        same = flat[path].shape == expected[path].shape and np.array_equal(flat[path], expected[path])
+        assert same == (path[:2] != ("head", "logits")), path

@@ -143,11 +143,24 @@ def read(path: Path) -> ConfigDict:
     Raises:
       UserError: the file is missing, damaged, or has settings this version does not know.
     """
-    config = default()
-    for key, value in _flatten(files.read_json(path), "").items():
+    settings = _flatten(files.read_json(path), "")
+    for key in settings:
         check_key(key)
-        config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+    config = default()
+    config.update_from_flattened_dict({key: _from_json(value) for key, value in settings.items()})
     return config
+
+
+def fill(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
+    """A copy of the config in which the settings that are None have the values of their dotted keys, if there are."""
+    filled = config.copy_and_resolve_references()
+    is_open = {key for key, value in flatten(config).items() if value is None}
+    filled.update_from_flattened_dict({key: _from_json(values[key]) for key in is_open & values.keys()})
+    return filled
+
+
+def _from_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -177,10 +177,7 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
         "data.stain_means": spec.stain[0] if spec.stain else (),
         "data.stain_stds": spec.stain[1] if spec.stain else (),
     } | {f"model.{option}": value for option, value in options.items()}
-    settings = config_lib.flatten(config)
-    resolved = config.copy_and_resolve_references()
-    resolved.update_from_flattened_dict({k: v for k, v in decided.items() if settings[k] is None})
-    return resolved
+    return config_lib.fill(config, decided)
 
 
 def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, Weights]:

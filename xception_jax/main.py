@@ -110,7 +110,10 @@ def evaluate(workdir: Path) -> None:
     from xception_jax.checkpoints import Checkpoints
     from xception_jax.sharding import replicated
 
-    settings = config_lib.read(workdir / "config.json") if _CONFIG.value is None else config()
+    settings = config_lib.read(workdir / "config.json")
+    if _CONFIG.value is not None:
+        settings = config_lib.fill(config(), config_lib.flatten(settings))
+    settings.model.weights = ""  # where training began; the checkpoint has what became of them
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
     step = checkpoints.find(_STEP.value or "last")
     run = experiment.create(settings)
