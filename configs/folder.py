@@ -2,7 +2,8 @@
 
     python -m xception_jax.main --config=configs/folder.py --config.data.path=FOLDER --workdir=DIR
 
-`--config.model.name=inception_v3` trains the baseline. On a CPU, `--config.image_size=96` is bearable.
+`--config.model.name=inception_v3` trains the baseline; `--config.model.weights=imagenet --config.learning_rate=0.0003`
+starts from weights trained on ImageNet. On a CPU, `--config.image_size=96` is bearable.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
     python -m xception_jax.main --config=configs/quickstart.py
 
-Expected: unmeasured.
+Expected: 98.9 to 99.2 % of the 360 test digits (seeds 0, 1, 2: 98.9, 98.9, 99.2 %; 95 % interval of one: 97.2 to 99.6),
+in a minute on two CPU cores.
 """
 
 from ml_collections import ConfigDict
