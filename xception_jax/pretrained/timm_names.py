@@ -10,7 +10,8 @@ PyTorch keeps convolutions as [D, C, h, w] (ours: [h, w, C, D]) and linear layer
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -58,6 +59,23 @@ def timm_table(model: str, *, head: bool = True, aux_head: bool = False) -> Tabl
         if kind == "linear":
             entries.append(Entry("params", (*path, "bias"), f"{name}.bias"))
     return Table(tuple(entries), constants)
+
+
+def canonical(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A PyTorch state dict under timm's names, where a file has other names for the same network.
+
+    A prefix of all names ("module." of DataParallel, "model." of a wrapper) is left out. Cadene's Xception, from which
+    FaceForensics' and others' descend, calls `fc` `last_linear` (`last_linear.1` after a dropout), and its first file
+    has pointwise kernels without their 1x1, [D, C].
+    """
+    for prefix in ("module.", "model."):
+        if all(name.startswith(prefix) for name in arrays):
+            arrays = {name.removeprefix(prefix): x for name, x in arrays.items()}
+    renamed = {re.sub(r"^last_linear\.(1\.)?", "fc.", name): x for name, x in arrays.items()}
+    return {
+        name: x[:, :, None, None] if name.endswith("pointwise.weight") and x.ndim == 2 else x
+        for name, x in renamed.items()
+    }
 
 
 def _xception() -> Iterator[Layer]:
