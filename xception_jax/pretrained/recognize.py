@@ -1,7 +1,6 @@
 """Which network a file's arrays are of. Their names and shapes tell; what the file is called does not."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from xception_jax.pretrained.keras_names import canonical as canonical_keras
 from xception_jax.pretrained.keras_names import keras_table
 from xception_jax.pretrained.table import Entry, Table, to_ours
 from xception_jax.pretrained.timm_names import LAYERS as TIMM_MODELS
+from xception_jax.pretrained.timm_names import canonical as canonical_timm
 from xception_jax.pretrained.timm_names import timm_table
 from xception_jax.train_state import Weights
 
@@ -37,8 +37,6 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("timm", "inception_v3"): {"flavour": "torchvision"},
     ("keras", "inception_v3"): {"flavour": "keras"},
 }
-# What training scripts put before every name.
-WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.|net\.)+")
 MOST_NAMES = 5
 
 
@@ -93,27 +91,12 @@ def recognize(tensors: Tensors, source: str) -> Recognized:
 
 def _candidates(tensors: Tensors) -> Iterator[tuple[str, str, Table, Tensors]]:
     """Framework, network, the table of the arrays that such a file has, and the file's arrays by the table's names."""
-    keras, torch = canonical_keras(tensors), canonical_torch(tensors)
+    keras, torch = canonical_keras(tensors), canonical_timm(tensors)
     for model in KERAS_MODELS:
         yield "keras", model, _with_head(keras_table(model), keras), keras
     for model in TIMM_MODELS:
         aux = any(name.startswith("AuxLogits.") for name in torch)
         yield "timm", model, _with_head(timm_table(model, aux_head=aux), torch), torch
-
-
-def canonical_torch(tensors: Tensors) -> dict[str, np.ndarray]:
-    """A state dict's arrays as timm's networks of today have them.
-
-    Wrappers' prefixes are dropped; older files call the head last_linear and keep pointwise kernels as matrices.
-    """
-    arrays = {}
-    for name, x in tensors.items():
-        name = WRAPPERS.sub("", name)
-        if name.endswith("num_batches_tracked"):
-            continue
-        name = re.sub(r"^last_linear\.", "fc.", name)
-        arrays[name] = x[:, :, None, None] if name.endswith(".pointwise.weight") and x.ndim == 2 else x
-    return arrays
 
 
 def _logits(table: Table) -> Entry | None:
@@ -134,7 +117,7 @@ def _missing(framework: str, model: str, table: Table, arrays: Tensors) -> list[
 
 
 def _unexpected(framework: str, model: str, table: Table, arrays: Tensors) -> list[str]:
-    return sorted(arrays.keys() - {e.name for e in table.entries})
+    return sorted(arrays.keys() - {e.name for e in table.entries} - table.constants.keys())
 
 
 def _read_options(model: str, table: Table, arrays: Tensors) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from xception_jax.models.aligned_xception import AlignedXception
 from xception_jax.models.registry import MODELS
 from xception_jax.pretrained.table import Entry, Path, Table
 
+WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
 OIHW, OI = (2, 3, 1, 0), (1, 0)
 
 Kind = Literal["conv", "norm", "linear"]
@@ -64,11 +65,11 @@ def timm_table(model: str, *, head: bool = True, aux_head: bool = False) -> Tabl
 def canonical(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A PyTorch state dict under timm's names, where a file has other names for the same network.
 
-    A prefix of all names ("module." of DataParallel, "model." of a wrapper) is left out. Cadene's Xception, from which
+    A prefix of all names, such as "module." of DataParallel, is left out. Cadene's Xception, from which
     FaceForensics' and others' descend, calls `fc` `last_linear` (`last_linear.1` after a dropout), and its first file
     has pointwise kernels without their 1x1, [D, C].
     """
-    for prefix in ("module.", "model."):
+    for prefix in WRAPPERS:
         if all(name.startswith(prefix) for name in arrays):
             arrays = {name.removeprefix(prefix): x for name, x in arrays.items()}
     renamed = {re.sub(r"^last_linear\.(1\.)?", "fc.", name): x for name, x in arrays.items()}
