@@ -1,10 +1,11 @@
-"""Writes fixtures/pathology: a narrow network in the layout of Slideflow's published models, saved by TensorFlow.
+"""Writes fixtures/pathology, a narrow network in the layout of Slideflow's published models, and fixtures/bundle, two
+layers with their optimizer's state and metrics, both saved by TensorFlow.
 
     pip install tensorflow tf_keras && TF_USE_LEGACY_KERAS=1 python tests/pretrained/make_savedmodel_fixture.py
 
 It was run once, with TensorFlow 2.21 and tf_keras 2.21. Every number is random. `expected.npz` has pictures (uint8) and
-the outputs that TensorFlow computed for them after per-image standardization. saved_model.pb, which has the graph and
-which nothing here reads, is cut to its first bytes.
+the outputs that TensorFlow computed for them after per-image standardization, or the arrays as TensorFlow has them.
+saved_model.pb, which has the graph and which nothing here reads, is cut to its first bytes.
 """
 
 import json
@@ -20,7 +21,8 @@ import tensorflow as tf
 keras = tf.keras
 layers = keras.layers
 
-FOLDER = Path(__file__).parent / "fixtures" / "pathology"
+FIXTURES = Path(__file__).parent / "fixtures"
+FOLDER = FIXTURES / "pathology"
 SIZE = 75
 WIDTHS = {32: 8, 64: 8, 128: 8, 256: 8, 728: 8, 1024: 16, 1536: 16, 2048: 24}  # at width 24 / 2048
 HIDDEN = 20
@@ -99,7 +101,30 @@ def randomize(model: keras.Model) -> None:
         variable.assign(value.astype(np.float32))
 
 
+def save(model: keras.Model, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save(folder, save_format="tf")
+    for name in ("assets", "fingerprint.pb", "keras_metadata.pb"):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    graph = folder / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:64])
+
+
+def bundle() -> None:
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, use_bias=False, name="block1_conv1")(image)
+    x = layers.GlobalAveragePooling2D()(layers.BatchNormalization(name="block1_conv1_bn")(x))
+    model = keras.Model(image, layers.Dense(2, name="predictions")(x))
+    randomize(model)
+    model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), "mse", metrics=["mae"])
+    model.fit(np.ones((2, 8, 8, 3)), np.ones((2, 2)), verbose=0)
+    save(model, FIXTURES / "bundle")
+    np.savez(FIXTURES / "bundle" / "expected.npz", **{v.name.removesuffix(":0"): v.numpy() for v in model.weights})
+
+
 def main() -> None:
+    bundle()
     for _ in range(2):  # so that numbered layers don't begin at 0, as in a session of several models
         model = network()
     randomize(model)
@@ -111,13 +136,7 @@ def main() -> None:
     outputs = [model.get_layer(name).output for name in ("post_convolution", "prelogits", "output")]
     features, logits, probabilities = (x.numpy() for x in keras.Model(model.input, outputs)(standardized))
 
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    model.save(FOLDER, save_format="tf")
-    for name in ("assets", "fingerprint.pb", "keras_metadata.pb"):
-        path = FOLDER / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    graph = FOLDER / "saved_model.pb"
-    graph.write_bytes(graph.read_bytes()[:64])
+    save(model, FOLDER)
     params = {
         "slideflow_version": "1.1.0",
         "model_type": "categorical",

@@ -1,6 +1,6 @@
 """Reads HDF5 and PyTorch files, whose libraries are written in C, in a process of its own. See `guarded.py`.
 
-    python -P child.py hdf5|torch FILE LIMIT
+    python -P child.py hdf5|torch FILE LIMIT SECONDS
 
 writes the file's arrays, together LIMIT bytes at most, to its output as safetensors. It exits with 3 and says why where
 it refuses the file. It imports nothing of this package, to start quickly.
@@ -223,27 +223,38 @@ def write(tensors: Tensors, metadata: dict[str, Any]) -> None:
     sys.stdout.buffer.flush()
 
 
-def limit_resources(num_bytes: int) -> None:
-    """Bounds this process' memory, to what it takes now and `num_bytes` more, where the system can."""
+def limit_memory(num_bytes: int) -> None:
+    """Bounds this process' memory to what it takes now and `num_bytes` more, where the system can."""
     try:
         import resource
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + num_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    except (ImportError, OSError, ValueError):  # not Linux
+        pass
+
+
+def limit_time(seconds: int) -> None:
+    """Ends this process after some processor time, even where the one that waits for it is gone; and dumps no core."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, OSError, ValueError):  # not Linux: the time limit remains
+    except (ImportError, OSError, ValueError):  # Windows
         pass
 
 
 def main() -> int:
-    reader, path, limit = sys.argv[1:]
+    reader, path, limit, seconds = sys.argv[1:]
+    limit_time(int(seconds))
     if reader == "torch":
         import torch  # noqa: F401
     else:
         import h5py  # noqa: F401
     budget = Budget(int(limit))
-    limit_resources(MEMORY + 3 * budget.limit)
+    limit_memory(MEMORY + 3 * budget.limit)
     try:
         write(*(read_torch if reader == "torch" else read_hdf5)(path, budget))
     except Refused as e:

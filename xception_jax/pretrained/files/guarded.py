@@ -18,7 +18,7 @@ from xception_jax.pretrained.errors import WeightsFileError
 from xception_jax.pretrained.files import safetensors
 
 CHILD = Path(__file__).with_name("child.py")
-SECONDS, SECONDS_PER_GIB = 60, 120
+SECONDS, SECONDS_PER_GIB = 30, 120
 REFUSED = 3
 
 
@@ -31,7 +31,7 @@ def read(reader: Literal["hdf5", "torch"], path: Path, source: Path) -> tuple[di
     size = path.stat().st_size
     seconds = SECONDS + (SECONDS_PER_GIB * size >> 30)
     # -P: the script's folder isn't searched for modules; names in it are those of libraries.
-    command = [sys.executable, "-P", str(CHILD), reader, str(path), str(max_expansion(size))]
+    command = [sys.executable, "-P", str(CHILD), reader, str(path), str(max_expansion(size)), str(seconds)]
     with tempfile.TemporaryFile() as output:
         try:
             done = subprocess.run(

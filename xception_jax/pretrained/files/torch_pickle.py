@@ -24,7 +24,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         )
     if zipfile.is_zipfile(path):  # older ones aren't
         try:
-            open_zip(path).close()
+            with open_zip(path) as archive:
+                if (name := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of {name!r} is wrong")
         except ERRORS as e:
             raise WeightsFileError(f"{path} is damaged: {e}") from None
     return guarded.read("torch", path, path)

@@ -33,8 +33,12 @@ def _check(archive: zipfile.ZipFile, path: Path) -> None:
     members = archive.infolist()
     with path.open("rb") as f:
         f.seek(-22, 2)
-        if f.read(4) != END:
-            raise ValueError("something follows the zip file's end")
+        end = f.read()
+    if end[:4] != END:
+        raise ValueError("something follows the zip file's end")
+    # A damaged directory can swallow entries: nothing else has a checksum of it.
+    if int.from_bytes(end[10:12], "little") != len(members):
+        raise ValueError(f"its directory has {len(members)} members, its end says another number")
     if len(members) > MAX_TENSORS:
         raise ValueError(f"more than {MAX_TENSORS} members")
     if len({m.filename for m in members}) < len(members):

@@ -1,0 +1,94 @@
+"""A thousand damages to a small file of every format: no reader crashes, hangs, takes much memory, or raises anything
+but `WeightsFileError`.
+
+What checksums cover is never misread: .npz, .keras, PyTorch's zip files and tensor bundles give the very arrays or an
+error. Safetensors, HDF5 and PyTorch's old files have none, and nothing can tell a changed number from a number: there
+a damage to the numbers leaves names and shapes as they are, and one to names or shapes is for the loader to notice.
+"""
+
+import collections
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.pretrained import fuzz
+from xception_jax.pretrained.errors import WeightsFileError
+from xception_jax.pretrained.files import guarded
+from xception_jax.pretrained.formats import read_tensors
+
+DAMAGES = 1000
+CHECKED = {"npz", "npz_deflated", "bundle", "keras", "torch"}
+IN_C = ("h5", "h5_groups", "h5_chunked", "torch", "torch_old")
+MOST_CRASHES = 50
+
+
+def run(folder):
+    """What came of each damage by number; "crash" is an outcome too (a hang is ended), and a new process goes on."""
+    outcomes = {}
+    first = 0
+    while first < DAMAGES:
+        command = [sys.executable, "-m", "tests.pretrained.fuzz", str(folder), str(first), str(DAMAGES)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        outcomes |= {line["number"]: line["outcome"] for line in lines if "outcome" in line}
+        begun = [line["begun"] for line in lines if "begun" in line]
+        if lines and "done" in lines[-1]:
+            break
+        assert begun, done.stderr
+        outcomes[begun[-1]] = "crash"
+        first = begun[-1] + 1
+        assert list(outcomes.values()).count("crash") < MOST_CRASHES
+    return outcomes
+
+
+@pytest.mark.parametrize("kind", fuzz.FORMATS)
+def test_damaged_files(kind, tmp_path, monkeypatch):
+    if "torch" in kind:
+        pytest.importorskip("torch")
+    sound = fuzz.make(kind, tmp_path)
+    outcomes = run(tmp_path)
+    counts = collections.Counter(outcomes.values())
+    print(kind, dict(counts))
+    assert len(outcomes) == DAMAGES
+    assert not [x for x in counts if x.startswith("leak")]
+    assert counts["error"] > DAMAGES / 10
+    if kind in CHECKED:
+        assert counts.keys() <= {"error", "same"}
+    # What crashed a library, or made it hang, is a user's error: it has a process of its own.
+    monkeypatch.setattr(guarded, "SECONDS", 5)
+    crashes = [n for n, outcome in outcomes.items() if outcome == "crash"]
+    assert not crashes or kind in IN_C
+    for number in crashes[:5]:
+        path = fuzz.damaged_copy(sound, number, tmp_path)
+        with pytest.raises(WeightsFileError, match="damaged"):
+            read_tensors(path)
+
+
+@pytest.mark.parametrize("kind", ["h5", "torch_old"])
+def test_damaged_files_read_in_a_process_of_their_own(kind, tmp_path):
+    """As users do: an error, or arrays, and this process goes on."""
+    if "torch" in kind:
+        pytest.importorskip("torch")
+    sound = fuzz.make(kind, tmp_path)
+    _, expected, _ = read_tensors(sound)
+    seen = set()
+    for number in range(8):
+        path = fuzz.damaged_copy(sound, number, tmp_path)
+        try:
+            seen.add(fuzz.compare(read_tensors(path)[1], expected))
+        except WeightsFileError:
+            seen.add("error")
+    assert {"error"} < seen  # and some are read
+
+
+def test_damaged_numbers_leave_names_and_shapes(tmp_path):
+    data = fuzz.make("safetensors", tmp_path).read_bytes()
+    _, expected, _ = read_tensors(tmp_path / "weights")
+    start = 8 + int.from_bytes(data[:8], "little")
+    for at in range(start, len(data)):
+        changed = bytearray(data)
+        changed[at] ^= 0xFF
+        (tmp_path / "damaged").write_bytes(changed)
+        assert fuzz.compare(read_tensors(tmp_path / "damaged")[1], expected) == "numbers"
