@@ -69,18 +69,21 @@ def test_damaged_files(kind, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["h5", "torch_old"])
 def test_damaged_files_read_in_a_process_of_their_own(kind, tmp_path):
     """As users do: an error, or arrays, and this process goes on."""
+    # PyTorch writes addresses into its old files: the same damage meets another byte in each.
     if "torch" in kind:
         pytest.importorskip("torch")
     sound = fuzz.make(kind, tmp_path)
     _, expected, _ = read_tensors(sound)
     seen = set()
-    for number in range(8):
+    for number in range(60):
+        if {"error"} < seen:
+            return
         path = fuzz.damaged_copy(sound, number, tmp_path)
         try:
             seen.add(fuzz.compare(read_tensors(path)[1], expected))
         except WeightsFileError:
             seen.add("error")
-    assert {"error"} < seen  # and some are read
+    pytest.fail(f"of 60 damaged files some are refused and some are read, but here all gave {seen}")
 
 
 def test_damaged_numbers_leave_names_and_shapes(tmp_path):
