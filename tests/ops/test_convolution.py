@@ -188,3 +188,13 @@ def test_setting():
 def test_other_platforms_keep_the_reference(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert primitives((1, 1), "SAME", feature_group_count=6) == {"conv_general_dilated"}
+
+
+def test_operators_can_be_traced_for_another_platform():
+    with ops.platform("tpu"):
+        assert primitives((1, 1), "SAME", feature_group_count=6) == {"conv_general_dilated"}
+        with ops.platform("cpu"):
+            assert "mul" in primitives((1, 1), "SAME", feature_group_count=6)
+    assert "mul" in primitives((1, 1), "SAME", feature_group_count=6)
+    with pytest.raises(UserError, match='unknown platform "tpus"; did you mean "tpu"'), ops.platform("tpus"):
+        pass

@@ -1,7 +1,7 @@
 """Operators: each with its plain `lax` reference and the lowerings that are faster on a platform."""
 
 from xception_jax.ops.convolution import conv_general_dilated
-from xception_jax.ops.lowering import reference, set_lowering
+from xception_jax.ops.lowering import platform, reference, set_lowering
 from xception_jax.ops.pooling import avg_pool, max_pool
 
-__all__ = ["avg_pool", "conv_general_dilated", "max_pool", "reference", "set_lowering"]
+__all__ = ["avg_pool", "conv_general_dilated", "max_pool", "platform", "reference", "set_lowering"]

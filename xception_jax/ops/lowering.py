@@ -9,16 +9,17 @@ import jax
 from xception_jax.errors import UserError, suggest
 
 Lowering = Literal["auto", "reference"]
+Platform = Literal["cpu", "gpu", "tpu"]
 
 _lowering: Lowering = "auto"
+_platform: Platform | None = None  # None: the default backend's
 
 
 def set_lowering(lowering: Lowering) -> None:
     """Chooses the lowering of all operators traced from now on, in all threads.
 
-    "auto" takes what is fastest on `jax.default_backend()`, "reference" the plain `lax` operators. What is already
-    compiled stays as it is. Compiling for another platform than the default one (a TPU ahead of time, an export) needs
-    "reference": the default platform is all that is known while tracing.
+    "auto" takes what is fastest on the `target()` platform, "reference" the plain `lax` operators. What is already
+    compiled stays as it is.
 
     Raises:
       UserError: `lowering` is neither.
@@ -40,6 +41,31 @@ def reference() -> Iterator[None]:
         set_lowering(before)
 
 
+@contextlib.contextmanager
+def platform(name: Platform) -> Iterator[None]:
+    """Within the context operators are traced for this platform, in all threads.
+
+    What is compiled for a device that is not there (a plan, an export) needs it: while tracing, the default backend is
+    all that is known otherwise.
+
+    Raises:
+      UserError: an unknown platform.
+    """
+    global _platform
+    if name not in get_args(Platform):
+        raise UserError(f'unknown platform "{name}"; {suggest(str(name), get_args(Platform))}')
+    before, _platform = _platform, name
+    try:
+        yield
+    finally:
+        _platform = before
+
+
+def target() -> str:
+    """The platform that operators are traced for: "cpu", "gpu" or "tpu"."""
+    return _platform or jax.default_backend()
+
+
 def fast_on_cpu() -> bool:
     """Whether operators are to be traced for the CPU. GPUs and TPUs keep the reference."""
-    return _lowering == "auto" and jax.default_backend() == "cpu"
+    return _lowering == "auto" and target() == "cpu"
