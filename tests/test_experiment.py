@@ -55,6 +55,7 @@ def test_one_line_says_what_is_wrong(tiny, tmp_path, key, value, message):
         ("model.widht", "model.width"),
         ("data_dir", "data.data_dir"),
         ("optimiser.momentum", "optimizer.momentum"),
+        ("optimiser.name", "optimizer.name"),
     ],
 )
 def test_mistyped_key_names_the_nearest(key, nearest):

@@ -37,6 +37,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
             ["--config=configs/xceptoin.py"],
             'error: there is no config file configs/xceptoin.py; did you mean "configs/xc',
         ),
+        (["--config=README.md"], "error: there is no config file README.md; choose from: configs/folder.py"),
+        ([*SMALL, "--workdir=README.md"], "README.md cannot be used"),
         ([*SMALL, "--config.lerning_rate=1"], 'has no key "lerning_rate"; did you mean "learning_rate"?'),
         ([*SMALL, "--config.learning_rate=fast"], "could not convert string to float: 'fast'"),
         ([*SMALL, "--workdri=x"], "Did you mean: workdir"),
@@ -75,11 +77,18 @@ def test_training_leaves_its_files(trained):
 def test_evaluation_of_the_work_directory_gives_the_same(trained):
     workdir, _ = trained
     before = json.loads((workdir / "evaluation-test.json").read_text())
-    result = command("--mode=evaluate", f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
+    result = command("--mode=evaluate", "--step=best", f"--workdir={workdir}")
+    assert (result.returncode, result.stderr) == (0, "")
     after = json.loads((workdir / "evaluation-test.json").read_text())
     for key in ("metrics", "weights_hash", "preprocessing", "per_class"):
         assert after[key] == before[key]
+
+
+def test_evaluation_by_another_config_is_refused(trained):
+    workdir, _ = trained
+    result = command("--mode=evaluate", *SMALL, "--config.model.width=0.1", f"--workdir={workdir}")
+    assert result.returncode == 2
+    assert "belongs to a run with another config (model.width: 0.05 -> 0.1)" in result.stderr
 
 
 def test_check_computes_nothing(tmp_path):

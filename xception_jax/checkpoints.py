@@ -28,22 +28,29 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, settings: ConfigDict, *, read_only: bool = False):
         metric, policies = settings.best_metric, checkpoint_managers
+        lowest = metric == "loss"
+
+        def score(metrics: dict[str, float]) -> float:
+            return metrics[metric]
+
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(settings.keep_last),
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics[metric],
-                        reverse=metric == "loss",  # Orbax keeps the end of the sorted list
+                        get_metric_fn=score,
+                        reverse=lowest,  # Orbax keeps the end of the sorted list
                         n=settings.keep_best,
                         keep_checkpoints_without_metrics=False,
                     ),
                 ]
             ),
+            # Without it Orbax writes no metrics, and a resumed run would not know the best so far.
+            best_fn=score,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        self._best_of = min if metric == "loss" else max
+        self._best_of = min if lowest else max
         self._metric = metric
         self._directory = (workdir / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(self._directory, options=options)

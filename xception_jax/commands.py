@@ -1,18 +1,50 @@
 """What the commands have in common: mistakes end in one line, and exit code 2."""
 
+import contextlib
+import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags
 
-from xception_jax.errors import UserError
+from xception_jax.errors import TrainingError, UserError
 
 
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
     """Prints one line and exits."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
+    """Within the context, a user's mistake ends the program by one line and exit code 2, a failed run with 1.
+
+    Args:
+      interrupted: what is said after Ctrl-C.
+    """
+    try:
+        yield
+    except UserError as e:
+        fail(e)
+    except TrainingError as e:
+        fail(e, 1)
+    except BrokenPipeError:  # who read what is printed has gone, `head` for one: there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as e:
+        if e.filename is None:
+            raise
+        fail(f"{e.filename} cannot be used: {e.strerror}")
+    except KeyboardInterrupt:
+        fail(interrupted, 130)
+
+
+def quieten_orbax() -> None:
+    """Of Orbax, lets errors alone into the log: it warns of what is meant, such as a folder that is only read."""
+    logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.ERROR or "orbax" not in r.pathname)
 
 
 def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None]) -> None:
@@ -32,13 +64,8 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
         return rest
 
     def call(argv: Sequence[str]) -> int | None:
-        try:
+        with errors_in_one_line():
             return main(list(argv[1:]))
-        except UserError as e:
-            fail(e)
-        except OSError as e:
-            fail(f"{e.filename} cannot be used: {e.strerror}")
-        except KeyboardInterrupt:
-            fail("interrupted", 130)
 
+    quieten_orbax()
     app.run(call, flags_parser=parse)

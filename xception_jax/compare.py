@@ -7,12 +7,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from xception_jax import certificate, files, metrics
+from xception_jax import certificate, commands, files, metrics
 from xception_jax.certificate import Predictions
 from xception_jax.errors import UserError
 
@@ -177,39 +177,22 @@ def _rows() -> dict[str, Cell]:
     }
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line; what is mistyped ends in one line that says so, and exit code 2."""
-    # Defined here, not on import: other commands may have flags of these names.
+def define_flags() -> None:
+    """The command's flags."""
     flags.DEFINE_string("split", None, "Which evaluation to compare, where a work directory has several.")
     flags.DEFINE_string("json", None, "A file to write the comparison to, as JSON.")
-    try:
-        rest = flags.FLAGS(argv)
-        if len(rest) != 3:
-            raise UserError(USAGE)
-        return rest
-    except (UserError, flags.Error) as e:
-        fail(e)
 
 
-def fail(error: Exception) -> NoReturn:
-    """Prints one line and exits with 2."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
-def main(argv: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Compares, prints and writes."""
-    output = flags.FLAGS["json"].value
-    try:
-        result = compare(Path(argv[1]), Path(argv[2]), flags.FLAGS["split"].value)
-        if output:
-            files.write_atomically(Path(output), json.dumps(result, indent=2) + "\n")
-    except UserError as e:
-        fail(e)
-    except OSError as e:
-        fail(UserError(f"{e.filename} cannot be used: {e.strerror}"))
+    if len(arguments) != 2:
+        raise UserError(USAGE)
+    a, b = map(Path, arguments)
+    result = compare(a, b, flags.FLAGS.split)
+    if output := flags.FLAGS.json:
+        files.write_atomically(Path(output), json.dumps(result, indent=2) + "\n")
     show(result)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    commands.run(main, define_flags)

@@ -118,6 +118,8 @@ MAY_CHANGE = (
     "data.test_split",
     "data.on_broken",
 )
+# What an evaluation may, besides: its own data and how pictures are seen.
+EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size")
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -163,14 +165,19 @@ def _from_json(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """The settings in which two configs would compute different things, as "key: old -> new"."""
+def check_same_run(workdir: Path, old: ConfigDict, new: ConfigDict, may_change: tuple[str, ...] = MAY_CHANGE) -> None:
+    """Raises UserError, with what differs, where the work directory's config and another are not of the same run."""
     a, b = flatten(old), flatten(new)
-    return [
+    changed = [
         f"{key}: {a.get(key)} -> {b.get(key)}"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not key.startswith(MAY_CHANGE)
+        if a.get(key) != b.get(key) and not key.startswith(may_change)
     ]
+    if changed:
+        raise UserError(
+            f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
+            "give another --workdir, or the settings it was started with"
+        )
 
 
 def check_key(key: str) -> None:
@@ -178,9 +185,9 @@ def check_key(key: str) -> None:
     known = flatten(default())
     sections = {name.rsplit(".", i)[0] for name in known for i in (1, 2)}
     if key not in known and key not in sections:
-        by_name = {name.rsplit(".")[-1]: name for name in known}
         last = key.rsplit(".")[-1]
-        hint = f'did you mean "config.{by_name[last]}"?' if last in by_name else suggest(key, known)
+        alike = [name for name in known if name.rsplit(".")[-1] == last]
+        hint = f'did you mean "config.{alike[0]}"?' if len(alike) == 1 else suggest(key, alike or known)
         raise UserError(f'the config has no key "{key}"; {hint}')
 
 

@@ -2,10 +2,8 @@
 
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 # Before jax is imported: TensorFlow, where TFDS needs it, must not take the accelerator's memory.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,8 +12,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from xception_jax import commands
 from xception_jax import config as config_lib
-from xception_jax.errors import TrainingError, UserError, suggest
+from xception_jax.errors import UserError, suggest
 
 MODES = ("train", "evaluate", "check", "show_batch")
 
@@ -40,20 +39,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise UserError(f'"{rest[1]}" is no flag; flags are written --name=value')
         return rest
     except (UserError, flags.Error) as e:
-        fail(e, 2)
+        commands.fail(e)
 
 
 def check_config_file(path: Path) -> None:
-    """Raises UserError where there is no such file, with the names of those beside it."""
-    if not path.exists():
-        there = [str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py")]
+    """Raises UserError where there is no such Python file, with the names of those beside it."""
+    if not path.is_file() or path.suffix != ".py":
+        there = [str(p) for p in [*path.parent.glob("*.py")] or Path("configs").glob("*.py")]
         raise UserError(f"there is no config file {path}" + (f"; {suggest(str(path), there)}" if there else ""))
-
-
-def fail(error: Exception, code: int) -> NoReturn:
-    """Prints one line and exits."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,16 +58,10 @@ def main(argv: Sequence[str]) -> None:
         "check": check,
         "show_batch": show_batch,
     }
-    try:
+    with commands.errors_in_one_line("interrupted; the same command goes on from the last checkpoint"):
         if _MODE.value not in modes:
             raise UserError(f'unknown --mode "{_MODE.value}"; {suggest(_MODE.value, MODES)}')
         modes[_MODE.value](workdir())
-    except UserError as e:
-        fail(e, 2)
-    except TrainingError as e:
-        fail(e, 1)
-    except KeyboardInterrupt:
-        fail(RuntimeError("interrupted; the same command goes on from the last checkpoint"), 130)
 
 
 def config() -> ConfigDict:
@@ -112,7 +99,10 @@ def evaluate(workdir: Path) -> None:
 
     settings = config_lib.read(workdir / "config.json")
     if _CONFIG.value is not None:
-        settings = config_lib.fill(config(), config_lib.flatten(settings))
+        asked = config_lib.fill(config(), config_lib.flatten(settings))
+        asked.model.weights = settings.model.weights
+        config_lib.check_same_run(workdir, settings, asked, config_lib.EVALUATION_MAY_CHANGE)
+        settings = asked
     settings.model.weights = ""  # where training began; the checkpoint has what became of them
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
     step = checkpoints.find(_STEP.value or "last")
@@ -157,7 +147,8 @@ def run() -> None:
     # Compiled programs are kept between runs: a second start takes seconds.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "xception_jax" / "compiled"))
     jax.config.update("jax_compilation_cache_dir", cache)
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file; --verbosity=0 lets it
+    logging.set_verbosity(logging.WARNING)
+    commands.quieten_orbax()
     app.run(main, flags_parser=parse_flags)
 
 

@@ -145,12 +145,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     """Writes the config into a new work directory; refuses one that belongs to another config."""
     path = workdir / "config.json"
     if path.exists():
-        changed = config_lib.differences(config_lib.read(path), config)
-        if changed:
-            raise UserError(
-                f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
-                "give another --workdir, or the settings it was started with"
-            )
+        config_lib.check_same_run(workdir, config_lib.read(path), config)
     files.write_atomically(path, config_lib.to_json(config) + "\n")
 
 

@@ -1,0 +1,49 @@
+"""Which checkpoints are kept, and which is the best."""
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+from xception_jax import train_state
+from xception_jax.checkpoints import Checkpoints
+from xception_jax.errors import UserError
+from xception_jax.train_state import Weights
+
+
+def save(checkpoints, step, top1):
+    state = train_state.create(Weights({"kernel": jnp.ones(3)}, {}), optax.sgd(0.1), averaging=False)
+    state.step = jnp.int32(step)
+    # A loss that is lower where top-1 is lower: what is best depends on the metric.
+    checkpoints.save(state, None if top1 is None else {"top1": top1, "loss": top1}, run={})
+
+
+@pytest.fixture
+def settings(tiny):
+    tiny.checkpoint.keep_last = 2
+    return tiny.checkpoint
+
+
+@pytest.mark.parametrize(("metric", "best", "kept"), [("top1", 2, [2, 4, 5]), ("loss", 1, [1, 4, 5])])
+def test_the_last_and_the_best_are_kept_also_by_a_process_started_again(tmp_path, settings, metric, best, kept):
+    settings.best_metric = metric
+    checkpoints = Checkpoints(tmp_path, settings)
+    for step, top1 in ((1, 0.1), (2, 0.9), (3, None), (4, 0.5)):
+        save(checkpoints, step, top1)
+    checkpoints.close()
+    resumed = Checkpoints(tmp_path, settings)
+    save(resumed, 5, 0.3)
+    resumed.close()
+    read = Checkpoints(tmp_path, settings, read_only=True)
+    assert (read.find("best"), read.find("last"), read.latest) == (best, 5, 5)
+    with pytest.raises(UserError, match=rf'no checkpoint of step "3" .*there are: \{kept}, last and best'):
+        read.find("3")
+
+
+def test_without_an_evaluation_there_is_no_best(tmp_path, settings):
+    checkpoints = Checkpoints(tmp_path, settings)
+    with pytest.raises(UserError, match=r"there is no checkpoint"):
+        checkpoints.find("last")
+    save(checkpoints, 1, None)
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"none of the checkpoints .* was evaluated; --step=last"):
+        checkpoints.find("best")

@@ -1,0 +1,40 @@
+"""How the commands end."""
+
+import subprocess
+import sys
+
+import pytest
+
+from xception_jax.commands import errors_in_one_line
+from xception_jax.errors import TrainingError, UserError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such model"), 2, "error: no such model\n"),
+        (TrainingError("the loss is NaN"), 1, "error: the loss is NaN\n"),
+        (FileExistsError(17, "File exists", "/a/file"), 2, "error: /a/file cannot be used: File exists\n"),
+        (KeyboardInterrupt(), 130, "error: stopped\n"),
+    ],
+)
+def test_what_users_can_mend_ends_in_one_line(capsys, error, code, line):
+    with pytest.raises(SystemExit) as end, errors_in_one_line("stopped"):
+        raise error
+    assert end.value.code == code
+    assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault of ours"), OSError("of no file")])
+def test_what_they_cannot_keeps_its_traceback(error):
+    with pytest.raises(type(error), match=str(error)), errors_in_one_line():
+        raise error
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    program = (
+        "from xception_jax.commands import errors_in_one_line\nwith errors_in_one_line():\n    print('x' * 1_000_000)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
