@@ -71,9 +71,28 @@ def conv(
     )
 
 
-def batch_norm(channels: int, *, numerics: Numerics, rngs: nnx.Rngs, use_scale: bool = True) -> nnx.BatchNorm:
-    """Batch normalization over B, H and W: of the global batch when the batch is sharded under `jax.jit`."""
-    return nnx.BatchNorm(
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalization over all axes but the last, through this project's operators.
+
+    Statistics are those of the global batch when the batch is sharded under `jax.jit`, and always float32.
+    """
+
+    def __call__(self, x: Float[Array, "*B C"], use_running_average: bool) -> Float[Array, "*B C"]:  # type: ignore[override]
+        x = x.astype(self.dtype)
+        scale = jnp.ones_like(self.mean[...]) if self.scale is None else self.scale[...].astype(jnp.float32)
+        assert self.bias is not None
+        bias = self.bias[...].astype(jnp.float32)
+        if use_running_average:
+            return ops.normalize(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
+        y, mean, variance = ops.batch_norm(x, scale, bias, self.epsilon)
+        for running, batch in ((self.mean, mean), (self.var, variance)):
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
+        return y
+
+
+def batch_norm(channels: int, *, numerics: Numerics, rngs: nnx.Rngs, use_scale: bool = True) -> BatchNorm:
+    """A batch normalization layer."""
+    return BatchNorm(
         channels,
         epsilon=numerics.bn_epsilon,
         momentum=numerics.bn_momentum,

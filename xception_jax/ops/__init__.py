@@ -2,6 +2,16 @@
 
 from xception_jax.ops.convolution import conv_general_dilated
 from xception_jax.ops.lowering import platform, reference, set_lowering
+from xception_jax.ops.normalization import batch_norm, normalize
 from xception_jax.ops.pooling import avg_pool, max_pool
 
-__all__ = ["avg_pool", "conv_general_dilated", "max_pool", "platform", "reference", "set_lowering"]
+__all__ = [
+    "avg_pool",
+    "batch_norm",
+    "conv_general_dilated",
+    "max_pool",
+    "normalize",
+    "platform",
+    "reference",
+    "set_lowering",
+]

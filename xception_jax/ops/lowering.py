@@ -66,6 +66,11 @@ def target() -> str:
     return _platform or jax.default_backend()
 
 
+def use_reference() -> bool:
+    """Whether operators are to be traced as plain `lax`."""
+    return _lowering == "reference"
+
+
 def fast_on_cpu() -> bool:
     """Whether operators are to be traced for the CPU. GPUs and TPUs keep the reference."""
     return _lowering == "auto" and target() == "cpu"

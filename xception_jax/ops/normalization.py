@@ -1,0 +1,88 @@
+"""Batch normalization (S. Ioffe and C. Szegedy, arXiv 1502.03167) with a gradient that keeps nothing but its input.
+
+Shape legend: B batch, H height, W width, C channels.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from xception_jax.ops.lowering import use_reference
+
+Vector = Float[Array, " C"]
+
+
+def batch_norm(
+    x: Float[Array, "*B C"], scale: Vector, bias: Vector, epsilon: float
+) -> tuple[Float[Array, "*B C"], Vector, Vector]:
+    """Normalizes each channel by its mean and variance over all other axes, then scales and shifts it.
+
+    Automatic differentiation would keep x - mean in float32 for the backward pass, one more array of x's shape and of
+    twice its bytes in bfloat16; the gradient here (section 3 of the paper) needs x alone.
+
+    Args:
+      x: float32 or bfloat16; what is computed is float32 (float64 for float64).
+      scale, bias: float32.
+      epsilon: added to the variance.
+
+    Returns:
+      The result, of x's dtype; means and (biased) variances, float32. Derivatives of every order by reverse mode, and
+      forward mode over reverse.
+    """
+    return (_batch_norm_forward if use_reference() else _batch_norm)(x, scale, bias, epsilon)
+
+
+def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
+    wide = _wide(x)
+    axes = tuple(range(x.ndim - 1))
+    mean = wide.mean(axes)
+    # In one pass over x; rounding could make it negative.
+    variance = jnp.maximum(jnp.square(wide).mean(axes) - jnp.square(mean), 0)
+    return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
+
+
+_batch_norm = jax.custom_vjp(_batch_norm_forward, nondiff_argnums=(3,))
+
+
+def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
+    y, mean, variance = _batch_norm_forward(x, scale, bias, epsilon)
+    return (y, mean, variance), (x, scale, mean, variance)
+
+
+def _backward(epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:
+    x, scale, mean, variance = residuals
+    to_y, to_mean, to_variance = cotangents
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    centered, to_y = _wide(x) - _row(mean, x), _wide(to_y)
+    inverse = lax.rsqrt(variance + epsilon)
+    to_bias = to_y.sum(axes)
+    to_scale = (to_y * centered).sum(axes) * inverse
+    # One fused pass: to_x = a to_y + b centered + c, with a vector of channels each.
+    a = scale * inverse
+    b = (2 * to_variance - a * inverse * to_scale) / count
+    c = (to_mean - a * to_bias) / count
+    to_x = _row(a, x) * to_y + _row(b, x) * centered + _row(c, x)
+    return to_x.astype(x.dtype), to_scale, to_bias
+
+
+_batch_norm.defvjp(_forward, _backward)
+
+
+def normalize(
+    x: Float[Array, "*B C"], mean: Vector, variance: Vector, scale: Vector, bias: Vector, epsilon: float
+) -> Float[Array, "*B C"]:
+    """Batch normalization with given statistics, as in inference; computed as `batch_norm`."""
+    # Not (x - mean) a + bias: the gradient has x - mean too, and compilers keep what both have.
+    a = lax.rsqrt(variance + epsilon) * scale
+    return (_wide(x) * _row(a, x) + _row(bias - mean * a, x)).astype(x.dtype)
+
+
+def _row(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """[C] as [1, ..., 1, C], of x's rank."""
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """In the dtype that sums are taken in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
