@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from xception_jax.ops.dense import dense_conv
 from xception_jax.ops.depthwise import depthwise_conv
 from xception_jax.ops.lowering import fast_on_cpu
 from xception_jax.ops.pointwise import pointwise_conv
@@ -31,7 +32,7 @@ def conv_general_dilated(
     precision: lax.PrecisionLike = None,
     **others: Any,
 ) -> Float[Array, "B h w D"]:
-    """`lax.conv_general_dilated`: on the CPU depthwise and 1x1 convolutions have a faster lowering.
+    """`lax.conv_general_dilated`: on the CPU most convolutions have a faster lowering.
 
     Every convolution is computed alike up to rounding, and those without a faster lowering are `lax`'s own. `others`
     are its other arguments.
@@ -68,6 +69,8 @@ def conv_general_dilated(
         return depthwise_conv(lhs, rhs, strides, pads, dilation)
     if feature_group_count == kh == kw == 1 and per_group == channels and pads == ((0, 0), (0, 0)):
         return pointwise_conv(lhs, rhs, strides, precision)
+    if feature_group_count == 1 and dilation == (1, 1) and precision is None and min(*pads[0], *pads[1]) >= 0:
+        return dense_conv(lhs, rhs, strides, pads)
     return plain()
 
 
