@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
+from xception_jax import host_memory
 from xception_jax.errors import TrainingError, UserError
 
 
@@ -67,5 +68,6 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
         with errors_in_one_line():
             return main(list(argv[1:]))
 
+    host_memory.keep_freed_memory()
     quieten_orbax()
     app.run(call, flags_parser=parse)

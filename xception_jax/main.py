@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from xception_jax import commands
+from xception_jax import commands, host_memory
 from xception_jax import config as config_lib
 from xception_jax.errors import UserError, suggest
 
@@ -144,6 +144,7 @@ def show_batch(workdir: Path) -> None:
 
 def run() -> None:
     """The command's entry."""
+    host_memory.keep_freed_memory()
     # Compiled programs are kept between runs: a second start takes seconds.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "xception_jax" / "compiled"))
     jax.config.update("jax_compilation_cache_dir", cache)
