@@ -3,14 +3,17 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags
 
+from xception_jax import config as config_lib
 from xception_jax import host_memory
-from xception_jax.errors import TrainingError, UserError
+from xception_jax.errors import TrainingError, UserError, suggest
 
 
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
@@ -59,8 +62,9 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     def parse(argv: Sequence[str]) -> list[str]:
         define_flags()
         try:
+            check_config_flags(argv[1:])
             rest = flags.FLAGS(argv)
-        except flags.Error as e:
+        except (UserError, flags.Error) as e:
             fail(e)
         return rest
 
@@ -71,3 +75,19 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     host_memory.keep_freed_memory()
     quieten_orbax()
     app.run(call, flags_parser=parse)
+
+
+def check_config_flags(arguments: Sequence[str]) -> None:
+    """Raises UserError where a --config flag names a file or a setting that does not exist."""
+    for argument in arguments:
+        if key := re.match(r"--config\.([^=]+)", argument):
+            config_lib.check_key(key[1])
+        if path := re.match(r"--config=(.+)", argument):
+            check_config_file(Path(path[1]))
+
+
+def check_config_file(path: Path) -> None:
+    """Raises UserError where there is no such Python file, with the names of those beside it."""
+    if not path.is_file() or path.suffix != ".py":
+        there = [str(p) for p in [*path.parent.glob("*.py")] or Path("configs").glob("*.py")]
+        raise UserError(f"there is no config file {path}" + (f"; {suggest(str(path), there)}" if there else ""))

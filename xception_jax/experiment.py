@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
@@ -20,7 +20,7 @@ from xception_jax.models import create_model
 from xception_jax.optimizers import create_optimizer, create_schedule
 from xception_jax.pretrained import Pretrained, fill, load, transplant
 from xception_jax.sharding import check_batch_size, data_mesh, replicated
-from xception_jax.steps import Batch, Metrics, TrainSettings, make_eval_step
+from xception_jax.steps import Batch, Metrics, TrainSettings, make_eval_step, make_train_step
 from xception_jax.train_state import TrainState, Weights
 
 
@@ -103,6 +103,11 @@ class Experiment:
         return jax.jit(create, out_shardings=replicated(self.mesh))(trained)
 
     @functools.cached_property
+    def train_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+        """The training step, compiled when first called."""
+        return make_train_step(self.graphdef, self.optimizer, self.schedule, self.train_settings, self.mesh)
+
+    @functools.cached_property
     def eval_step(self) -> Callable[[Weights, Batch], Metrics]:
         """The evaluation step; all splits share it, so that it is compiled once."""
         return make_eval_step(self.graphdef, self.num_classes, self.mesh, self.input.normalization)
@@ -122,14 +127,14 @@ def build_model(config: ConfigDict, num_classes: int) -> nnx.Module:
     return create_model(config.model.name, num_classes=num_classes, rngs=nnx.Rngs(config.seed), **options)
 
 
-def create(config: ConfigDict) -> Experiment:
-    """Checks a config against its data and the devices at hand.
+def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
+    """Checks a config against its data and the devices, by default all at hand.
 
     Raises:
       UserError: what is wrong, and what to do.
     """
     config_lib.validate(config)
-    mesh = data_mesh()
+    mesh = data_mesh(devices)
     check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
     if config.evaluation.batch_size is not None:
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)

@@ -1,7 +1,6 @@
 """Trains, evaluates or checks an experiment: `python -m xception_jax.main --config=configs/xception.py`."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,24 +28,13 @@ _STEP = flags.DEFINE_string(
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line; what is mistyped ends in one line that says so, and exit code 2."""
     try:
-        for argument in argv[1:]:
-            if key := re.match(r"--config\.([^=]+)", argument):
-                config_lib.check_key(key[1])
-            if path := re.match(r"--config=(.+)", argument):
-                check_config_file(Path(path[1]))
+        commands.check_config_flags(argv[1:])
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise UserError(f'"{rest[1]}" is no flag; flags are written --name=value')
         return rest
     except (UserError, flags.Error) as e:
         commands.fail(e)
-
-
-def check_config_file(path: Path) -> None:
-    """Raises UserError where there is no such Python file, with the names of those beside it."""
-    if not path.is_file() or path.suffix != ".py":
-        there = [str(p) for p in [*path.parent.glob("*.py")] or Path("configs").glob("*.py")]
-        raise UserError(f"there is no config file {path}" + (f"; {suggest(str(path), there)}" if there else ""))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -66,6 +66,13 @@ def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) 
             layer.shape = shape[1:]
 
 
+def multiply_adds(jaxpr: core.Jaxpr) -> int:
+    """Multiply-adds of all convolutions and matrix products of a jaxpr, and of those inside it."""
+    total: dict[str, Layer] = {}
+    _count(jaxpr, "all", 1, total)
+    return total["all"].multiply_adds
+
+
 def _multiply_adds(eqn: Any) -> int:
     """Multiply-adds of a convolution or matrix product; 0 for any other operation."""
     out = eqn.outvars[0].aval

@@ -23,7 +23,7 @@ from xception_jax.evaluation import Evaluator
 from xception_jax.experiment import Experiment
 from xception_jax.logs import RunLog
 from xception_jax.sharding import put_batch, replicated
-from xception_jax.steps import Batch, Metrics, make_train_step
+from xception_jax.steps import Batch, Metrics
 from xception_jax.train_state import TrainState, num_parameters
 
 # Batches on their way to the devices while a step runs.
@@ -87,11 +87,8 @@ def fit(
     run = run_record(experiment)
     broken, reader, clock = BrokenPictures(), MetricsReader(checkpoints), Clock()
     batches = batches_on_devices(experiment, start, broken)
-    train_step = make_train_step(
-        experiment.graphdef, experiment.optimizer, experiment.schedule, experiment.train_settings, experiment.mesh
-    )
     for step in range(start + 1, total + 1):
-        state, metrics = train_step(state, next(batches))
+        state, metrics = experiment.train_step(state, next(batches))
         reader.add(step, metrics)
 
         def due(key: str, step: int = step) -> bool:
