@@ -1,4 +1,4 @@
-"""What the commands have in common: mistakes end in one line, and exit code 2."""
+"""What the commands have in common: mistakes end in one line, and exit code 2; compiled programs are kept."""
 
 import contextlib
 import logging
@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from xception_jax import config as config_lib
 from xception_jax import host_memory
 from xception_jax.errors import TrainingError, UserError, suggest
 
@@ -51,6 +50,22 @@ def quieten_orbax() -> None:
     logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.ERROR or "orbax" not in r.pathname)
 
 
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs between runs, so that a second start takes seconds.
+
+    They are in `$JAX_COMPILATION_CACHE_DIR`; where that is empty, nowhere; where it is not set, in the user's cache.
+    """
+    default = str(Path.home() / ".cache" / "xception_jax" / "compiled")
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", default)
+    if jax := sys.modules.get("jax"):  # otherwise it reads the variable when it is imported: --help needs no jax
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def with_underscores(argument: str) -> str:
+    """`--image-size=71` as `--image_size=71`: both are understood."""
+    return re.sub(r"^--?[^=]+", lambda name: "--" + name[0].lstrip("-").replace("-", "_"), argument)
+
+
 def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None]) -> None:
     """Runs a command that takes arguments beside its flags.
 
@@ -63,7 +78,7 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
         define_flags()
         try:
             check_config_flags(argv[1:])
-            rest = flags.FLAGS(argv)
+            rest = flags.FLAGS([argv[0], *map(with_underscores, argv[1:])])
         except (UserError, flags.Error) as e:
             fail(e)
         return rest
@@ -74,11 +89,14 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
 
     host_memory.keep_freed_memory()
     quieten_orbax()
+    keep_compiled_programs()
     app.run(call, flags_parser=parse)
 
 
 def check_config_flags(arguments: Sequence[str]) -> None:
     """Raises UserError where a --config flag names a file or a setting that does not exist."""
+    from xception_jax import config as config_lib  # ml_collections, which commands without a --config do not need
+
     for argument in arguments:
         if key := re.match(r"--config\.([^=]+)", argument):
             config_lib.check_key(key[1])

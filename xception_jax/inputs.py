@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from ml_collections import ConfigDict
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 Colour = tuple[float, float, float]
 
@@ -56,7 +59,7 @@ class InputSpec:
     stain: tuple[Colour, Colour] | None = None
 
 
-def input_spec(config: ConfigDict) -> InputSpec:
+def input_spec(config: "ConfigDict") -> InputSpec:
     """What the network of a run expects of its pictures; the config must be a run's, with nothing left open."""
     d = config.data
     normalization = Normalization(tuple(d.mean), tuple(d.std), d.standardize)

@@ -7,7 +7,6 @@ from pathlib import Path
 # Before jax is imported: TensorFlow, where TFDS needs it, must not take the accelerator's memory.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -133,9 +132,7 @@ def show_batch(workdir: Path) -> None:
 def run() -> None:
     """The command's entry."""
     host_memory.keep_freed_memory()
-    # Compiled programs are kept between runs: a second start takes seconds.
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "xception_jax" / "compiled"))
-    jax.config.update("jax_compilation_cache_dir", cache)
+    commands.keep_compiled_programs()
     logging.set_verbosity(logging.WARNING)
     commands.quieten_orbax()
     app.run(main, flags_parser=parse_flags)

@@ -1,18 +1,21 @@
 """Learning rate schedules and optimizers, by name, from the config."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
 from xception_jax.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 SCHEDULES = ("constant", "cosine", "exponential")
 OPTIMIZERS = ("adamw", "lamb", "rmsprop", "sgd")
 
 
-def create_schedule(config: ConfigDict, *, total_steps: int, in_steps: Callable[..., float]) -> optax.Schedule:
+def create_schedule(config: "ConfigDict", *, total_steps: int, in_steps: Callable[..., float]) -> optax.Schedule:
     """The learning rate at each step.
 
     Args:
@@ -46,7 +49,7 @@ def is_kernel(params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def create_optimizer(config: "ConfigDict", schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer that `config.optimizer` names.
 
     L2 weight decay (sgd, rmsprop) adds `weight_decay * kernel` to the gradient, before momentum and after clipping:

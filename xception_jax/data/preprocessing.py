@@ -71,7 +71,7 @@ def random_crop_flip(image: np.ndarray, rng: np.random.Generator, size: int, dat
         h = w = min(height, width)
         y, x = (height - h) // 2, (width - w) // 2
     view = resize(image[y : y + h, x : x + w], size, data.interpolation)
-    return view[:, ::-1] if data.flip and rng.random() < 0.5 else view
+    return cv2.flip(view, 1) if data.flip and rng.random() < 0.5 else view
 
 
 def central_crop(image: np.ndarray, size: int, data: ConfigDict) -> np.ndarray:

@@ -1,0 +1,182 @@
+"""What the benchmark claims to measure, and that it measures it in turns."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xception_jax import ops
+from xception_jax.benchmarks import subjects
+from xception_jax.benchmarks.sides import jax_side, operators
+from xception_jax.benchmarks.turns import measure
+from xception_jax.config import default
+from xception_jax.durations import in_steps
+from xception_jax.optimizers import create_optimizer, create_schedule
+
+# What is not there where only jax, flax and optax are.
+MISSING = (
+    "array_record", "cv2", "grain", "h5py", "huggingface_hub", "matplotlib", "ml_collections", "scipy.stats", "sklearn",
+    "tensorboardX", "tensorflow", "tensorflow_datasets",
+)  # fmt: skip
+TASK = {"model": "xception", "batch": 8, "image_size": 299, "dtype": "float32", "options": {}}
+
+
+def test_nothing_but_jax_flax_and_optax_is_needed():
+    program = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name in {MISSING!r}:
+            raise ImportError(f"{{name}} is not installed")
+
+sys.meta_path.insert(0, Blocked())
+import xception_jax.benchmark, xception_jax.models, xception_jax.ops, xception_jax.steps
+import xception_jax.benchmarks.sides.jax_side
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class Clock:
+    """A side that knows when it was asked."""
+
+    def __init__(self, name, log, seconds=(), left_out=None):
+        self._name, self._log, self._seconds, self._left_out = name, log, iter(seconds), left_out
+
+    def ask(self, message):
+        self._log.append((message["do"], self._name))
+        if self._left_out:
+            return {"left_out": self._left_out}
+        answers = {
+            "prepare": {"facts": {"flops": 7}},
+            "finish": {"memory": {"bytes": 5, "kind": "device"}, "facts": {}},
+        }
+        return answers.get(message["do"]) or {"seconds": next(self._seconds)}
+
+
+def test_sides_take_turns(monkeypatch):
+    monkeypatch.setattr("xception_jax.benchmarks.turns.REST_SECONDS", 0)
+    log = []
+    sides = {
+        "ours": (Clock("ours", log, [1.0, 2.0]), {}),
+        "absent": (Clock("absent", log, left_out="it is not here"), {}),
+        "peer": (Clock("peer", log, [3.0, 3.0]), {}),
+    }
+    measured = measure(sides, 2)
+    assert log == [
+        ("prepare", "ours"), ("prepare", "absent"), ("prepare", "peer"),
+        ("turn", "ours"), ("turn", "peer"), ("turn", "ours"), ("turn", "peer"),
+        ("finish", "ours"), ("finish", "peer"),
+    ]  # fmt: skip
+    assert measured["ours"].seconds == [1.0, 2.0]
+    assert measured["peer"].memory == {"bytes": 5, "kind": "device"}
+    assert measured["absent"].left_out == "it is not here"
+    figures = subjects._figures(measured["peer"], 6, measured["ours"])
+    assert figures["ratio"] == {"median": 2.25, "low": 1.5, "high": 3.0}  # 3 / 1 and 3 / 2
+    assert figures["images_per_second"]["median"] == 2
+    assert figures["flops"] == 7
+
+
+def test_the_fastest_variant_of_a_peer_counts():
+    fast, slow = ({"ratio": {"median": m, "low": m, "high": m}} for m in (0.5, 0.7))
+    sides = {"ours": {}, "timm eager": slow, "timm compiled": fast, "keras": {"left_out": "no"}}
+    assert subjects.best_ratios(sides) == {"timm": fast["ratio"]}
+
+
+def test_operators_are_those_of_the_paper():
+    listed = operators.used(lambda: jax_side.split_network(TASK), TASK)
+    counts = dict.fromkeys(operators.DIRECTIONS, 0)
+    for operator in listed:
+        counts[operator["kind"]] += operator["count"]
+    # 34 separable convolutions, 2 others, 4 shortcuts, each normalized; 4 pools.
+    assert counts == {"depthwise": 34, "pointwise": 38, "convolution": 2, "max pool": 4, "batch norm": 40}
+    middle = next(o for o in listed if o["name"] == "depthwise 3x3 19x19x728")
+    assert middle["count"] == 26  # 8 blocks of 3, and two in block 13
+    assert tuple(middle["shape"]) == (8, 19, 19, 728)
+
+
+def test_costs_of_an_operator():
+    pointwise = operators.Operator("pointwise", (2, 5, 5, 8), 16, strides=(2, 2))
+    outputs, inputs, kernel = 2 * 3 * 3 * 16, 2 * 5 * 5 * 8, 8 * 16
+    for direction, touched in (
+        ("forward", inputs + kernel + outputs),
+        ("input gradient", kernel + outputs + inputs),
+        ("kernel gradient", inputs + outputs + kernel),
+    ):
+        costs = operators.costs(pointwise, direction, "bfloat16")
+        assert costs == {"flops": 2 * 8 * outputs, "bytes": 2 * touched}
+
+
+def test_optimizer_is_the_default_one():
+    params = {"layer": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3)}}
+    grads = jax.tree.map(lambda x: x + 0.5, params)
+    config = default()
+    to_steps = functools.partial(in_steps, batch_size=32, num_examples=1_281_167)
+    schedule = create_schedule(config, total_steps=10**6, in_steps=to_steps)
+    updates = []
+    for optimizer in (jax_side.paper_optimizer()[0], create_optimizer(config, schedule)):
+        state = optimizer.init(params)
+        for _ in range(3):
+            update, state = optimizer.update(grads, state, params)
+        updates.append(update)
+    jax.tree.map(np.testing.assert_array_equal, *updates)
+
+
+def test_small_form(tmp_path):
+    """The command itself, on a network of 0.05 of the width, with a made-up peer's interpreter."""
+    output = tmp_path / "results.json"
+    command = [
+        sys.executable, "-m", "xception_jax.benchmark", "--options=width=0.05,stem=small", "--image-size=32",
+        "--rounds=1", "--what=infer,operators", "--only=max pool", "--against=timm,reference",
+        "--peer-python=/bin/false", f"--json={output}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads(output.read_text())
+    infer, *pools = record["results"]
+    assert infer["sides"]["ours"]["images_per_second"]["median"] > 0
+    assert infer["ratio"].keys() == {"reference"}
+    assert "its process ended with 1" in infer["sides"]["timm eager"]["left_out"]
+    assert "left out: infer xception, timm eager" in done.stdout
+    assert {(p["name"].split()[0], p["direction"]) for p in pools} == {
+        ("max", "forward"), ("max", "forward and gradient"),
+    }  # fmt: skip
+    assert sum(p["count"] for p in pools) == 2 * 4
+    assert record["hardware"]["num_devices"] == 8
+    assert record["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--what=trane", 'unknown --what "trane"; did you mean "train"?'),
+        ("--against=tim", 'unknown --against "tim"; did you mean "timm"?'),
+        ("--options=width", '--options has "width"; write name=value'),
+        ("--image-size=0", "image_size"),
+    ],
+)
+def test_what_is_mistyped_ends_in_a_line(flag, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "xception_jax.benchmark", flag], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_flops_are_those_of_the_mathematics():
+    """A depthwise convolution has nine products and sums an output, whatever the lowering does."""
+    x, kernel = jnp.ones((1, 6, 6, 4)), jnp.ones((3, 3, 1, 4))
+
+    def convolve(x, kernel):
+        return ops.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4
+        )
+
+    assert jax_side.plain_flops(lambda: jax.jit(convolve), (x, kernel)) == 4 * 4 * 4 * 9 * 2

@@ -1,0 +1,103 @@
+"""How fast this is, here: `python -m xception_jax.benchmark --what=train,infer --against=timm --json=FILE`.
+
+Every figure is a median over rounds, with its range. Peers do the same work in the same run, in turns with ours, each
+in a process of its own; a `ratio` above 1 says how many times faster we are.
+"""
+
+import ast
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from xception_jax import commands, files
+from xception_jax.benchmarks import report
+from xception_jax.benchmarks.subjects import PEERS, SUBJECTS, Runner, Settings
+from xception_jax.errors import UserError, suggest
+
+USAGE = "usage: python -m xception_jax.benchmark [--model=NAME] [--what=SUBJECT,...] [--against=PEER,...] [--json=FILE]"
+
+
+def define_flags() -> None:
+    """The command's flags."""
+    flags.DEFINE_string("model", "xception", "One of list_models().")
+    flags.DEFINE_integer("batch", 8, "Pictures a step, of all devices together.", lower_bound=1)
+    flags.DEFINE_integer("image_size", 299, "Pixels.", lower_bound=1)
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What layers compute in.")
+    flags.DEFINE_list("what", ["train", "infer"], f"Subjects: {', '.join(SUBJECTS)}.")
+    flags.DEFINE_list("against", [], f"Peers: {', '.join(PEERS)}.")
+    flags.DEFINE_string("peer_python", sys.executable, "The interpreter that has the peers' libraries.")
+    flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
+    flags.DEFINE_list("options", [], "The network's options, such as width=0.05,stem=small.")
+    flags.DEFINE_string("only", "", "operators: those with this text in their name.")
+    flags.DEFINE_string("data", "", "input: a folder of JPEG files; by default pictures are made up.")
+    flags.DEFINE_string("json", None, "A file to write everything to.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures, prints and writes; 1 where something of ours could not be measured."""
+    if arguments:
+        raise UserError(USAGE)
+    settings, subjects = read_flags()
+    runner = Runner(settings)
+    runner.measure_machine()
+    rows = []
+    for what in subjects:
+        for row in SUBJECTS[what](runner):
+            print(f"measured {row['what']} {row['name']} {row.get('direction', '')}", file=sys.stderr)
+            rows.append(row)
+    report.show(rows, runner.machine)
+    if flags.FLAGS.json:
+        record = report.record(rows, runner.machine, dataclasses.asdict(settings), shlex.join(sys.argv))
+        files.write_atomically(Path(flags.FLAGS.json), json.dumps(record, indent=2) + "\n")
+    return 1 if report.failed(rows) else 0
+
+
+def read_flags() -> tuple[Settings, list[str]]:
+    """The flags, checked, and the subjects.
+
+    Raises:
+      UserError: one has a value that it cannot have.
+    """
+    flag = flags.FLAGS
+    for name, values, choices in (("what", flag.what, SUBJECTS), ("against", flag.against, PEERS)):
+        for value in values:
+            if value not in choices:
+                raise UserError(f'unknown --{name} "{value}"; {suggest(value, choices)}')
+    settings = Settings(
+        model=flag.model,
+        batch=flag.batch,
+        image_size=flag.image_size,
+        dtype=flag.dtype,
+        options=dict(map(read_option, flag.options)),
+        against=tuple(flag.against),
+        peer_python=flag.peer_python,
+        rounds=flag.rounds,
+        only=flag.only,
+        data=flag.data,
+    )
+    return settings, flag.what
+
+
+def read_option(text: str) -> tuple[str, Any]:
+    """`width=0.05` as ("width", 0.05); what is no Python literal is a text.
+
+    Raises:
+      UserError: it has no value.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f'--options has "{text}"; write name=value')
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
+if __name__ == "__main__":
+    commands.run(main, define_flags)

@@ -1,0 +1,35 @@
+"""This project's input: training batches of pictures in a folder, as training takes them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xception_jax import config
+from xception_jax.benchmarks.sides.protocol import Work, serve
+from xception_jax.data import Batch, BrokenPictures, train_batches
+from xception_jax.data.pictures import Pictures, find_pictures
+
+
+def batches(task: dict[str, Any]) -> Iterator[Batch]:
+    """What `training` iterates over, with the default augmentation."""
+    data = config.default().data
+    data.interpolation, data.stain_means = "bilinear", ()
+    return train_batches(
+        Pictures(find_pictures([Path(task["data"])])),
+        data,
+        image_size=task["image_size"],
+        batch_size=task["batch"],
+        seed=0,
+        start_step=0,
+        broken=BrokenPictures(),
+    )
+
+
+def prepare(task: dict[str, Any]) -> Work:
+    """One batch after another."""
+    stream = batches(task)
+    return Work(lambda: next(stream))
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,110 @@
+"""How a side of a comparison is spoken to: lines of JSON on its input and output.
+
+A side is a process of its own, so that the thread pools of two libraries do not disturb each other and its memory is
+its own. It measures when it is its turn and rests while the others do:
+
+    {"do": "prepare", "task": {...}}  ->  {"facts": {...}}       built, compiled, warmed up
+    {"do": "turn"}                    ->  {"seconds": 0.1}       of one unit of work, a mean over a turn
+    {"do": "finish"}                  ->  {"memory": {...}, "facts": {...}}
+
+After "finish" comes the next "prepare", or the end of the input. An answer {"left_out": "why"} says that a side cannot
+do a task. This file imports nothing of the package: peers run in interpreters that have not got it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+SECONDS_A_TURN = 0.4  # at least: shorter work is repeated
+MAX_REPEATS = 1000
+
+
+class LeftOut(Exception):
+    """This side cannot do the task; the message says why."""
+
+
+@dataclasses.dataclass
+class Work:
+    """A task, ready to be measured.
+
+    Attributes:
+      run: does one unit of work; may return before it is done.
+      wait: waits until all is done.
+      facts: what the report says of it.
+      memory: the highest use of memory since the work began; None: of the process, since warm-up.
+    """
+
+    run: Callable[[], Any]
+    wait: Callable[[], Any] = lambda: None
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    memory: Callable[[], dict[str, Any]] | None = None
+
+    def seconds(self, repeats: int) -> float:
+        """The time of a unit of work, a mean over `repeats`."""
+        began = time.perf_counter()
+        for _ in range(repeats):
+            self.run()
+        self.wait()
+        return (time.perf_counter() - began) / repeats
+
+
+def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
+    """Answers until the input ends. What is printed meanwhile goes to the error output."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    state: dict[str, Any] = {}
+    for line in sys.stdin:
+        message = json.loads(line)
+        try:
+            answer = _ACTIONS[message["do"]](state, prepare, message)
+        except LeftOut as e:
+            answer = {"left_out": str(e)}
+        except Exception as e:
+            traceback.print_exc()
+            answer = {"left_out": f"{type(e).__name__}: {str(e).strip().partition(chr(10))[0]}"}
+        print(json.dumps(answer), file=answers)
+
+
+def _prepare(state: dict[str, Any], prepare: Callable[[dict[str, Any]], Work], message: dict[str, Any]) -> Any:
+    state.clear()  # the last task's memory
+    work = prepare(message["task"])
+    work.seconds(1)  # compiles, allocates
+    once = work.seconds(1)
+    state["work"] = work
+    state["repeats"] = max(1, min(MAX_REPEATS, round(SECONDS_A_TURN / max(once, 1e-9))))
+    _reset_process_peak()
+    return {"facts": {**work.facts, "repeats": state["repeats"]}}
+
+
+def _turn(state: dict[str, Any], prepare: Any, message: dict[str, Any]) -> Any:
+    return {"seconds": state["work"].seconds(state["repeats"])}
+
+
+def _finish(state: dict[str, Any], prepare: Any, message: dict[str, Any]) -> Any:
+    work = state.pop("work")
+    return {"memory": work.memory() if work.memory else process_peak(), "facts": work.facts}
+
+
+_ACTIONS = {"prepare": _prepare, "turn": _turn, "finish": _finish}
+
+
+def _reset_process_peak() -> None:
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:  # noqa: PTH123
+        f.write("5")
+
+
+def process_peak() -> dict[str, Any]:
+    """The highest resident memory of this process: on Linux since warm-up, elsewhere since its start."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as f:  # noqa: PTH123
+        for line in f:
+            if line.startswith("VmHWM:"):
+                return {"bytes": int(line.split()[1]) * 1024, "kind": "process"}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "kind": "process"}
