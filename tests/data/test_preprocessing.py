@@ -15,7 +15,7 @@ from xception_jax.data.preprocessing import (
     central_crop,
     decode,
     preprocessing_fingerprint,
-    random_crop_flip,
+    random_view,
 )
 
 
@@ -73,7 +73,7 @@ def test_random_crops_have_the_area_and_aspect_asked_for():
     data = options(crop_area=(0.3, 0.5), crop_aspect=(0.8, 1.25), flip=False)
     areas, aspects = [], []
     for seed in range(200):
-        view = random_crop_flip(image, np.random.default_rng(seed), 64, data).astype(np.float64)
+        view = random_view(image, np.random.default_rng(seed), 64, data).astype(np.float64)
         height, width = (np.ptp(view[..., c]) * 64 / 63 for c in (0, 1))
         areas.append(height * width / 256**2)
         aspects.append(width / height)
@@ -88,7 +88,7 @@ def test_half_of_the_pictures_are_mirrored():
     image = np.zeros((32, 32, 3), np.uint8)
     image[:, 16:] = 255
     data = options(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
-    mirrored = sum(random_crop_flip(image, np.random.default_rng(s), 32, data)[0, 0, 0] > 0 for s in range(400))
+    mirrored = sum(random_view(image, np.random.default_rng(s), 32, data)[0, 0, 0] > 0 for s in range(400))
     assert 160 < mirrored < 240
 
 
@@ -96,7 +96,7 @@ def test_long_picture_falls_back_to_its_centre():
     image = np.zeros((10, 1000, 3), np.uint8)
     image[:, 495:505] = 200
     data = options(crop_area=(0.9, 1.0), crop_aspect=(1.0, 1.0), flip=False)
-    assert (random_crop_flip(image, np.random.default_rng(0), 10, data) == 200).all()
+    assert (random_view(image, np.random.default_rng(0), 10, data) == 200).all()
 
 
 def test_fingerprint_changes_with_what_is_seen_and_nothing_else():

@@ -7,9 +7,12 @@ A row is a dictionary for JSON: `what`, `name`; `sides`, from a side's name to i
 
 import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from xception_jax.benchmarks import startup
 from xception_jax.benchmarks.turns import Measured, Side, measure, ratio, spread
 
 Row = dict[str, Any]
@@ -163,9 +166,33 @@ def compilation(runner: Runner) -> Iterator[Row]:
         yield runner.row(sides, "compile", runner.settings.model)
 
 
+def starting(runner: Runner) -> Iterator[Row]:
+    """What a user waits for before the first step."""
+    yield from startup.measure(runner.settings.task, runner.settings.rounds)
+
+
+def pictures(runner: Runner) -> Iterator[Row]:
+    """Training batches from JPEG files: the user's, or made-up ones of ImageNet's mean size."""
+    with contextlib.ExitStack() as stack:
+        folder = runner.settings.data
+        if not folder:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            try:
+                from xception_jax.benchmarks.photographs import write_photographs
+            except ImportError as e:
+                yield {"what": "input", "name": "", "sides": {OURS: {"left_out": str(e)}}, "ratio": {}}
+                return
+            write_photographs(Path(folder))
+        sides = runner.open(stack, runner.peers("tfdata"), ours="input_side")
+        name = Path(runner.settings.data).name or "500x375"
+        yield runner.row(sides, "input", name, units=runner.settings.batch, data=folder)
+
+
 SUBJECTS: dict[str, Callable[[Runner], Iterator[Row]]] = {
     "train": steps("train"),
     "infer": steps("infer"),
+    "input": pictures,
     "operators": operators,
     "compile": compilation,
+    "startup": starting,
 }

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from xception_jax.data.preprocessing import BrokenPictureError, central_crop, decode, normalize_stain, random_crop_flip
+from xception_jax.data.preprocessing import BrokenPictureError, central_crop, decode, normalize_stain, random_view
 from xception_jax.data.source import Source
 from xception_jax.errors import UserError
 
@@ -39,21 +39,25 @@ class BrokenPictures:
                 logging.warning("skipped broken picture %s: %s", name, reason)
 
 
+# From a picture, encoded or uint8 [H, W, 3], to what is seen of it.
+View = Callable[[bytes | np.ndarray], np.ndarray]
+
+
 class Reader:
     """Reads and decodes examples of a source."""
 
     def __init__(self, source: Source, on_broken: str, broken: BrokenPictures):
         self._source, self._on_broken, self._broken = source, on_broken, broken
 
-    def __call__(self, index: int) -> tuple[np.ndarray, int] | None:
-        """The picture (uint8 [H, W, 3]) and label at `index`, or None where the picture is broken.
+    def __call__(self, index: int, view: View) -> tuple[np.ndarray, int] | None:
+        """The view of the picture at `index` and its label, or None where the picture is broken.
 
         Raises:
           UserError: it is, and `on_broken` is "fail".
         """
         try:
             picture, label = self._source[index]
-            return (decode(picture) if isinstance(picture, bytes) else picture), label
+            return view(picture), label
         except (BrokenPictureError, OSError) as e:
             name = self._source.example_id(index)
             if self._on_broken == "fail":
@@ -63,15 +67,15 @@ class Reader:
             self._broken.add(name, str(e))
             return None
 
-    def readable(self, index: int) -> tuple[int, np.ndarray, int]:
+    def readable(self, index: int, view: View) -> tuple[int, np.ndarray, int]:
         """The first readable example from `index` on: a broken picture is stood in for by the next in the source.
 
         Returns:
-          Its index, picture and label.
+          Its index, view and label.
         """
         for offset in range(min(MOST_BROKEN, len(self._source))):
             i = (index + offset) % len(self._source)
-            if (example := self(i)) is not None:
+            if (example := self(i, view)) is not None:
                 return i, *example
         raise UserError(
             f"{MOST_BROKEN} pictures in a row cannot be read, from {self._source.example_id(index)} on; "
@@ -85,16 +89,12 @@ def _training(
     """The endless stream of training batches, by position."""
     read = Reader(source, data.on_broken, broken)
 
-    def view(index: int, rng: np.random.Generator) -> Example:
-        index, image, label = read.readable(index)
-        return {
-            "image": random_crop_flip(normalize_stain(image, data), rng, image_size, data),
-            "label": np.int32(label),
-            "index": np.int32(index),
-        }
+    def example(index: int, rng: np.random.Generator) -> Example:
+        index, image, label = read.readable(index, lambda picture: random_view(picture, rng, image_size, data))
+        return {"image": image, "label": np.int32(label), "index": np.int32(index)}
 
     examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    return examples.random_map(view).batch(batch_size)
+    return examples.random_map(example).batch(batch_size)
 
 
 def train_batches(
@@ -161,20 +161,21 @@ def evaluation_batches(
     read = Reader(source, data.on_broken, broken)
     blank = crop(np.zeros((image_size, image_size, 3), np.uint8), image_size, data)
 
-    def view(position: int) -> Example:
-        example = read(position) if position < len(source) else None
-        image, label = blank, 0
-        if example is not None:
-            image, label = crop(normalize_stain(example[0], data), image_size, data), example[1]
+    def view(picture: bytes | np.ndarray) -> np.ndarray:
+        return crop(normalize_stain(decode(picture), data), image_size, data)
+
+    def example(position: int) -> Example:
+        seen = read(position, view) if position < len(source) else None
+        image, label = (blank, 0) if seen is None else seen
         return {
             "image": image,
             "label": np.int32(label),
             "index": np.int32(position),
-            "mask": np.bool_(example is not None),
+            "mask": np.bool_(seen is not None),
         }
 
     num_batches = -(-len(source) // batch_size)
-    batches = grain.MapDataset.range(num_batches * batch_size).map(view).batch(batch_size // process_count)
+    batches = grain.MapDataset.range(num_batches * batch_size).map(example).batch(batch_size // process_count)
     return _threaded(batches[process_index::process_count], data)
 
 

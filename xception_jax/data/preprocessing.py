@@ -6,11 +6,13 @@ Shape legend: H height, W width, S side. Pictures are uint8, RGB.
 import hashlib
 import json
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_jax.data import jpeg
 from xception_jax.data.stain import Reinhard
 
 # Raised by one whenever evaluated pixels change.
@@ -25,12 +27,16 @@ class BrokenPictureError(ValueError):
     """Bytes that are no picture."""
 
 
-def decode(encoded: bytes) -> np.ndarray:
+def decode(encoded: bytes | np.ndarray) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP or BMP to uint8 [H, W, 3], whatever its colours; an EXIF rotation is not applied.
+
+    Pixels are returned as they are.
 
     Raises:
       BrokenPictureError: the bytes cannot be decoded.
     """
+    if isinstance(encoded, np.ndarray):
+        return encoded
     data = np.frombuffer(encoded, np.uint8)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
@@ -47,31 +53,75 @@ def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])
 
 
-def random_crop_flip(image: np.ndarray, rng: np.random.Generator, size: int, data: ConfigDict) -> np.ndarray:
+class Crop(NamedTuple):
+    """A rectangle of a picture, in pixels."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    def of(self, image: np.ndarray) -> np.ndarray:
+        """What the rectangle holds of an image; no copy."""
+        return image[self.y : self.y + self.height, self.x : self.x + self.width]
+
+    def reduced(self, reduction: int) -> "Crop":
+        """The rectangle in a picture that is smaller by `reduction`."""
+        ends = ((n + reduction // 2) // reduction for n in (self.y, self.x, self.y + self.height, self.x + self.width))
+        top, left, bottom, right = ends
+        return Crop(top, left, bottom - top, right - left)
+
+
+def random_view(picture: bytes | np.ndarray, rng: np.random.Generator, size: int, data: ConfigDict) -> np.ndarray:
     """A training view: a crop of random area and aspect (Szegedy et al., 2014), resized, mirrored half of the time.
 
+    Of a JPEG no row below the crop is decoded, and where the crop is n = 2, 4 or 8 times as large as the view, its
+    pixels are decoded n times smaller. Evaluated pixels are all decoded, see `central_crop`.
+
     Args:
-      image: uint8 [H, W, 3].
+      picture: encoded, or uint8 [H, W, 3].
       rng: draws the crop.
       size: S.
-      data: `crop_area` and `crop_aspect` (ranges), `flip`, `interpolation`.
+      data: `crop_area` and `crop_aspect` (ranges), `flip`, `interpolation`, `stain_means` and `stain_stds`.
 
     Returns:
       uint8 [S, S, 3].
+
+    Raises:
+      BrokenPictureError: the picture cannot be decoded.
     """
-    height, width = image.shape[:2]
+    header = jpeg.read_header(picture) if isinstance(picture, bytes) else None
+    if isinstance(picture, np.ndarray) or header is None or data.stain_means:  # those depend on all pixels
+        image = normalize_stain(decode(picture), data)
+        crop = random_crop(rng, image.shape[0], image.shape[1], data)
+    else:
+        crop = random_crop(rng, header.height, header.width, data)
+        reduction = next((n for n in jpeg.REDUCTIONS if min(crop.height, crop.width) >= n * size), 1)
+        top = jpeg.decode_top(picture, header, crop.y + crop.height, reduction)
+        if top is None:
+            raise BrokenPictureError("it is a damaged JPEG picture")
+        image, crop = top, crop.reduced(reduction)
+    view = _resize_view(crop.of(image), size, data.interpolation)
+    return cv2.flip(view, 1) if data.flip and rng.random() < 0.5 else view
+
+
+def random_crop(rng: np.random.Generator, height: int, width: int, data: ConfigDict) -> Crop:
+    """A rectangle of random area and aspect; where ten tries do not fit into the picture, its central square."""
+    (least, most), (flattest, tallest) = data.crop_area, data.crop_aspect
     for _ in range(10):
-        area = rng.uniform(*data.crop_area) * height * width
-        aspect = math.exp(rng.uniform(*np.log(data.crop_aspect)))
+        area = rng.uniform(least, most) * height * width
+        aspect = math.exp(rng.uniform(math.log(flattest), math.log(tallest)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
-            break
-    else:  # too long a picture for these aspects: its central square
-        h = w = min(height, width)
-        y, x = (height - h) // 2, (width - w) // 2
-    view = resize(image[y : y + h, x : x + w], size, data.interpolation)
-    return cv2.flip(view, 1) if data.flip and rng.random() < 0.5 else view
+            return Crop(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+    side = min(height, width)
+    return Crop((height - side) // 2, (width - side) // 2, side, side)
+
+
+def _resize_view(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """As `resize`, but area averaging, which is slow, only where the others would skip pixels: from half the size."""
+    shrinks = min(image.shape[:2]) >= 2 * size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])
 
 
 def central_crop(image: np.ndarray, size: int, data: ConfigDict) -> np.ndarray:
