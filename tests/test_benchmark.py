@@ -159,6 +159,7 @@ def test_small_form(tmp_path):
         ("--against=tim", 'unknown --against "tim"; did you mean "timm"?'),
         ("--options=width", '--options has "width"; write name=value'),
         ("--image-size=0", "image_size"),
+        ("--model=xceptoin", 'unknown model "xceptoin"; did you mean "xception"?'),
     ],
 )
 def test_what_is_mistyped_ends_in_a_line(flag, message):

@@ -51,10 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         for row in SUBJECTS[what](runner):
             print(f"measured {row['what']} {row['name']} {row.get('direction', '')}", file=sys.stderr)
             rows.append(row)
+            if flags.FLAGS.json:  # after each row: a run that is stopped keeps what it has
+                record = report.record(rows, runner.machine, dataclasses.asdict(settings), shlex.join(sys.argv))
+                files.write_atomically(Path(flags.FLAGS.json), json.dumps(record, indent=2) + "\n")
     report.show(rows, runner.machine)
-    if flags.FLAGS.json:
-        record = report.record(rows, runner.machine, dataclasses.asdict(settings), shlex.join(sys.argv))
-        files.write_atomically(Path(flags.FLAGS.json), json.dumps(record, indent=2) + "\n")
     return 1 if report.failed(rows) else 0
 
 

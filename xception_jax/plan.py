@@ -20,7 +20,8 @@ from rich.table import Table
 
 from xception_jax import certificate, commands, files, ops
 from xception_jax.errors import UserError
-from xception_jax.planning import Plan, Topology, largest_batch, open_topology, plan_step
+from xception_jax.planning.plan import Plan, largest_batch, plan_step
+from xception_jax.planning.topology import Topology, open_topology
 from xception_jax.sharding import check_batch_size
 
 USAGE = "usage: python -m xception_jax.plan --config=configs/xception.py --topology=v5e:4x4 (or h200:1, or cpu:8)"

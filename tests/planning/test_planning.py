@@ -14,7 +14,8 @@ import pytest
 from configs.quickstart import get_config
 from xception_jax import experiment
 from xception_jax.errors import UserError
-from xception_jax.planning import Plan, largest_batch, open_topology
+from xception_jax.planning.plan import Plan, largest_batch
+from xception_jax.planning.topology import open_topology
 from xception_jax.summary import count_layers
 from xception_jax.train_state import num_bytes, num_parameters
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from xception_jax.benchmarks import startup
 from xception_jax.benchmarks.turns import Measured, Side, measure, ratio, spread
+from xception_jax.errors import UserError
 
 Row = dict[str, Any]
 OURS = "ours"
@@ -73,9 +74,15 @@ class Runner:
         self.machine: dict[str, Any] = {}
 
     def measure_machine(self) -> None:
-        """Fills in `machine`."""
+        """Fills in `machine`.
+
+        Raises:
+          UserError: there is no such network.
+        """
         with Side("jax_side") as side:
             alone = {what: self._alone(side, what) for what in ("machine", "copy", "product")}
+        if alone["machine"].left_out:
+            raise UserError(alone["machine"].left_out)
         self.machine = alone["machine"].facts
         for what, unit in (("copy", "bytes"), ("product", "flops")):
             measured = alone[what]
@@ -166,9 +173,17 @@ def compilation(runner: Runner) -> Iterator[Row]:
         yield runner.row(sides, "compile", runner.settings.model)
 
 
+def nothing(what: str, why: Exception) -> Row:
+    """The row of what could not be measured."""
+    return {"what": what, "name": "", "sides": {OURS: {"left_out": str(why)}}, "ratio": {}}
+
+
 def starting(runner: Runner) -> Iterator[Row]:
     """What a user waits for before the first step."""
-    yield from startup.measure(runner.settings.task, runner.settings.rounds)
+    try:
+        yield from startup.measure(runner.settings.task, runner.settings.rounds)
+    except RuntimeError as e:
+        yield nothing("startup", e)
 
 
 def pictures(runner: Runner) -> Iterator[Row]:
@@ -180,7 +195,7 @@ def pictures(runner: Runner) -> Iterator[Row]:
             try:
                 from xception_jax.benchmarks.photographs import write_photographs
             except ImportError as e:
-                yield {"what": "input", "name": "", "sides": {OURS: {"left_out": str(e)}}, "ratio": {}}
+                yield nothing("input", e)
                 return
             write_photographs(Path(folder))
         sides = runner.open(stack, runner.peers("tfdata"), ours="input_side")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xception_jax import config
+from xception_jax import config, host_memory
 from xception_jax.benchmarks.sides.protocol import Work, serve
 from xception_jax.data import Batch, BrokenPictures, train_batches
 from xception_jax.data.pictures import Pictures, find_pictures
@@ -32,4 +32,5 @@ def prepare(task: dict[str, Any]) -> Work:
 
 
 if __name__ == "__main__":
+    host_memory.keep_freed_memory()  # as all commands do
     serve(prepare)

@@ -68,7 +68,9 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
             answer = {"left_out": str(e)}
         except Exception as e:
             traceback.print_exc()
-            answer = {"left_out": f"{type(e).__name__}: {str(e).strip().partition(chr(10))[0]}"}
+            kind = type(e).__name__
+            said = str(e).strip().partition("\n")[0]
+            answer = {"left_out": said if kind == "UserError" else f"{kind}: {said}"}
         print(json.dumps(answer), file=answers)
 
 
