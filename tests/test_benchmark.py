@@ -60,8 +60,7 @@ class Clock:
         return answers.get(message["do"]) or {"seconds": next(self._seconds)}
 
 
-def test_sides_take_turns(monkeypatch):
-    monkeypatch.setattr("xception_jax.benchmarks.turns.REST_SECONDS", 0)
+def test_sides_take_turns():
     log = []
     sides = {
         "ours": (Clock("ours", log, [1.0, 2.0]), {}),

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 Row = dict[str, Any]
+SPREAD = ("median", "low", "high")
 LEFT = ("", "side", "operator")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "opencv-python-headless", "grain")
 
@@ -113,20 +114,20 @@ def _cells(figures: dict[str, Any], machine: dict[str, Any]) -> dict[str, str]:
             speed = figures[name] / seconds
             cells[unit] = f"{amount(speed)} ({100 * speed / machine[f'{name}_per_second']['median']:.0f} %)"
     if "bytes" in (memory := figures.get("memory", {})):
-        cells[f"peak memory of the {memory['kind']}"] = f"{amount(memory['bytes'])}B"
+        cells["peak memory"] = f"{amount(memory['bytes'])}B ({memory['kind']})"
     if figures.get("temporary_bytes") is not None:
         cells["temporary"] = f"{amount(figures['temporary_bytes'])}B"
     for name in figures:
         if name.endswith("_s") and isinstance(figures[name], float):
             cells[name.removesuffix("_s") + " s"] = f"{figures[name]:.2f}"
     if "ratio" in figures:
-        cells["ours is x times as fast"] = with_range(figures["ratio"])
+        cells["/ ours"] = with_range(figures["ratio"])
     return cells
 
 
 def with_range(values: dict[str, float]) -> str:
-    """Median (lowest to highest)."""
-    median, low, high = (f"{values[key]:.3g}" for key in ("median", "low", "high"))
+    """Median (lowest to highest), three digits each."""
+    median, low, high = (f"{round(values[key]):,}" if values[key] >= 100 else f"{values[key]:.3g}" for key in SPREAD)
     return f"{median} ({low} to {high})" if low != high else median
 
 

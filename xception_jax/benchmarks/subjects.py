@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xception_jax.benchmarks import startup
+from xception_jax.benchmarks.sides.protocol import BATCHES
 from xception_jax.benchmarks.turns import Measured, Side, measure, ratio, spread
 from xception_jax.errors import UserError
 
@@ -200,7 +201,7 @@ def pictures(runner: Runner) -> Iterator[Row]:
             write_photographs(Path(folder))
         sides = runner.open(stack, runner.peers("tfdata"), ours="input_side")
         name = Path(runner.settings.data).name or "500x375"
-        yield runner.row(sides, "input", name, units=runner.settings.batch, data=folder)
+        yield runner.row(sides, "input", name, units=BATCHES * runner.settings.batch, data=folder)
 
 
 SUBJECTS: dict[str, Callable[[Runner], Iterator[Row]]] = {

@@ -1,26 +1,26 @@
-"""Sides of a comparison take turns: one measures, the others rest. See `sides/protocol.py`."""
+"""Sides of a comparison take turns: one measures, the others are stopped. See `sides/protocol.py`."""
 
 import contextlib
 import dataclasses
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SIDES = PACKAGE / "benchmarks" / "sides"
-# Between two turns: threads of the side that has just measured spin for a while, waiting for more.
-REST_SECONDS = 0.25
 
 
 class Side:
-    """A process that measures when it is asked to. Use it in a `with` block.
+    """A process that measures when it is asked to, and is stopped in between. Use it in a `with` block.
+
+    Threads of one that merely waits would spin for a while, or read data ahead.
 
     Args:
       program: a file in `sides/`.
@@ -45,6 +45,7 @@ class Side:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._signal("SIGCONT")
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -59,13 +60,20 @@ class Side:
         """The answer; "left_out", with the reason, where the side cannot do it or has died."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._signal("SIGCONT")
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except BrokenPipeError:
             answer = ""
+        if answer:
+            self._signal("SIGSTOP")
         return json.loads(answer) if answer else {"left_out": self._last_words()}
+
+    def _signal(self, name: str) -> None:
+        if hasattr(signal, name):  # not on Windows
+            self._process.send_signal(getattr(signal, name))
 
     def _last_words(self) -> str:
         code = self._process.wait()
@@ -112,8 +120,6 @@ def measure(sides: Mapping[str, tuple[Side, Mapping[str, Any]]], rounds: int) ->
         result[name].facts = ask(name, {"do": "prepare", "task": dict(sides[name][1])}).get("facts", {})
     for _ in range(rounds):
         for name in at_work():
-            if len(sides) > 1:
-                time.sleep(REST_SECONDS)
             if (seconds := ask(name, {"do": "turn"}).get("seconds")) is not None:
                 result[name].seconds.append(seconds)
     for name in at_work():

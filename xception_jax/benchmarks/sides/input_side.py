@@ -1,11 +1,13 @@
 """This project's input: training batches of pictures in a folder, as training takes them."""
 
+import collections
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from xception_jax import config, host_memory
-from xception_jax.benchmarks.sides.protocol import Work, serve
+from xception_jax.benchmarks.sides.protocol import BATCHES, Work, serve
 from xception_jax.data import Batch, BrokenPictures, train_batches
 from xception_jax.data.pictures import Pictures, find_pictures
 
@@ -28,7 +30,7 @@ def batches(task: dict[str, Any]) -> Iterator[Batch]:
 def prepare(task: dict[str, Any]) -> Work:
     """One batch after another."""
     stream = batches(task)
-    return Work(lambda: next(stream))
+    return Work(lambda: collections.deque(itertools.islice(stream, BATCHES), maxlen=1))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def compilation(task: Task) -> Work:
         times.append(time.perf_counter())
         facts.update(zip(("build_s", "trace_s", "lower_s", "compile_s"), np.diff(times).tolist(), strict=True))
 
-    return Work(run, facts=facts)
+    return Work(run, facts=facts, warm_up=False)
 
 
 def list_operators(task: Task) -> Work:

@@ -1,7 +1,7 @@
 """How a side of a comparison is spoken to: lines of JSON on its input and output.
 
 A side is a process of its own, so that the thread pools of two libraries do not disturb each other and its memory is
-its own. It measures when it is its turn and rests while the others do:
+its own. It measures when it is its turn and is stopped while the others do:
 
     {"do": "prepare", "task": {...}}  ->  {"facts": {...}}       built, compiled, warmed up
     {"do": "turn"}                    ->  {"seconds": 0.1}       of one unit of work, a mean over a turn
@@ -12,18 +12,23 @@ do a task. This file imports nothing of the package: peers run in interpreters t
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+PR_SET_PDEATHSIG = 1  # Linux' prctl.h
 SECONDS_A_TURN = 0.4  # at least: shorter work is repeated
 MAX_REPEATS = 1000
+# Of input, a unit of work: many more than a pipeline holds ready.
+BATCHES = 64
 
 
 class LeftOut(Exception):
@@ -39,12 +44,14 @@ class Work:
       wait: waits until all is done.
       facts: what the report says of it.
       memory: the highest use of memory since the work began; None: of the process, since warm-up.
+      warm_up: whether the first times differ, and short work is repeated.
     """
 
     run: Callable[[], Any]
     wait: Callable[[], Any] = lambda: None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     memory: Callable[[], dict[str, Any]] | None = None
+    warm_up: bool = True
 
     def seconds(self, repeats: int) -> float:
         """The time of a unit of work, a mean over `repeats`."""
@@ -57,6 +64,8 @@ class Work:
 
 def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
     """Answers until the input ends. What is printed meanwhile goes to the error output."""
+    with contextlib.suppress(OSError, AttributeError):  # One that is stopped outlives nobody.
+        ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     state: dict[str, Any] = {}
@@ -77,10 +86,11 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
 def _prepare(state: dict[str, Any], prepare: Callable[[dict[str, Any]], Work], message: dict[str, Any]) -> Any:
     state.clear()  # the last task's memory
     work = prepare(message["task"])
-    work.seconds(1)  # compiles, allocates
-    once = work.seconds(1)
-    state["work"] = work
-    state["repeats"] = max(1, min(MAX_REPEATS, round(SECONDS_A_TURN / max(once, 1e-9))))
+    state["work"], state["repeats"] = work, 1
+    if work.warm_up:
+        work.seconds(1)  # compiles, allocates
+        once = work.seconds(1)
+        state["repeats"] = max(1, min(MAX_REPEATS, round(SECONDS_A_TURN / max(once, 1e-9))))
     _reset_process_peak()
     return {"facts": {**work.facts, "repeats": state["repeats"]}}
 
