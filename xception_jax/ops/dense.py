@@ -4,7 +4,6 @@ Shape legend: B batch, H height, W width, h, w those of the output, C channels i
 """
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,8 @@ from jaxtyping import Array, Float
 
 Pair = tuple[int, int]
 NHWC = ("NHWC", "HWIO", "NHWC")
-# Rows of the output from which YNNPACK's gradient to the kernel is slow with horizontal padding, too.
-MANY_ROWS = 64
+# Bytes of the patches that the kernel's gradient multiplies at once: they are made, and read again, within the cache.
+PATCH_BYTES = 4 * 2**20
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -23,14 +22,14 @@ def dense_conv(
 ) -> Float[Array, "B h w D"]:
     """`lax.conv_general_dilated`, away from YNNPACK's slow paths.
 
-    Jaxlib 0.10 leaves convolutions to YNNPACK where it can, which takes up to 5 times as long as Eigen, and for the
-    kernel's gradient (itself a convolution, with a kernel as large as the picture) up to 5 times as long as a loop.
-    Derivatives of every order by reverse mode, and forward mode over reverse.
+    Jaxlib 0.10 leaves convolutions to YNNPACK where it can, which takes up to twice as long as Eigen, and for the
+    kernel's gradient (itself a convolution, with a kernel as large as the picture) three times as long as products of
+    patches. Derivatives of every order by reverse mode, and forward mode over reverse.
 
     Args:
       x: any floating-point dtype.
       kernel: of the same dtype.
-      padding: zeros added (top, bottom), (left, right).
+      padding: zeros added (top, bottom), (left, right); none negative.
     """
     return _with_eigen(x, kernel, strides, padding)
 
@@ -57,43 +56,49 @@ def _backward(
     strides: Pair, padding: tuple[Pair, Pair], residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    (to_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, strides, padding), x)(cotangent)
-    if cotangent.shape[1] < MANY_ROWS and any(padding[1]):
-        (to_kernel,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, padding), kernel)(cotangent)
-    else:
-        to_kernel = _kernel_gradient(x, cotangent, (kernel.shape[0], kernel.shape[1]), strides, padding)
-    return to_x, to_kernel
+    to_kernel = _kernel_gradient(x, kernel, cotangent, strides, padding)
+    return _input_gradient(x, kernel, cotangent, strides, padding), to_kernel
 
 
 dense_conv.defvjp(_forward, _backward)
 
 
+def _input_gradient(
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, strides: Pair, padding: tuple[Pair, Pair]
+) -> Float[Array, "B H W C"]:
+    """A convolution with the mirrored kernel."""
+    (top, bottom), (left, right) = padding
+    kh, kw = kernel.shape[0] - 1, kernel.shape[1] - 1
+    margins = ((kh - top, kh - bottom), (kw - left, kw - right))
+    if strides == (1, 1) and min(*margins[0], *margins[1]) >= 0:
+        return _with_eigen(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), strides, margins)
+    (to_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, strides, padding), x)(cotangent)
+    return to_x
+
+
 def _kernel_gradient(
-    x: jax.Array, cotangent: jax.Array, kernel_size: Pair, strides: Pair, padding: tuple[Pair, Pair]
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, strides: Pair, padding: tuple[Pair, Pair]
 ) -> Float[Array, "kh kw C D"]:
-    """One matrix product for each tap, a few rows of the output after the other, so that they stay in the cache."""
+    """Products of patches [pixels, kh kw C] with the cotangent [pixels, D], some rows of the output at a time."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    (kh, kw), (_, height, width, _) = kernel_size, cotangent.shape
-    rows = max(n for n in range(1, 8) if height % n == 0)
+    (kh, kw, channels, _), (batch, height, width, _) = kernel.shape, cotangent.shape
+    row_bytes = batch * width * kh * kw * channels * x.dtype.itemsize
+    rows = max(n for n in range(1, height + 1) if height % n == 0 and (n == 1 or n * row_bytes <= PATCH_BYTES))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    nothing = jnp.zeros_like(kernel, wide).reshape(kh * kw * channels, -1)
 
-    def add_rows(i: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-        to_y = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1)
+    def product(i: jax.Array | int) -> Float[Array, "khkwC D"]:
         lines = lax.dynamic_slice_in_dim(padded, i * rows * strides[0], (rows - 1) * strides[0] + kh, 1)
-        return [total + _product(_patch(lines, tap), to_y) for total, tap in zip(sums, taps, strict=True)]
+        bottom, right = (rows - 1) * strides[0] + 1, (width - 1) * strides[1] + 1
+        taps = [lines[:, y : y + bottom : strides[0], x : x + right : strides[1]] for y in range(kh) for x in range(kw)]
+        patches = jnp.concatenate(taps, -1).astype(wide)
+        out = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1).astype(wide)
+        # As a transpose, for which JAX knows how the result is sharded where the batch is.
+        (to_kernel,) = jax.linear_transpose(lambda kernel: patches @ kernel, nothing)(out)
+        return to_kernel
 
-    def _patch(lines: jax.Array, tap: Pair) -> jax.Array:
-        """What a tap of the kernel meets."""
-        ends = (tap[0] + (rows - 1) * strides[0] + 1, tap[1] + (width - 1) * strides[1] + 1)
-        return lines[:, tap[0] : ends[0] : strides[0], tap[1] : ends[1] : strides[1]]
-
-    taps = list(itertools.product(range(kh), range(kw)))
-    nothing = jnp.zeros((x.shape[-1], cotangent.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
-    sums = lax.fori_loop(0, height // rows, add_rows, [nothing] * len(taps))
-    return jnp.stack(sums).reshape(kh, kw, *nothing.shape).astype(x.dtype)
-
-
-def _product(a: Float[Array, "*N C"], b: Float[Array, "*N D"]) -> Float[Array, "C D"]:
-    """The sum over all pixels of products of their channels, at least float32."""
-    pixels = tuple(range(a.ndim - 1))
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    return lax.dot_general(a, b, ((pixels, pixels), ((), ())), preferred_element_type=wide)
+    if rows == height:  # A loop of one turn would have the devices of a sharded batch exchange in it.
+        total = product(0)
+    else:
+        total = lax.fori_loop(0, height // rows, lambda i, total: total + product(i), nothing)
+    return total.reshape(kernel.shape).astype(x.dtype)
