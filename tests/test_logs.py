@@ -13,6 +13,8 @@ from xception_jax.curves import plot_curves
 from xception_jax.errors import UserError
 from xception_jax.logs import RunLog, read_log
 
+SPEED = {"steps_per_second": 2.0, "images_per_second": 200.0, "data_wait": 0.1, "memory_bytes": 10}
+
 
 def metrics(step):
     return {"loss": 1 / step, "top1": 0.5, "learning_rate": 0.1}
@@ -22,23 +24,25 @@ def run(workdir, first, last, **options):
     """Reports training steps `first` to `last`."""
     with RunLog(workdir, 100, **{"resume_step": first - 1, "primary": True, **options}) as log:
         for step in range(first, last + 1):
-            log.train(step, metrics(step), 200.0)
+            log.train(step, metrics(step), {"images_per_second": 200.0})
 
 
 def test_records_have_what_was_reported(tmp_path):
     with RunLog(tmp_path, 10, resume_step=0, primary=True) as log:
-        log.train(2, metrics(2), None)
-        log.train(4, metrics(4), 200.0)
+        log.train(2, metrics(2), {})
+        log.train(4, metrics(4), SPEED)
         log.evaluation(4, {"loss": 0.3, "top1": 0.9, "top5": 1.0}, "test")
+        log.saved(2, 1.5)
         log.note("a remark")
         # Each line is on disk at once: a killed process loses none.
-        assert len(read_log(tmp_path)) == 4
+        assert len(read_log(tmp_path)) == 5
     records = read_log(tmp_path)
     assert all(r.pop("time") > 1.7e9 for r in records)
     assert records == [
         {"kind": "train", "step": 2, **metrics(2)},
-        {"kind": "train", "step": 4, **metrics(4), "images_per_second": 200.0},
+        {"kind": "train", "step": 4, **metrics(4), **SPEED},
         {"kind": "evaluation", "step": 4, "split": "test", "loss": 0.3, "top1": 0.9, "top5": 1.0},
+        {"kind": "save", "step": 2, "seconds": 1.5},
         {"kind": "note", "step": 4, "text": "a remark"},
     ]
 
@@ -79,7 +83,7 @@ def test_a_damaged_or_missing_log_is_named(tmp_path):
 
 def test_other_processes_write_nothing(tmp_path, capsys):
     with RunLog(tmp_path / "run", 10, resume_step=0, primary=False) as log:
-        log.train(1, metrics(1), 1.0)
+        log.train(1, metrics(1), {})
         log.evaluation(1, metrics(1))
         log.note("a remark")
     assert not (tmp_path / "run").exists()
@@ -112,12 +116,13 @@ def test_tensorboard_events(tmp_path):
 def test_plain_lines_and_the_time_left(tmp_path, capsys):
     seconds = iter([0.0, 60.0, 65.0, 67.0])  # a first step with compilation, five of a second, one of two
     with RunLog(tmp_path, 4006, resume_step=1000, primary=True, clock=lambda: next(seconds)) as log:
-        log.train(1001, metrics(4), None)
-        log.train(1006, metrics(4), 123.44)
-        log.train(1007, {"loss": 0.5}, 32.0)
+        log.train(1001, metrics(4), {})
+        log.train(1006, metrics(4), {"steps_per_second": 1.234, "images_per_second": 123.44, "data_wait": 0.25})
+        log.train(1007, {"loss": 0.5}, {"images_per_second": 32.0, "data_wait": 0.01})
     assert capsys.readouterr().out.splitlines() == [
         "step 1,001/4,006 25.0 %  loss 0.2500  top-1 0.5000  lr 0.1  50:05:00 left",
-        "step 1,006/4,006 25.1 %  loss 0.2500  top-1 0.5000  lr 0.1  123.4 images/s  00:50:00 left",
+        "step 1,006/4,006 25.1 %  loss 0.2500  top-1 0.5000  lr 0.1  1.23 steps/s  123.4 images/s  "
+        "25 % waiting for data  00:50:00 left",
         "step 1,007/4,006 25.1 %  loss 0.5000  32.0 images/s  00:58:19 left",
     ]
 
@@ -131,10 +136,10 @@ def test_a_terminals_line_is_overwritten_and_left_for_others(tmp_path, monkeypat
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setattr(logs.sys, "stdout", Terminal())
     with RunLog(tmp_path, 10, resume_step=0, primary=True) as log:
-        log.train(1, metrics(1), 1.0)
-        log.train(2, metrics(2), 1.0)
+        log.train(1, metrics(1), {})
+        log.train(2, metrics(2), {})
         log.note("a remark")
-        log.train(3, metrics(3), 1.0)
+        log.train(3, metrics(3), {})
     lines = logs.sys.stdout.getvalue().split("\n")
     assert len(lines) == 4
     assert lines[0].split("\r")[2].startswith("step 2/10")

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import chaos
 from xception_jax import config as config_lib
 from xception_jax import experiment
 from xception_jax.checkpoints import Checkpoints
@@ -100,7 +101,7 @@ def assert_same_run(workdir: Path, unbroken: Path) -> None:
         np.testing.assert_array_equal(ours[path], array, err_msg=path)
 
     def record(folder: Path) -> list[tuple]:
-        return [(r["kind"], r["step"], r["loss"], r["top1"]) for r in read_log(folder)]
+        return [(r["kind"], r["step"], r["loss"], r["top1"]) for r in read_log(folder) if "loss" in r]
 
     assert record(workdir) == record(unbroken)
 
@@ -130,3 +131,8 @@ def test_finished_run_started_again_keeps_its_numbers(unbroken):
     finish(unbroken)
     after = (unbroken / "evaluation-test-predictions.npz").read_bytes()
     assert before == after
+
+
+def test_chaos(tmp_path):
+    flags = [flag for flag in COMMAND[3:] if "num_steps" not in flag and "every" not in flag]
+    assert chaos.chaos(flags, tmp_path, kills=3, seed=0, processes=1, damaging=True)

@@ -1,5 +1,7 @@
-"""Orbax checkpoints of a work directory: asynchronous, atomic, the last N and the best kept."""
+"""Orbax checkpoints of a work directory: asynchronous, atomic, verified, the last N and the best kept."""
 
+import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +12,61 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
+from xception_jax import manifest
 from xception_jax.errors import UserError
+from xception_jax.processes import barrier, primary
 from xception_jax.train_state import TrainState
+
+_UNFINISHED = ".orbax-checkpoint-tmp*"  # what Orbax adds to the name of a folder that it is writing
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax' manager, which leaves preemption to the training loop: it counts other steps than Orbax."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class Checkpoints:
     """The checkpoints under `workdir`/checkpoints, one folder a step.
 
-    Each holds the train state and, as JSON, what is needed to know what was run: config, versions and class names.
-    A save becomes visible only when it is complete, by a rename; what a killed process left half-written is removed.
+    Each holds the train state, the metrics of its evaluation and, as JSON, what is needed to know what was run: config,
+    versions and class names. A save becomes visible only when it is complete and its files' hashes are written, by a
+    rename; what a killed process left half-written is removed. Checkpoints that are not as they were written are moved
+    to `workdir`/damaged when the run is started again.
 
     Args:
       workdir: the run's folder.
       settings: `config.checkpoint`.
-      read_only: nothing is saved or tidied up: a run may be writing there.
+      read_only: nothing is saved, moved or tidied up: a run may be writing there.
+
+    Attributes:
+      set_aside: a sentence on each checkpoint that was moved.
+
+    Raises:
+      UserError: `read_only`, and the metrics of a checkpoint are damaged.
     """
 
     def __init__(self, workdir: Path, settings: ConfigDict, *, read_only: bool = False):
         metric, policies = settings.best_metric, checkpoint_managers
-        lowest = metric == "loss"
 
         def score(metrics: dict[str, float]) -> float:
             return metrics[metric]
 
+        self._score, self._lowest = score, metric == "loss"
+        self._directory = (workdir / "checkpoints").absolute()
+        self._saving: int | None = None
+        self.set_aside: list[str] = []
+        if primary() and not read_only:
+            self.set_aside = _set_damaged_aside(self._directory)
+        barrier("damaged checkpoints are set aside")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(settings.keep_last),
                     policies.BestN(
                         get_metric_fn=score,
-                        reverse=lowest,  # Orbax keeps the end of the sorted list
+                        reverse=self._lowest,  # Orbax keeps the end of the sorted list
                         n=settings.keep_best,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -47,16 +74,17 @@ class Checkpoints:
             ),
             # Without it Orbax writes no metrics, and a resumed run would not know the best so far.
             best_fn=score,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        self._best_of = min if lowest else max
-        self._metric = metric
-        self._directory = (workdir / "checkpoints").absolute()
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        try:
+            self._manager = _Manager(self._directory, options=options)
+        except ValueError as e:
+            raise UserError(f"a checkpoint in {self._directory} is damaged ({e}); train on, which sets it aside") from e
 
     def save(self, state: TrainState, metrics: dict[str, float] | None, run: dict[str, Any]) -> None:
-        """Begins to save; returns when the state's buffers may be donated.
+        """Begins to save; returns when the state's buffers may be donated. Raises what went wrong in the save before.
 
         Args:
           state: to be saved.
@@ -67,7 +95,29 @@ class Checkpoints:
         # CPU arrays reach Orbax' writer without a copy, and a donated buffer is written over.
         state = jax.tree.map(jnp.copy, state)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
-        self._manager.save(int(state.step), args=args, metrics=metrics, force=True)
+        self.wait()  # the save before is told from this one by its step
+        self._saving = int(state.step)
+        self._manager.save(self._saving, args=args, metrics=metrics, force=True)
+
+    def _write_manifest(self) -> None:
+        """Orbax calls this in the background, in the first process, just before the rename."""
+        (folder,) = self._directory.glob(f"{self._saving}{_UNFINISHED}")
+        manifest.write(folder)
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether a save is under way."""
+        return self._manager.is_saving_in_progress()
+
+    def holds(self, step: int) -> bool:
+        """Whether there is a complete checkpoint of `step`."""
+        return (self._directory / str(step) / manifest.NAME).exists()
+
+    def discard_unfinished(self) -> None:
+        """Removes what saves that failed have left, which may be what fills the disk."""
+        if primary():
+            for folder in self._directory.glob(f"*{_UNFINISHED}"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def restore(self, step: int, abstract: TrainState, sharding: NamedSharding) -> TrainState:
         """The state saved at `step`, on the devices of `sharding`, which need not be those it was saved from.
@@ -84,24 +134,32 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def find(self, which: str) -> int:
-        """The step that "last", "best" or a number names.
+        """The step that "last", "best" or a number names. Damaged checkpoints are passed over, and said so.
 
         Raises:
-          UserError: there is no such checkpoint; the message lists those there are.
+          UserError: there is no such checkpoint; the message lists those there are. Or it is damaged.
         """
-        steps = sorted(self._manager.all_steps())
+        steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise UserError(f"there is no checkpoint in {self._directory}; train first, or give another --workdir")
         if which == "last":
-            return steps[-1]
-        if which == "best":
-            scores = {step: metrics[self._metric] for step in steps if (metrics := self._manager.metrics(step))}
+            candidates = steps
+        elif which == "best":
+            scores = {step: self._score(metrics) for step in steps if (metrics := self._manager.metrics(step))}
             if not scores:
                 raise UserError(f"none of the checkpoints in {self._directory} was evaluated; --step=last is the last")
-            return self._best_of(scores, key=lambda step: scores[step])
-        if not which.isdecimal() or int(which) not in steps:
-            raise UserError(f'no checkpoint of step "{which}" in {self._directory}; there are: {steps}, last and best')
-        return int(which)
+            candidates = sorted(scores, key=lambda step: scores[step], reverse=not self._lowest)
+        elif which.isdecimal() and int(which) in steps:
+            candidates = [int(which)]
+        else:
+            there = steps[::-1]
+            raise UserError(f'no checkpoint of step "{which}" in {self._directory}; there are: {there}, last and best')
+        for step in candidates:
+            why = manifest.damage(self._directory / str(step))
+            if why is None:
+                return step
+            print(f"the checkpoint of step {step} is damaged: {why}")
+        raise UserError(f'no checkpoint in {self._directory} that "{which}" names is intact')
 
     def wait(self) -> None:
         """Returns when what was saved is on disk; raises what went wrong in the background."""
@@ -110,3 +168,16 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and releases the folder."""
         self._manager.close()
+
+
+def _set_damaged_aside(directory: Path) -> list[str]:
+    """Moves the damaged checkpoints to damaged/ beside `directory`; returns a sentence on each."""
+    sentences = []
+    for folder in sorted((p for p in directory.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name)):
+        if (why := manifest.damage(folder)) is not None:
+            aside = directory.with_name("damaged")
+            aside.mkdir(exist_ok=True)
+            target = next(t for i in itertools.count() if not (t := aside / f"{folder.name}.{i}").exists())
+            folder.rename(target)
+            sentences.append(f"the checkpoint of step {folder.name} is damaged: {why}; it is now {target}")
+    return sentences

@@ -65,7 +65,7 @@ def default() -> ConfigDict:
     d.standardize = config_dict.placeholder(bool)  # subtract each picture's own mean, divide by its deviation
     d.stain_means = config_dict.placeholder(tuple)  # histology: L*, a*, b* that tiles are given (Reinhard); (): none
     d.stain_stds = config_dict.placeholder(tuple)
-    d.on_broken = "skip"  # a picture that cannot be decoded: "skip" (named and counted) or "fail"
+    d.most_broken = 100  # pictures of a split that may be unreadable: skipped, named, counted; one more ends the run
     d.num_threads = 0  # decoding threads; 0: one a core
     d.num_examples = 1024  # synthetic: pictures a split
     d.num_classes = 1000  # synthetic
@@ -116,7 +116,7 @@ MAY_CHANGE = (
     "data.num_threads",
     "data.validation_split",
     "data.test_split",
-    "data.on_broken",
+    "data.most_broken",
 )
 # What an evaluation may, besides: its own data and how pictures are seen.
 EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size")
@@ -220,7 +220,7 @@ def validate(config: ConfigDict) -> None:
         ("data.stain_stds", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
         ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
         ("data.std", lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
-        ("data.on_broken", lambda v: v in ("skip", "fail"), '"skip" or "fail"'),
+        ("data.most_broken", lambda v: v >= 0, "0 or more"),
         ("data.num_threads", lambda v: v >= 0, "0 or more"),
         ("data.num_examples", positive, "positive"),
         ("data.num_classes", lambda v: v > 1, "2 or more"),

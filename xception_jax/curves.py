@@ -1,6 +1,7 @@
 """Draws a run's curves: `curves.png` in its work directory."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
     Raises:
       UserError: there is no log, or it is damaged.
     """
+    # A run writes nothing into ~/.config.
+    os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "xception_jax" / "matplotlib"))
     from matplotlib.figure import Figure
 
     records = read_log(workdir)

@@ -29,9 +29,15 @@ class Evaluator:
         averaged = self._experiment.config.evaluation.averaged and state.averaged is not None
         return state.averaged if averaged else state.weights  # type: ignore[return-value]
 
-    def predict(self, state: TrainState) -> tuple[certificate.Predictions, list[str]]:
-        """What the network says of each example, in the split's order, and the names of those it could not read."""
-        c, broken = self._experiment.config, BrokenPictures()
+    def predict(
+        self, state: TrainState, check: Callable[[], None] = lambda: None
+    ) -> tuple[certificate.Predictions, list[str]]:
+        """What the network says of each example, in the split's order, and the names of those it could not read.
+
+        `check` is called before each batch, and breaks off by raising.
+        """
+        c = self._experiment.config
+        broken = BrokenPictures(c.data.most_broken)
         batches = evaluation_batches(
             self._source,
             c.data,
@@ -41,7 +47,7 @@ class Evaluator:
             process_count=jax.process_count(),
             broken=broken,
         )
-        rows = collect(self._experiment.eval_step, self.weights_of(state), batches, self._experiment.mesh)
+        rows = collect(self._experiment.eval_step, self.weights_of(state), batches, self._experiment.mesh, check)
         predictions = certificate.Predictions(
             ids=[self._source.example_id(int(i)) for i in rows["index"]],
             labels=rows["label"],
@@ -78,7 +84,11 @@ class Evaluator:
 
 
 def collect(
-    step: Callable[[Weights, Batch], Metrics], weights: Weights, batches: Any, mesh: jax.sharding.Mesh
+    step: Callable[[Weights, Batch], Metrics],
+    weights: Weights,
+    batches: Any,
+    mesh: jax.sharding.Mesh,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """Runs the evaluation step over batches and returns its rows, and the batches' labels and indices, unpadded.
 
@@ -87,6 +97,7 @@ def collect(
     rows: list[dict[str, np.ndarray]] = []
     pending: dict[str, jax.Array] | None = None
     for local in batches:
+        check()
         batch = put_batch(local, mesh)
         outputs = step(weights, batch)
         if pending is not None:

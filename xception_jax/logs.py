@@ -12,8 +12,16 @@ from typing import Any, Self
 
 from xception_jax import files
 from xception_jax.errors import UserError
+from xception_jax.files import PatientFile
 
-FLUSH_SECONDS = 10  # what TensorBoard may lag behind
+PROGRESS = {
+    "loss": "loss {:.4f}",
+    "top1": "top-1 {:.4f}",
+    "learning_rate": "lr {:.3g}",
+    "steps_per_second": "{:.3g} steps/s",
+    "images_per_second": "{:,.1f} images/s",
+}
+WORTH_A_WORD = 0.05  # share of the time waited for data from which the progress line says so
 
 
 class RunLog:
@@ -28,6 +36,9 @@ class RunLog:
       resume_step: optimizer steps already done.
       primary: False in all processes but one; there, nothing is written or printed.
       clock: seconds, as `time.monotonic`.
+
+    Attributes:
+      seconds_left: expected at the last report of a training step, or None.
 
     Raises:
       UserError: the log there is damaged.
@@ -46,20 +57,18 @@ class RunLog:
         self._in_place = False  # whether the cursor stands in a progress line
         self._since: tuple[int, float] = resume_step, clock()
         self._timed = False
+        self._evaluated: set[int] = set()
+        self.seconds_left: float | None = None
         if not primary:
             return
-        from tensorboardX import SummaryWriter
+        from xception_jax.events import EventFile
 
         path = _path(workdir)
         kept = [record for record in read_log(workdir) if record["step"] <= resume_step] if path.exists() else []
         files.write_atomically(path, "".join(map(_line, kept)))
-        self._file = path.open("a", buffering=1)  # every line is flushed
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=resume_step + 1,
-            flush_secs=FLUSH_SECONDS,
-            filename_suffix=f".{resume_step}",  # names are by the second: a quick restart would overwrite the file
-        )
+        self._evaluated = {record["step"] for record in kept if record["kind"] == "evaluation"}
+        self._file = PatientFile(path)
+        self._events = EventFile(workdir / "tensorboard", first_step=resume_step + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -72,18 +81,19 @@ class RunLog:
             self._file.close()
             self._events.close()
 
-    def train(self, step: int, metrics: Mapping[str, float], images_per_second: float | None) -> None:
+    def train(self, step: int, metrics: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Reports the training metrics (loss, top1, learning_rate and others) after `step` steps, and progress.
 
         Args:
-          images_per_second: None where it is not known yet.
+          speed: what is known of it: steps_per_second, images_per_second, data_wait (share of the time that the loop
+            waited for pictures), memory_bytes (most that was in use on one of the devices).
         """
         if not self._primary:
             return
-        speed = {} if images_per_second is None else {"images_per_second": images_per_second}
         self._record("train", step, {**metrics, **speed})
-        self._add_events("train", step, {**metrics, **speed})
-        text = progress_line(step, self._total, metrics, images_per_second, self._seconds_left(step))
+        self._events.add_scalars("train", step, {**metrics, **speed})
+        self.seconds_left = self._seconds_left(step)
+        text = progress_line(step, self._total, metrics, speed, self.seconds_left)
         if not sys.stdout.isatty():
             print(text, flush=True)
             return
@@ -97,8 +107,19 @@ class RunLog:
         if not self._primary:
             return
         self._record("evaluation", step, {"split": split, **metrics})
-        self._add_events(f"evaluation/{split}", step, metrics)
+        self._events.add_scalars(f"evaluation/{split}", step, metrics)
         self._say(f"step {step:,}, {split}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}")
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the log, as it was found, has an evaluation after `step` steps."""
+        return step in self._evaluated
+
+    def saved(self, step: int, seconds: float) -> None:
+        """Reports that the state after `step` steps is on disk, `seconds` after its save began."""
+        if not self._primary:
+            return
+        self._record("save", step, {"seconds": seconds})
+        self._events.add_scalars("save", step, {"seconds": seconds})
 
     def note(self, text: str) -> None:
         """Writes a remark on the run, at the step last reported."""
@@ -108,12 +129,8 @@ class RunLog:
         self._say(text)
 
     def _record(self, kind: str, step: int, fields: Mapping[str, Any]) -> None:
-        self._step = step
-        self._file.write(_line({"kind": kind, "step": step, **fields, "time": time.time()}))
-
-    def _add_events(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self._events.add_scalar(f"{group}/{name}", value, step)
+        self._step = max(self._step, step)  # a save ends in a later step
+        self._file.append(_line({"kind": kind, "step": step, **fields, "time": time.time()}).encode())
 
     def _say(self, text: str) -> None:
         self._leave_line()
@@ -134,14 +151,14 @@ class RunLog:
 
 
 def progress_line(
-    step: int, total: int, metrics: Mapping[str, float], images_per_second: float | None, seconds_left: float | None
+    step: int, total: int, metrics: Mapping[str, float], speed: Mapping[str, float], seconds_left: float | None
 ) -> str:
-    """Step, loss, accuracy, learning rate, images a second and the time left (hh:mm:ss), as far as they are known."""
+    """Step, loss, accuracy, learning rate, speed and the time left (hh:mm:ss), as far as they are known."""
     parts = [f"step {step:,}/{total:,} {100 * step / total:.1f} %"]
-    named = {"loss": "loss {:.4f}", "top1": "top-1 {:.4f}", "learning_rate": "lr {:.3g}"}
-    parts += [form.format(metrics[name]) for name, form in named.items() if name in metrics]
-    if images_per_second is not None:
-        parts.append(f"{images_per_second:,.1f} images/s")
+    values = {**metrics, **speed}
+    parts += [form.format(values[name]) for name, form in PROGRESS.items() if name in values]
+    if values.get("data_wait", 0) >= WORTH_A_WORD:
+        parts.append(f"{100 * values['data_wait']:.0f} % waiting for data")
     if seconds_left is not None:
         minutes, seconds = divmod(round(seconds_left), 60)
         parts.append(f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02} left")
@@ -152,7 +169,8 @@ def read_log(workdir: Path) -> list[dict[str, Any]]:
     """The records of a run's log, in the order written.
 
     Each has kind, step and time (seconds since 1970); kind "train" and "evaluation" their metrics (None where one was
-    not finite), "evaluation" its split, "note" its text. A last line that a killed process left half-written is none.
+    not finite), "train" also its speed, "evaluation" its split, "save" its seconds, "note" its text. A last line that a
+    killed process left half-written is none.
 
     Raises:
       UserError: there is no log, or it is damaged.

@@ -1,6 +1,7 @@
 """Trains, evaluates or checks an experiment: `python -m xception_jax.main --config=configs/xception.py`."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 _STEP = flags.DEFINE_string(
     "step", None, "evaluate: a checkpoint's step, last (default) or best. show_batch: the step."
 )
+_PROFILE = flags.DEFINE_string("profile", None, "train: START:COUNT, the steps to trace into the work directory.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -69,8 +71,14 @@ def workdir() -> Path:
 def train(workdir: Path) -> None:
     """Trains to the end, or goes on from where the work directory stopped."""
     from xception_jax import training
+    from xception_jax.preemption import RESTART, Preempted
+    from xception_jax.speed import parse_profile
 
-    results = training.train(config(), workdir)
+    try:
+        results = training.train(config(), workdir, parse_profile(_PROFILE.value))
+    except Preempted:
+        print("Stopped by SIGTERM; all is saved, and the same command goes on.", file=sys.stderr)
+        sys.exit(RESTART)
     metrics = results["metrics"]
     print(
         f"done: {results['model']}, step {results['step']}, split {results['split']} ({results['count']} pictures): "

@@ -22,7 +22,12 @@ from xception_jax.errors import TrainingError, UserError
 from xception_jax.evaluation import Evaluator
 from xception_jax.experiment import Experiment
 from xception_jax.logs import RunLog
+from xception_jax.preemption import Preempted, Preemption
+from xception_jax.processes import any_of, primary
+from xception_jax.saving import Saver
 from xception_jax.sharding import put_batch, replicated
+from xception_jax.speed import Clock, Profiler
+from xception_jax.status import Status
 from xception_jax.steps import Batch, Metrics
 from xception_jax.train_state import TrainState, num_parameters
 
@@ -30,89 +35,136 @@ from xception_jax.train_state import TrainState, num_parameters
 TRANSFERS_AHEAD = 2
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[str, Any]:
     """Trains, from the work directory's last checkpoint if there is one, and evaluates the test split at the end.
 
-    Writes config.json, checkpoints/, log.jsonl, tensorboard/, evaluation-<split>.json, curves.png and results.json.
+    Writes config.json, status.json, checkpoints/, log.jsonl, tensorboard/, evaluation-<split>.json, curves.png and
+    results.json.
+
+    Args:
+      config: the settings.
+      workdir: the run's folder.
+      profile: the steps to trace, into profile/.
 
     Returns:
       The contents of results.json.
 
     Raises:
-      UserError: the config or the data is wrong.
-      TrainingError: the loss is NaN or infinite.
+      UserError: the config or the data is wrong, or another run is at work in `workdir`.
+      TrainingError: the loss is NaN or infinite, or the end could not be saved.
+      Preempted: SIGTERM came; all is saved.
     """
     began = time.monotonic()
-    experiment = experiment_lib.create(config)
-    config = experiment.config
-    validator = Evaluator(experiment, config.data.validation_split)
-    tester = Evaluator(experiment, config.data.test_split)
-    claim(workdir, config)
-    summary.show(experiment)
-    checkpoints = Checkpoints(workdir, config.checkpoint)
-    state = first_or_last_state(experiment, checkpoints)
-    with RunLog(workdir, experiment.total_steps, resume_step=int(state.step), primary=jax.process_index() == 0) as log:
-        state, speed, broken = fit(experiment, state, validator, checkpoints, log)
-        predictions, skipped = tester.predict(state)
-        record = tester.certify(state, predictions, skipped, workdir)
-    checkpoints.close()
-    results = {
-        "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss")},
-        "split": tester.split,
-        "count": record["count"],
-        "model": config.model.name,
-        "num_parameters": num_parameters(state.weights),
-        "step": int(state.step),
-        "images_per_second": speed,
-        "wall_time": time.monotonic() - began,
-        "broken_pictures": sorted(broken.names),
-        **certificate.environment(),
-    }
-    if jax.process_index() == 0:
-        files.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-        curves.plot_curves(workdir)
+    with Preemption() as preemption, Status(workdir) as status:
+        preemption.leave = lambda: status.close("preempted")
+        experiment = experiment_lib.create(config)
+        config = experiment.config
+        validator = Evaluator(experiment, config.data.validation_split)
+        tester = Evaluator(experiment, config.data.test_split)
+        claim(workdir, config)
+        summary.show(experiment)
+        checkpoints = Checkpoints(workdir, config.checkpoint)
+        state = first_or_last_state(experiment, checkpoints)
+        status.update(state="training", step=int(state.step), total_steps=experiment.total_steps)
+        with RunLog(workdir, experiment.total_steps, resume_step=int(state.step), primary=primary()) as log:
+            for sentence in checkpoints.set_aside:
+                log.note(sentence)
+            profiler = Profiler(workdir / "profile", profile)
+            run = Run(experiment, validator, checkpoints, log, status, preemption, profiler)
+            state, speed, broken = fit(run, state)
+            with status.evaluating():
+                predictions, skipped = tester.predict(state, preemption.check)
+            record = tester.certify(state, predictions, skipped, workdir)
+        checkpoints.close()
+        results = {
+            "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss")},
+            "split": tester.split,
+            "count": record["count"],
+            "model": config.model.name,
+            "num_parameters": num_parameters(state.weights),
+            "step": int(state.step),
+            "images_per_second": speed,
+            "wall_time": time.monotonic() - began,
+            "broken_pictures": sorted(broken.names),
+            **certificate.environment(),
+        }
+        if primary():
+            files.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+            curves.plot_curves(workdir)
     return results
 
 
-def fit(
-    experiment: Experiment, state: TrainState, validator: Evaluator, checkpoints: Checkpoints, log: RunLog
-) -> tuple[TrainState, float | None, BrokenPictures]:
+@dataclasses.dataclass
+class Run:
+    """What the loop works with."""
+
+    experiment: Experiment
+    validator: Evaluator
+    checkpoints: Checkpoints
+    log: RunLog
+    status: Status
+    preemption: Preemption
+    profiler: Profiler
+
+
+def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPictures]:
     """The steps from the state's to the last, with what happens between them.
 
     Returns:
       The last state; images a second, or None where no step was left to do; the pictures that could not be read.
+
+    Raises:
+      Preempted: SIGTERM came; the state is saved.
     """
+    experiment, log, status, check = run.experiment, run.log, run.status, run.preemption.check
     config, start, total = experiment.config, int(state.step), experiment.total_steps
     every = {key: experiment.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
-    run = run_record(experiment)
-    broken, reader, clock = BrokenPictures(), MetricsReader(checkpoints), Clock()
+    broken, reader, clock = BrokenPictures(config.data.most_broken), MetricsReader(run.checkpoints), Clock()
+    saver = Saver(run.checkpoints, log, status, run_record(experiment))
+
+    def due(key: str, step: int) -> bool:
+        return step % every[key] == 0 or step == total
+
+    def evaluate(step: int) -> dict[str, float]:
+        reader.finish()
+        with clock.stopped(), status.evaluating():
+            predictions, _ = run.validator.predict(state, check)
+        log.evaluation(step, predictions.metrics(), run.validator.split)
+        return predictions.metrics()
+
     batches = batches_on_devices(experiment, start, broken)
-    for step in range(start + 1, total + 1):
-        state, metrics = experiment.train_step(state, next(batches))
-        reader.add(step, metrics)
-
-        def due(key: str, step: int = step) -> bool:
-            return step % every[key] == 0 or step == total
-
-        if step == start + 1:  # compilation and the first batch are no part of the speed
-            reader.finish()
-            clock.restart()
-        else:
-            clock.count(config.batch_size)
-        if due("log_every"):
-            log.train(step, reader.means(), clock.lap())
-        evaluated = None
-        if due("evaluation.every"):
-            reader.finish()
-            with clock.stopped():
-                predictions, _ = validator.predict(state)
-            evaluated = predictions.metrics()
-            log.evaluation(step, evaluated, validator.split)
-        if due("checkpoint.every"):
-            reader.finish()  # a state after a NaN is never saved
-            with clock.stopped():
-                checkpoints.save(state, evaluated, run)
-    checkpoints.wait()
+    evaluated = None
+    try:
+        if start and due("evaluation.every", start) and not any_of(log.has_evaluation(start)):
+            evaluate(start)  # SIGTERM broke it off
+        for step in range(start + 1, total + 1):
+            check()
+            with clock.waiting():
+                batch = next(batches)
+            with run.profiler.step(step, finish=reader.finish):
+                state, metrics = experiment.train_step(state, batch)
+                run.preemption.nothing_to_lose = False
+                reader.add(step, metrics)
+            if step == start + 1:  # compilation and the first batch are no part of the speed
+                reader.finish()
+                clock.restart()
+            else:
+                clock.count(config.batch_size)
+            if due("log_every", step):
+                log.train(step, reader.means(), clock.lap())
+                status.update(step=step, seconds_left=log.seconds_left, broken_pictures=len(broken.names))
+            evaluated = evaluate(step) if due("evaluation.every", step) else None
+            if due("checkpoint.every", step) or (due("log_every", step) and saver.due()):
+                reader.finish()  # a state after a NaN is never saved
+                with clock.stopped():
+                    saver.save(state, evaluated)
+    except Preempted:
+        reader.finish()
+        if int(state.step) > start:
+            saver.finish(state, None)
+        raise
+    saver.finish(state, evaluated)
+    run.preemption.nothing_to_lose = True
     return state, clock.mean(), broken
 
 
@@ -192,7 +244,8 @@ class MetricsReader:
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
-            self._checkpoints.wait()
+            with contextlib.suppress(Exception):  # a save that fails now is not what has to be said
+                self._checkpoints.wait()
             kept = self._checkpoints.latest
             raise TrainingError(
                 f"at step {step} the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}; "
@@ -207,41 +260,3 @@ class MetricsReader:
         values, self._read = self._read, []
         result = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
         return result | {"learning_rate": values[-1]["learning_rate"]}
-
-
-@dataclasses.dataclass
-class Clock:
-    """Images a second, of the training steps alone."""
-
-    _since: float = dataclasses.field(default_factory=time.monotonic)
-    _images: int = 0
-    _total_images: int = 0
-    _total_seconds: float = 0.0
-
-    def restart(self) -> None:
-        """Forgets the time since the last lap."""
-        self._since, self._images = time.monotonic(), 0
-
-    def count(self, images: int) -> None:
-        """Adds a step's images."""
-        self._images += images
-
-    def lap(self) -> float | None:
-        """Images a second since the last lap, or None where no step was counted."""
-        seconds, images = time.monotonic() - self._since, self._images
-        self._total_seconds += seconds
-        self._total_images += images
-        self.restart()
-        return images / seconds if images else None
-
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Takes the time inside the `with` block out of the count."""
-        began = time.monotonic()
-        yield
-        self._since += time.monotonic() - began
-
-    def mean(self) -> float | None:
-        """Images a second over all laps."""
-        self.lap()
-        return self._total_images / self._total_seconds if self._total_images else None

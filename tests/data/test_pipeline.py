@@ -139,13 +139,16 @@ def test_broken_picture_is_masked_in_evaluation():
     assert broken.names == {"number 3"}
 
 
-def test_broken_picture_is_fatal_where_asked():
-    with pytest.raises(UserError, match="number 3 cannot be read"):
-        training(Numbers(20, broken=(3,)), 5, data=options(on_broken="fail"))
+@pytest.mark.parametrize("most", [0, 2])
+def test_one_broken_picture_too_many_ends_the_run(most):
+    source = Numbers(20, broken=tuple(range(most + 1)))
+    with pytest.raises(UserError, match=rf"picture number \d .*, nor can {most} others.*config.data.most_broken"):
+        training(source, 5, broken=BrokenPictures(most))
+    training(source, 5, broken=BrokenPictures(most + 1))
 
 
 def test_nothing_but_broken_pictures_ends_the_run():
-    with pytest.raises(UserError, match="pictures in a row cannot be read"):
+    with pytest.raises(UserError, match="none of the 20 pictures can be read"):
         training(Numbers(20, broken=tuple(range(20))), 1)
 
 

@@ -21,22 +21,35 @@ from xception_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 Example = dict[str, np.ndarray | np.generic]  # a row of it
 
-MOST_BROKEN = 100  # in a row, before the data is given up
-
 
 class BrokenPictures:
-    """The names of pictures that could not be decoded; safe to share between threads."""
+    """The names of pictures that could not be decoded; safe to share between threads.
 
-    def __init__(self) -> None:
+    Args:
+      most: how many there may be; None: any number.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
         self.names: set[str] = set()
+        self._most = most
         self._lock = threading.Lock()
 
     def add(self, name: str, reason: str) -> None:
-        """Adds a picture, and warns of it the first time."""
+        """Adds a picture, and warns of it the first time.
+
+        Raises:
+          UserError: it is one too many.
+        """
         with self._lock:
-            if name not in self.names:
-                self.names.add(name)
-                logging.warning("skipped broken picture %s: %s", name, reason)
+            if name in self.names:
+                return
+            if len(self.names) == self._most:
+                raise UserError(
+                    f"picture {name} cannot be read ({reason}), nor can {self._most} others, which is as many as "
+                    "config.data.most_broken allows; mend or remove them, or raise it"
+                )
+            self.names.add(name)
+            logging.warning("skipped broken picture %s: %s", name, reason)
 
 
 # From a picture, encoded or uint8 [H, W, 3], to what is seen of it.
@@ -46,25 +59,20 @@ View = Callable[[bytes | np.ndarray], np.ndarray]
 class Reader:
     """Reads and decodes examples of a source."""
 
-    def __init__(self, source: Source, on_broken: str, broken: BrokenPictures):
-        self._source, self._on_broken, self._broken = source, on_broken, broken
+    def __init__(self, source: Source, broken: BrokenPictures):
+        self._source, self._broken = source, broken
 
     def __call__(self, index: int, view: View) -> tuple[np.ndarray, int] | None:
         """The view of the picture at `index` and its label, or None where the picture is broken.
 
         Raises:
-          UserError: it is, and `on_broken` is "fail".
+          UserError: it is, and one too many.
         """
         try:
             picture, label = self._source[index]
             return view(picture), label
         except (BrokenPictureError, OSError) as e:
-            name = self._source.example_id(index)
-            if self._on_broken == "fail":
-                raise UserError(
-                    f"picture {name} cannot be read: {e}; mend or remove it, or set config.data.on_broken=skip"
-                ) from None
-            self._broken.add(name, str(e))
+            self._broken.add(self._source.example_id(index), str(e))
             return None
 
     def readable(self, index: int, view: View) -> tuple[int, np.ndarray, int]:
@@ -73,21 +81,18 @@ class Reader:
         Returns:
           Its index, view and label.
         """
-        for offset in range(min(MOST_BROKEN, len(self._source))):
+        for offset in range(len(self._source)):
             i = (index + offset) % len(self._source)
             if (example := self(i, view)) is not None:
                 return i, *example
-        raise UserError(
-            f"{MOST_BROKEN} pictures in a row cannot be read, from {self._source.example_id(index)} on; "
-            "is the data damaged?"
-        )
+        raise UserError(f"none of the {len(self._source)} pictures can be read; is the data damaged?")
 
 
 def _training(
     source: Source, data: ConfigDict, image_size: int, batch_size: int, seed: int, broken: BrokenPictures
 ) -> grain.MapDataset:
     """The endless stream of training batches, by position."""
-    read = Reader(source, data.on_broken, broken)
+    read = Reader(source, broken)
 
     def example(index: int, rng: np.random.Generator) -> Example:
         index, image, label = read.readable(index, lambda picture: random_view(picture, rng, image_size, data))
@@ -158,7 +163,7 @@ def evaluation_batches(
     `mask` is False in rows that are padding or whose picture is broken. Arguments as in `train_batches`; `crop` makes
     what is seen of a picture. Every process gets the same number of batches.
     """
-    read = Reader(source, data.on_broken, broken)
+    read = Reader(source, broken)
     blank = crop(np.zeros((image_size, image_size, 3), np.uint8), image_size, data)
 
     def view(picture: bytes | np.ndarray) -> np.ndarray:

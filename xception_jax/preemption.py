@@ -1,0 +1,75 @@
+"""SIGTERM, by which schedulers say that a machine is about to be taken away."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+from jax.experimental import multihost_utils
+
+RESTART = 75  # exit code: stopped by SIGTERM, all is saved, start the same command again (EX_TEMPFAIL of sysexits.h)
+
+
+class Preempted(Exception):
+    """SIGTERM came."""
+
+
+class Preemption:
+    """Listens for SIGTERM inside a `with` block, in which the old handler has no effect.
+
+    With several processes, JAX' distributed service listens in each and chooses the check at which all of them stop.
+
+    Attributes:
+      nothing_to_lose: whether all that was done is saved. Then SIGTERM ends a single process at once, even one that is
+        compiling. Set by the training loop.
+      leave: called before it is ended so.
+    """
+
+    def __init__(self) -> None:
+        self.nothing_to_lose = True
+        self.leave: Callable[[], None] = lambda: None
+        self._wanted = False
+        self._checks = 0
+
+    def __enter__(self) -> Self:
+        self._listens = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        if self._listens:
+            # Python runs its handlers between instructions of the main thread, which may compile for minutes. The
+            # byte comes at once.
+            reader, self._writer = socket.socketpair()
+            self._writer.setblocking(False)
+            threading.Thread(target=self._listen, args=(reader,), name="sigterm", daemon=True).start()
+            self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            self._old_handler = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._old_handler)
+            signal.set_wakeup_fd(self._old_fd)
+            self._writer.close()
+
+    def check(self) -> None:
+        """Raises Preempted after a SIGTERM. All processes have to call it equally often: between steps and batches."""
+        self._checks += 1
+        if jax.process_count() > 1:
+            self._wanted = multihost_utils.reached_preemption_sync_point(self._checks)
+        if self._wanted:
+            raise Preempted
+
+    def _handle(self, *_: Any) -> None:
+        self._wanted = True
+
+    def _listen(self, reader: socket.socket) -> None:
+        for number in iter(lambda: reader.recv(1), b""):
+            if number[0] == signal.SIGTERM and self.nothing_to_lose:
+                print("Stopped by SIGTERM; the same command goes on.", file=sys.stderr, flush=True)
+                self.leave()
+                os._exit(RESTART)

@@ -1,0 +1,111 @@
+"""How fast training goes, and what it takes."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from xception_jax.errors import UserError
+
+
+class Clock:
+    """Speed of the training steps alone, in laps."""
+
+    def __init__(self) -> None:
+        self._total_images, self._total_seconds = 0, 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was counted since the last lap."""
+        self._since, self._steps, self._images, self._waited = time.monotonic(), 0, 0, 0.0
+
+    def count(self, images: int) -> None:
+        """Adds a step and its images."""
+        self._steps += 1
+        self._images += images
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside the `with` block as waited for data."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Takes the time inside the `with` block out of the count."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
+    def lap(self) -> dict[str, float]:
+        """What `RunLog.train` reports of speed, since the last lap; without a step, only of memory."""
+        seconds, memory = time.monotonic() - self._since, memory_bytes()
+        speed: dict[str, float] = {} if memory is None else {"memory_bytes": memory}
+        if self._steps:
+            self._total_seconds += seconds
+            self._total_images += self._images
+            speed["steps_per_second"] = self._steps / seconds
+            speed["images_per_second"] = self._images / seconds
+            speed["data_wait"] = self._waited / seconds
+        self.restart()
+        return speed
+
+    def mean(self) -> float | None:
+        """Images a second over all laps, or None where no step was counted."""
+        self.lap()
+        return self._total_images / self._total_seconds if self._total_images else None
+
+
+def memory_bytes() -> int | None:
+    """The most memory that has been in use on one of this process' devices, or None where they do not tell (CPUs)."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    return max(peaks, default=None)
+
+
+class Profiler:
+    """Traces some training steps into a folder that XProf (or TensorBoard's profile plugin) and Perfetto open.
+
+    Args:
+      folder: where to.
+      steps: which; none where it is empty.
+    """
+
+    def __init__(self, folder: Path, steps: range):
+        self._folder, self._steps = folder, steps
+
+    @contextlib.contextmanager
+    def step(self, step: int, finish: Callable[[], None]) -> Iterator[None]:
+        """Traces what is done inside the `with` block, if `step` is one of those wanted.
+
+        Args:
+          step: the training step.
+          finish: called before the trace ends; returns when the devices have done their work.
+        """
+        if step not in self._steps:
+            yield
+            return
+        if step == self._steps[0]:
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+        if step == self._steps[-1]:
+            finish()
+            jax.profiler.stop_trace()
+
+
+def parse_profile(text: str | None) -> range:
+    """The steps that "START:COUNT" means.
+
+    Raises:
+      UserError: it means none.
+    """
+    if text is None:
+        return range(0)
+    start, _, count = text.partition(":")
+    if not (start.isdecimal() and count.isdecimal() and int(start) and int(count)):
+        raise UserError(f'--profile is "{text}"; write START:COUNT, such as 100:5 for steps 100 to 104')
+    return range(int(start), int(start) + int(count))
