@@ -5,14 +5,16 @@ import json
 import subprocess
 import sys
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from xception_jax import ops
-from xception_jax.benchmarks import subjects
+from xception_jax.benchmarks import startup, subjects
 from xception_jax.benchmarks.sides import jax_side, operators
+from xception_jax.benchmarks.sides.protocol import BATCHES
 from xception_jax.benchmarks.turns import measure
 from xception_jax.config import default
 from xception_jax.durations import in_steps
@@ -130,15 +132,19 @@ def test_optimizer_is_the_default_one():
 def test_small_form(tmp_path):
     """The command itself, on a network of 0.05 of the width, with a made-up peer's interpreter."""
     output = tmp_path / "results.json"
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), np.full((40, 50, 3), 60 * i, np.uint8))
     command = [
         sys.executable, "-m", "xception_jax.benchmark", "--options=width=0.05,stem=small", "--image-size=32",
-        "--rounds=1", "--what=infer,operators", "--only=max pool", "--against=timm,reference",
-        "--peer-python=/bin/false", f"--json={output}",
+        "--rounds=1", f"--data={tmp_path}", "--what=input,infer,operators", "--only=max pool 3x3/2 4x4",
+        "--against=timm,reference", "--peer-python=/bin/false", f"--json={output}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(output.read_text())
-    infer, *pools = record["results"]
+    pictures, infer, *pools = record["results"]
+    speed, time = (pictures["sides"]["ours"][key]["median"] for key in ("images_per_second", "ms"))
+    assert speed * time / 1000 == pytest.approx(BATCHES * 8)
     assert infer["sides"]["ours"]["images_per_second"]["median"] > 0
     assert infer["ratio"].keys() == {"reference"}
     assert "its process ended with 1" in infer["sides"]["timm eager"]["left_out"]
@@ -146,7 +152,7 @@ def test_small_form(tmp_path):
     assert {(p["name"].split()[0], p["direction"]) for p in pools} == {
         ("max", "forward"), ("max", "forward and gradient"),
     }  # fmt: skip
-    assert sum(p["count"] for p in pools) == 2 * 4
+    assert [p["count"] for p in pools] == [1, 1]
     assert record["hardware"]["num_devices"] == 8
     assert record["versions"]["jax"] == jax.__version__
 
@@ -180,3 +186,13 @@ def test_flops_are_those_of_the_mathematics():
         )
 
     assert jax_side.plain_flops(lambda: jax.jit(convolve), (x, kernel)) == 4 * 4 * 4 * 9 * 2
+
+
+def test_start_lasts_until_the_line():
+    def command(program):
+        return sys.executable, "-c", program
+
+    lines = "print('loading'); print('step 1/1 100 %')"
+    assert startup._seconds(command(f"{lines}; import time; time.sleep(600)"), startup.FIRST_STEP) < 600
+    with pytest.raises(RuntimeError, match="saying: loading"):
+        startup._seconds(command("print('loading')"), startup.FIRST_STEP)
