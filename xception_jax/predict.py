@@ -6,6 +6,7 @@ Shape legend: B batch, V views of a picture (test-time crops), S image side, K c
 import dataclasses
 import io
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Predictor:
             raise UserError(f"{pretrained.source} has no logits layer: it cannot tell classes; fine-tune it first")
         self.pretrained = pretrained
         self._mesh = data_mesh()
-        self._batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
+        self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         self._crop = CROPS[crops]
         self._size = pretrained.input.image_size if image_size is None else image_size
         self._step = self._compile()
@@ -125,7 +126,7 @@ class Predictor:
         data.interpolation = self.pretrained.input.interpolation
         data.stain_means, data.stain_stds = self.pretrained.input.stain or ((), ())
         batches = evaluation_batches(
-            source, data, image_size=self._size, batch_size=self._batch_size, broken=broken, crop=self._crop
+            source, data, image_size=self._size, batch_size=self.batch_size, broken=broken, crop=self._crop
         )
         pending: tuple[dict, dict] | None = None
         for batch in batches:
@@ -240,21 +241,28 @@ def main(arguments: Sequence[str]) -> int:
     broken = BrokenPictures()
     columns: dict[str, list] = {name: [] for name in COLUMNS if name != "uncertainty" or pretrained.uncertainty}
     features: list[np.ndarray] = []
+    count, timed = 0, None
     with _progress() as progress:
         task = progress.add_task("", total=len(pictures))
-        for prediction in predictor(pictures, broken):
+        for count, prediction in enumerate(predictor(pictures, broken), 1):
+            if count == predictor.batch_size:  # compilation is no part of the speed
+                timed = time.monotonic()
             append_ranks(columns, prediction, pretrained, top)
             if flag.features:
                 features.append(prediction.features)
             if flag.explain:
                 write_explanation(Path(flag.explain), prediction, columns["class_name"][-top])
             progress.advance(task)
+    speed = ""
+    if timed is not None and count > predictor.batch_size:
+        speed = f", {(count - predictor.batch_size) / (time.monotonic() - timed):.1f} images/s after the first batch"
     if flag.output:
         tables.write_table(Path(flag.output), columns)
     elif columns["file"]:
         show(columns, top, pretrained.scores)
     if features:
         write_features(Path(flag.features), columns["file"][::top], features)
+    print(f"{count} pictures{speed}")
     if broken.names:
         print(f"{len(broken.names)} of {len(pictures)} pictures could not be read:", *sorted(broken.names), sep="\n  ")
     return 1 if broken.names else 0

@@ -8,6 +8,8 @@ it refuses the file. It imports nothing of this package, to start quickly.
 
 import json
 import math
+import pickle
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,7 +187,12 @@ def read_torch(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
     """The tensors of a state dict, or of the state dict under "state_dict", "model_state_dict", "model" or the like."""
     import torch
 
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:  # whose text advises to run what is in the file
+        called = re.search(r"GLOBAL (\S+)", str(e))
+        what = f"a pickle that wants to run {called[1]}" if called else "damaged, or more than weights"
+        raise Refused(what) from None
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]

@@ -18,7 +18,7 @@ from xception_jax.pretrained.errors import WeightsFileError
 from xception_jax.pretrained.files import safetensors
 
 CHILD = Path(__file__).with_name("child.py")
-SECONDS, SECONDS_PER_GIB = 30, 120
+SECONDS, SECONDS_PER_GIB = 120, 120  # most of the former to import the library from a cold disk
 REFUSED = 3
 
 

@@ -57,7 +57,9 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     Raises:
       ValueError or another of `ERRORS`: it is damaged.
     """
-    data = archive.read(name)
-    if len(data) != (size := archive.getinfo(name).file_size):
+    size = archive.getinfo(name).file_size
+    with archive.open(name) as member:
+        data = member.read(size)  # without a size, all that the bytes unfold to is made, whatever they state
+    if len(data) != size:
         raise ValueError(f"{name!r} has {len(data)} bytes, it says {size}")
     return data
