@@ -16,7 +16,6 @@ from xception_jax import config as config_lib
 from xception_jax import experiment
 from xception_jax.checkpoints import Checkpoints
 from xception_jax.logs import read_log
-from xception_jax.sharding import replicated
 
 STEPS = 40
 COMMAND = [
@@ -82,7 +81,7 @@ def final_state(workdir: Path) -> dict[str, np.ndarray]:
     run = experiment.create(config)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     assert checkpoints.latest == STEPS
-    state = checkpoints.restore(STEPS, run.abstract_state, replicated(run.mesh))
+    state = checkpoints.restore(STEPS, run.abstract_state, run.state_shardings)
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(state)}
 
 

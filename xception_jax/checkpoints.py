@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
@@ -119,13 +118,14 @@ class Checkpoints:
             for folder in self._directory.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def restore(self, step: int, abstract: TrainState, sharding: NamedSharding) -> TrainState:
-        """The state saved at `step`, on the devices of `sharding`, which need not be those it was saved from.
+    def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
+        """The state saved at `step`, on other devices and split otherwise than it was saved from, if need be.
 
         Args:
           abstract: shapes and dtypes that it must have.
+          shardings: where each array shall lie, as `sharding.state_shardings` gives it.
         """
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
 
     @property

@@ -93,6 +93,10 @@ def default() -> ConfigDict:
     c.aux_loss_weight = 0.4  # inception_v3 with an auxiliary head
     c.average_decay = 0.9999  # Polyak averaging of weights and batch statistics; 0: none
 
+    c.mesh = n = ConfigDict()  # which device holds what; the result is the same to rounding
+    n.fully_sharded = False  # split parameters, averages and optimizer state over the devices too, to save memory
+    n.model = 1  # devices that share each fully connected layer of the head: for many classes and wide hidden layers
+
     c.log_every = "50 steps"
     c.evaluation = e = ConfigDict()
     e.every = "1 epochs"
@@ -111,6 +115,7 @@ MAY_CHANGE = (
     "log_every",
     "evaluation.",
     "checkpoint.",
+    "mesh.",
     "data.path",
     "data.data_dir",
     "data.num_threads",
@@ -235,6 +240,7 @@ def validate(config: ConfigDict) -> None:
         ("label_smoothing", fraction, "from 0 to below 1"),
         ("aux_loss_weight", lambda v: v >= 0, "0 or more"),
         ("average_decay", fraction, "from 0 to below 1"),
+        ("mesh.model", positive, "a positive number of devices"),
         ("evaluation.batch_size", positive, "a positive number of pictures"),
         ("checkpoint.keep_last", positive, "1 or more"),
         ("checkpoint.keep_best", lambda v: v >= 0, "0 or more"),

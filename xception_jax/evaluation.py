@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from xception_jax import certificate
+from xception_jax import certificate, processes
 from xception_jax.data import BrokenPictures, Source, evaluation_batches, open_source, preprocessing_fingerprint
 from xception_jax.errors import UserError
 from xception_jax.experiment import Experiment
-from xception_jax.sharding import put_batch
+from xception_jax.sharding import gathered, put_batch
 from xception_jax.steps import Batch, Metrics
 from xception_jax.train_state import TrainState, Weights, num_parameters
 
@@ -37,7 +37,6 @@ class Evaluator:
         `check` is called before each batch, and breaks off by raising.
         """
         c = self._experiment.config
-        broken = BrokenPictures(c.data.most_broken)
         batches = evaluation_batches(
             self._source,
             c.data,
@@ -45,9 +44,11 @@ class Evaluator:
             batch_size=self._experiment.evaluation_batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            broken=broken,
+            broken=BrokenPictures(c.data.most_broken),
         )
         rows = collect(self._experiment.eval_step, self.weights_of(state), batches, self._experiment.mesh, check)
+        read = set(rows["index"].tolist())
+        skipped = [self._source.example_id(i) for i in range(len(self._source)) if i not in read]
         predictions = certificate.Predictions(
             ids=[self._source.example_id(int(i)) for i in rows["index"]],
             labels=rows["label"],
@@ -57,7 +58,7 @@ class Evaluator:
         )
         if len(predictions.ids) == 0:
             raise UserError(f'none of the {len(self._source)} pictures of split "{self.split}" could be read')
-        return predictions, sorted(broken.names)
+        return predictions, sorted(skipped)
 
     def certify(
         self, state: TrainState, predictions: certificate.Predictions, skipped: list[str], workdir: Path
@@ -70,7 +71,7 @@ class Evaluator:
             split_size=len(self._source),
             skipped=skipped,
             class_names=list(self._source.class_names),
-            weights_hash=certificate.hash_weights(weights),
+            weights_hash=certificate.hash_weights(gathered(weights, self._experiment.mesh)),
             preprocessing=preprocessing_fingerprint(c.data, c.image_size),
             averaged=weights is state.averaged,
             step=int(state.step),
@@ -78,7 +79,7 @@ class Evaluator:
             num_parameters=num_parameters(weights),
             config=c.to_dict(),
         )
-        if jax.process_index() == 0:
+        if processes.primary():
             certificate.write(workdir, record, predictions)
         return record
 
@@ -90,7 +91,7 @@ def collect(
     mesh: jax.sharding.Mesh,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """Runs the evaluation step over batches and returns its rows, and the batches' labels and indices, unpadded.
+    """Runs the evaluation step over batches and returns its rows, without those of padding and broken pictures.
 
     The next batch is dispatched before the last one's results are read.
     """
@@ -98,11 +99,10 @@ def collect(
     pending: dict[str, jax.Array] | None = None
     for local in batches:
         check()
-        batch = put_batch(local, mesh)
-        outputs = step(weights, batch)
+        outputs = step(weights, put_batch(local, mesh))
         if pending is not None:
             rows.append(_kept(pending))
-        pending = {**outputs, **{k: batch[k] for k in ("label", "index", "mask")}}
+        pending = outputs
     if pending is not None:
         rows.append(_kept(pending))
     columns = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}

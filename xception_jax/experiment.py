@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
-from xception_jax import train_state
+from xception_jax import distributed, train_state
 from xception_jax.data import Source, open_source
 from xception_jax.durations import in_steps
 from xception_jax.errors import UserError
@@ -19,7 +19,7 @@ from xception_jax.inputs import InputSpec, input_spec
 from xception_jax.models import create_model
 from xception_jax.optimizers import create_optimizer, create_schedule
 from xception_jax.pretrained import Pretrained, fill, load, transplant
-from xception_jax.sharding import check_batch_size, data_mesh, replicated
+from xception_jax.sharding import check_batch_size, data_mesh, state_shardings
 from xception_jax.steps import Batch, Metrics, TrainSettings, make_eval_step, make_train_step
 from xception_jax.train_state import TrainState, Weights
 
@@ -88,7 +88,7 @@ class Experiment:
         return max(1, round(steps))
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, on all devices: a function of the seed, and of the weights to start from."""
+        """The state before the first step, on the devices: a function of the seed, and of the weights to start from."""
 
         def create(trained: Weights | None) -> TrainState:
             _, weights = train_state.split(build_model(self.config, self.num_classes))
@@ -100,17 +100,21 @@ class Experiment:
         if self.pretrained is not None:
             trained, report = transplant(self.pretrained, self.abstract_weights)
             print(report)
-        return jax.jit(create, out_shardings=replicated(self.mesh))(trained)
+        return jax.jit(create, out_shardings=self.state_shardings)(trained)
 
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
         """The training step, compiled when first called."""
-        return make_train_step(self.graphdef, self.optimizer, self.schedule, self.train_settings, self.mesh)
+        return make_train_step(
+            self.graphdef, self.optimizer, self.schedule, self.train_settings, self.mesh, self.state_shardings
+        )
 
     @functools.cached_property
     def eval_step(self) -> Callable[[Weights, Batch], Metrics]:
         """The evaluation step; all splits share it, so that it is compiled once."""
-        return make_eval_step(self.graphdef, self.num_classes, self.mesh, self.input.normalization)
+        return make_eval_step(
+            self.graphdef, self.num_classes, self.mesh, self.input.normalization, self.state_shardings.weights
+        )
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
@@ -119,6 +123,11 @@ class Experiment:
             lambda weights: train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0),
             self.abstract_weights,
         )
+
+    @functools.cached_property
+    def state_shardings(self) -> TrainState:
+        """The `NamedSharding` of each array of the state."""
+        return state_shardings(self.abstract_state, self.mesh, fully_sharded=self.config.mesh.fully_sharded)
 
 
 def build_model(config: ConfigDict, num_classes: int) -> nnx.Module:
@@ -134,7 +143,8 @@ def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> E
       UserError: what is wrong, and what to do.
     """
     config_lib.validate(config)
-    mesh = data_mesh(devices)
+    distributed.check_joined()
+    mesh = data_mesh(devices, model=config.mesh.model)
     check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
     if config.evaluation.batch_size is not None:
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)

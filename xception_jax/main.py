@@ -24,6 +24,11 @@ _STEP = flags.DEFINE_string(
     "step", None, "evaluate: a checkpoint's step, last (default) or best. show_batch: the step."
 )
 _PROFILE = flags.DEFINE_string("profile", None, "train: START:COUNT, the steps to trace into the work directory.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    None,
+    "Whether this is one of several processes. Default: as srun, mpirun or JAX_NUM_PROCESSES say; TPU pods need it.",
+)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -40,6 +45,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the mode asked for; a user's mistake exits with 2, a failed run with 1."""
+    from xception_jax import distributed
+
     del argv
     modes: dict[str, Callable[[Path], None]] = {
         "train": train,
@@ -50,7 +57,9 @@ def main(argv: Sequence[str]) -> None:
     with commands.errors_in_one_line("interrupted; the same command goes on from the last checkpoint"):
         if _MODE.value not in modes:
             raise UserError(f'unknown --mode "{_MODE.value}"; {suggest(_MODE.value, MODES)}')
-        modes[_MODE.value](workdir())
+        with distributed.stopping_together():
+            distributed.initialize(_DISTRIBUTED.value)
+            modes[_MODE.value](workdir())
 
 
 def config() -> ConfigDict:
@@ -90,9 +99,9 @@ def evaluate(workdir: Path) -> None:
     """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`."""
     from xception_jax import evaluation, experiment
     from xception_jax.checkpoints import Checkpoints
-    from xception_jax.sharding import replicated
 
     settings = config_lib.read(workdir / "config.json")
+    settings.mesh = config_lib.default().mesh  # the one it was trained on may not fit these devices
     if _CONFIG.value is not None:
         asked = config_lib.fill(config(), config_lib.flatten(settings))
         asked.model.weights = settings.model.weights
@@ -103,7 +112,7 @@ def evaluate(workdir: Path) -> None:
     step = checkpoints.find(_STEP.value or "last")
     run = experiment.create(settings)
     evaluator = evaluation.Evaluator(run, settings.data.test_split)
-    state = checkpoints.restore(step, run.abstract_state, replicated(run.mesh))
+    state = checkpoints.restore(step, run.abstract_state, run.state_shardings)
     record = evaluator.certify(state, *evaluator.predict(state), workdir)
     metrics = record["metrics"]
     print(
@@ -128,11 +137,15 @@ def check(workdir: Path) -> None:
 def show_batch(workdir: Path) -> None:
     """Draws the batch of a step."""
     from xception_jax import experiment
+    from xception_jax.processes import primary
     from xception_jax.show_batch import show_batch
 
     if _STEP.value is None or not _STEP.value.isdecimal():
         raise UserError("--mode=show_batch needs --step=NUMBER, the training step to look at, counted from 0")
-    path = show_batch(experiment.create(config()), int(_STEP.value), workdir)
+    run = experiment.create(config())
+    if not primary():
+        return
+    path = show_batch(run, int(_STEP.value), workdir)
     print(path.with_suffix(".txt").read_text(), end="")
     print(f"see {path}")
 

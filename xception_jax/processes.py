@@ -1,12 +1,15 @@
 """What the processes of a run agree on. With one process, nothing is asked."""
 
+import json
+from collections.abc import Iterable
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 
 def primary() -> bool:
-    """Whether this is the one process that logs and tidies up."""
+    """Whether this is the one process that prints, logs and tidies up."""
     return jax.process_index() == 0
 
 
@@ -21,3 +24,14 @@ def barrier(name: str) -> None:
     """Returns when all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def gather(names: Iterable[str]) -> list[str]:
+    """The names that any process has, sorted. All processes have to ask, at the same point of the program."""
+    names = sorted(set(names))
+    if jax.process_count() == 1:
+        return names
+    data = np.frombuffer(json.dumps(names).encode(), np.uint8)
+    longest = int(multihost_utils.process_allgather(np.int32(data.size)).max())
+    padded = np.pad(data, (0, longest - data.size), constant_values=ord(" "))
+    return sorted({name for part in multihost_utils.process_allgather(padded) for name in json.loads(part.tobytes())})

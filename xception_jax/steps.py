@@ -1,24 +1,26 @@
 """The two functions that run on the accelerator: a step of training, and the evaluation of a batch.
 
-Both are pure, traced once, and sharded: the batch over the devices of a mesh, the rest on each of them. Under
-`jax.jit` a mean over the batch is one over all devices, so batch statistics and gradients are the global batch's.
+Both are pure, traced once, and sharded: the batch over the devices of a mesh, the rest on each of them or as `sharding`
+says. Under `jax.jit` a mean over the batch is one over all devices, so batch statistics and gradients are the global
+batch's.
 
 Shape legend: B batch, A accumulation parts, S image side, K classes.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from xception_jax import train_state
 from xception_jax.inputs import Normalization
-from xception_jax.sharding import batch_sharded, replicated
+from xception_jax.sharding import batch_sharded, replicated, state_shardings
 from xception_jax.train_state import TrainState, Weights
 
 Batch = dict[str, jax.Array]
@@ -49,14 +51,17 @@ def make_train_step(
     schedule: optax.Schedule,
     settings: TrainSettings,
     mesh: Mesh,
+    shardings: TrainState | NamedSharding | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Compiles (state, batch) -> (state, metrics). The state's buffers are donated: use only the returned one.
 
     The batch holds image (uint8 [B, S, S, 3]) and label (int32 [B]). Metrics are float32 scalars: loss (label
-    smoothing and auxiliary loss included, weight decay not), top1, gradient_norm, learning_rate.
+    smoothing and auxiliary loss included, weight decay not), top1, gradient_norm, learning_rate. `shardings` are those
+    of the state (`sharding.state_shardings`); None: all of it is on every device.
     """
 
     def loss_fn(params: dict, batch_stats: dict, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
+        params = in_use(params, mesh)
         model = train_state.merge(graphdef, Weights(params, batch_stats))
         outputs = model(settings.normalization(images), train=True, rngs=nnx.Rngs(dropout=key))
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -107,28 +112,41 @@ def make_train_step(
         return TrainState(state.step + 1, weights, averaged, opt_state), metrics
 
     on_all = replicated(mesh)
+    state = on_all if shardings is None else shardings
     return jax.jit(
-        train_step, donate_argnums=0, in_shardings=(on_all, batch_sharded(mesh)), out_shardings=(on_all, on_all)
+        train_step, donate_argnums=0, in_shardings=(state, batch_sharded(mesh)), out_shardings=(state, on_all)
     )
 
 
+def in_use(tree: Any, mesh: Mesh) -> Any:
+    """Arrays as a step computes with them: gathered, where the data axis splits what is stored of them."""
+    return jax.lax.with_sharding_constraint(tree, state_shardings(tree, mesh, fully_sharded=False))
+
+
 def make_eval_step(
-    graphdef: nnx.GraphDef, num_classes: int, mesh: Mesh, normalization: Normalization
+    graphdef: nnx.GraphDef,
+    num_classes: int,
+    mesh: Mesh,
+    normalization: Normalization,
+    shardings: Weights | NamedSharding | None = None,
 ) -> Callable[[Weights, Batch], Metrics]:
-    """Compiles (weights, batch) -> each example's loss, confidence and 5 most probable classes, on every device.
+    """Compiles (weights, batch) -> what the network says of each example, on every device.
 
     Returns loss (float32 [B], cross-entropy without smoothing), confidence (float32 [B], the highest softmax
-    probability), top5 (int32 [B, min(5, K)], most probable first).
+    probability), top5 (int32 [B, min(5, K)], most probable first), and what the batch holds besides the images.
+    `shardings` are those of the weights, as in `make_train_step`.
     """
 
     def eval_step(weights: Weights, batch: Batch) -> Metrics:
-        logits = train_state.merge(graphdef, weights)(normalization(batch["image"]))
+        logits = train_state.merge(graphdef, in_use(weights, mesh))(normalization(batch["image"]))
         _, top5 = jax.lax.top_k(logits, min(5, num_classes))
         return {
+            **{name: column for name, column in batch.items() if name != "image"},
             "loss": cross_entropy(logits, batch["label"]),
             "confidence": jax.nn.softmax(logits).max(-1),
             "top5": top5,
         }
 
     on_all = replicated(mesh)
-    return jax.jit(eval_step, in_shardings=(on_all, batch_sharded(mesh)), out_shardings=on_all)
+    weights = on_all if shardings is None else shardings
+    return jax.jit(eval_step, in_shardings=(weights, batch_sharded(mesh)), out_shardings=on_all)

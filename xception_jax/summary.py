@@ -16,6 +16,7 @@ from rich.table import Table
 
 from xception_jax import ops, train_state
 from xception_jax.experiment import Experiment
+from xception_jax.sharding import bytes_on_each_device, state_shardings
 from xception_jax.steps import cross_entropy
 from xception_jax.train_state import Weights, num_bytes, num_parameters
 
@@ -103,8 +104,13 @@ def saved_bytes(experiment: Experiment) -> int:
 
         return jax.vjp(loss, weights.params)[1]
 
-    kept = num_bytes(jax.eval_shape(residuals, experiment.abstract_weights, images, labels))
-    return max(0, kept - num_bytes(experiment.abstract_weights.params))
+    params = experiment.abstract_weights.params
+    kept = num_bytes(jax.eval_shape(residuals, experiment.abstract_weights, images, labels)) - num_bytes(params)
+    # What the data axis splits is gathered for the length of a step.
+    stored = experiment.state_shardings.weights.params
+    used = state_shardings(params, experiment.mesh, fully_sharded=False)
+    copies = jax.tree.map(lambda x, a, b: 0 if a == b else bytes_on_each_device(x, b), params, stored, used)
+    return max(0, kept + sum(jax.tree.leaves(copies)))
 
 
 def show(experiment: Experiment) -> None:
@@ -123,7 +129,8 @@ def show(experiment: Experiment) -> None:
     table.add_row("all", "", f"{num_parameters(weights):,}", f"{total / 1e9:,.2f} G")
     console = Console()
     console.print(table)
-    state, saved = num_bytes(experiment.abstract_state), saved_bytes(experiment)
+    state = bytes_on_each_device(experiment.abstract_state, experiment.state_shardings)
+    saved = saved_bytes(experiment)
     console.print(
         f"{experiment.total_steps:,} steps of {config.batch_size} pictures "
         f"({experiment.steps_per_epoch:,.1f} an epoch) on {_devices(experiment)}\n"

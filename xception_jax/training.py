@@ -23,9 +23,9 @@ from xception_jax.evaluation import Evaluator
 from xception_jax.experiment import Experiment
 from xception_jax.logs import RunLog
 from xception_jax.preemption import Preempted, Preemption
-from xception_jax.processes import any_of, primary
+from xception_jax.processes import any_of, gather, primary
 from xception_jax.saving import Saver
-from xception_jax.sharding import put_batch, replicated
+from xception_jax.sharding import put_batch
 from xception_jax.speed import Clock, Profiler
 from xception_jax.status import Status
 from xception_jax.steps import Batch, Metrics
@@ -62,7 +62,8 @@ def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[
         validator = Evaluator(experiment, config.data.validation_split)
         tester = Evaluator(experiment, config.data.test_split)
         claim(workdir, config)
-        summary.show(experiment)
+        if primary():
+            summary.show(experiment)
         checkpoints = Checkpoints(workdir, config.checkpoint)
         state = first_or_last_state(experiment, checkpoints)
         status.update(state="training", step=int(state.step), total_steps=experiment.total_steps)
@@ -85,7 +86,7 @@ def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[
             "step": int(state.step),
             "images_per_second": speed,
             "wall_time": time.monotonic() - began,
-            "broken_pictures": sorted(broken.names),
+            "broken_pictures": gather(broken.names),
             **certificate.environment(),
         }
         if primary():
@@ -178,7 +179,7 @@ def first_or_last_state(experiment: Experiment, checkpoints: Checkpoints) -> Tra
             f"the work directory is at step {latest}, past the {experiment.total_steps} steps that the config asks for"
         )
     print(f"Resuming from step {latest}.")
-    return checkpoints.restore(latest, experiment.abstract_state, replicated(experiment.mesh))
+    return checkpoints.restore(latest, experiment.abstract_state, experiment.state_shardings)
 
 
 def run_record(experiment: Experiment) -> dict[str, Any]:
@@ -195,7 +196,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     if path.exists():
         config_lib.check_same_run(workdir, config_lib.read(path), config)
-    files.write_atomically(path, config_lib.to_json(config) + "\n")
+    if primary():
+        files.write_atomically(path, config_lib.to_json(config) + "\n")
 
 
 def batches_on_devices(experiment: Experiment, start: int, broken: BrokenPictures) -> Iterator[dict[str, jax.Array]]:
