@@ -60,7 +60,7 @@ def kill_once(run: Running, rng: np.random.Generator, start_seconds: float) -> K
         "while it trains": trained,
         "while it saves": run.saving,
         "while it evaluates": run.evaluating,
-        "at any time": lambda: time.monotonic() >= deadline,
+        "at any time": lambda: time.monotonic() >= deadline or trained(),
     }
     assert run.wait_until(conditions[moment]), f"the run ended before it was killed; see {run.output}"
     kill = Kill(number.name, moment, which, step=run.step())
@@ -77,6 +77,7 @@ def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: 
     flags = [
         *flags,
         f"--config.num_steps={steps}",
+        "--config.schedule.warmup=0 steps",  # it might be longer than that
         "--config.log_every=1 steps",
         "--config.checkpoint.every=4 steps",
         "--config.evaluation.every=5 steps",

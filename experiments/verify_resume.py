@@ -55,6 +55,7 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
     flags = [
         *flags,
         f"--config.num_steps={2 * n}",
+        "--config.schedule.warmup=0 steps",  # it might be longer than that
         "--config.log_every=1 steps",
         f"--config.checkpoint.every={max(1, n // 2)} steps",
         f"--config.evaluation.every={n} steps",

@@ -1,18 +1,110 @@
 """Full disks, directories that can't be written to, damaged files, broken pictures, and two runs in one place."""
 
+import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from xception_jax import manifest, training
+from xception_jax.checkpoints import Checkpoints
 from xception_jax.errors import TrainingError, UserError
+from xception_jax.logs import read_log
 from xception_jax.saving import Saver
 from xception_jax.status import Status, read_status
+
+needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *arguments: str):
+    """A file system in `folder`."""
+    folder.mkdir(exist_ok=True)
+    mount(*arguments, str(folder))
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def notes(workdir: Path) -> str:
+    return "\n".join(r["text"] for r in read_log(workdir) if r["kind"] == "note")
+
+
+def wait_for(path: Path) -> None:
+    """Returns when there is such a file: a save in the background has ended."""
+    while not path.exists():
+        pass
+
+
+def at_step(monkeypatch, step: int, action) -> None:
+    """Does something in the middle of a run: when it is about to report `step`."""
+    report = training.RunLog.train
+
+    def train(log, at, *arguments):
+        if at == step:
+            action()
+        report(log, at, *arguments)
+
+    monkeypatch.setattr(training.RunLog, "train", train)
+
+
+@needs_mounts
+def test_full_disk_in_the_middle_of_a_run(tiny, tmp_path, monkeypatch):
+    """The run says so, goes on, and saves again when there is room; what it could not log is logged then."""
+    workdir, filling = tmp_path / "run", tmp_path / "run" / "filling"
+    tiny.num_steps = 12
+
+    def fill():
+        wait_for(workdir / "checkpoints" / "2")
+        with contextlib.suppress(OSError), filling.open("wb", buffering=0) as f:
+            while True:
+                f.write(bytes(4096))
+
+    def make_room():
+        assert training.Checkpoints(workdir, tiny.checkpoint, read_only=True).find("last") == 2
+        filling.unlink()
+
+    at_step(monkeypatch, 3, fill)
+    at_step(monkeypatch, 10, make_room)
+    with mounted(workdir, "-t", "tmpfs", "-o", "size=40m", "none"):
+        training.train(tiny, workdir)
+        assert Checkpoints(workdir, tiny.checkpoint, read_only=True).find("last") == 12
+        assert "the save of step 4 failed" in notes(workdir)
+        assert "No space left" in notes(workdir)
+        assert "the checkpoint of step 2 is kept" in notes(workdir)
+        assert [r["step"] for r in read_log(workdir) if r["kind"] == "train"] == list(range(1, 13))
+        assert not list((workdir / "checkpoints").glob("*tmp*"))
+
+
+@needs_mounts
+def test_checkpoints_become_read_only_and_stay_so(tiny, tmp_path, monkeypatch):
+    """The run goes on to its end, tries again there, says that it could not save, and fails. What was saved is kept."""
+    folder = tmp_path / "checkpoints"
+    monkeypatch.setattr("xception_jax.saving.LAST_WAITS", (0, 0))
+    with contextlib.ExitStack() as stack:
+
+        def make_read_only():
+            wait_for(folder / "2")
+            stack.enter_context(mounted(folder, "--bind", str(folder)))
+            mount("-o", "remount,bind,ro", str(folder))
+
+        at_step(monkeypatch, 3, make_read_only)
+        with pytest.raises(TrainingError, match=r"step 6 could not be saved; the checkpoint of step 2 is kept"):
+            training.train(tiny, tmp_path)
+        assert "the save of step 4 failed ([Errno 30] Read-only file system" in notes(tmp_path)
+        assert read_status(tmp_path)["state"] == "failed"
+        assert Checkpoints(tmp_path, tiny.checkpoint, read_only=True).find("last") == 2
 
 
 class Storage:
@@ -104,6 +196,23 @@ def test_damage_to_any_file_is_recognised(tmp_path, kind):
         path.write_bytes(data)
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tiny, tmp_path, capsys):
+    training.train(tiny, tmp_path)
+    before = (tmp_path / "evaluation-validation.json", tmp_path / "evaluation-validation-predictions.npz")
+    predictions = before[1].read_bytes()
+    victim = max((tmp_path / "checkpoints" / "6" / "state" / "d").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    assert Checkpoints(tmp_path, tiny.checkpoint, read_only=True).find("last") == 4
+    assert "the checkpoint of step 6 is damaged" in capsys.readouterr().out
+    training.train(tiny, tmp_path)
+    assert "Resuming from step 4" in capsys.readouterr().out
+    assert f"it is now {tmp_path / 'damaged' / '6.0'}" in notes(tmp_path)
+    assert (tmp_path / "damaged" / "6.0" / "state").is_dir()
+    assert before[1].read_bytes() == predictions
+
+
 HOLD = """
 import sys, pathlib
 from xception_jax.status import Status
@@ -144,3 +253,20 @@ def test_an_owner_on_another_host_is_told_by_its_heartbeat(tmp_path, alive):
     else:
         with Status(tmp_path, sleep=beat):
             assert read_status(tmp_path)["pid"] == os.getpid()
+
+
+def test_broken_pictures_are_listed_and_bounded(tiny, tmp_path):
+    for split in ("train", "validation"):
+        for i in range(12):
+            path = tmp_path / "pictures" / split / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.full((32, 32, 3), 20 * i, np.uint8))
+            if split == "train" and i in (3, 4):
+                path.write_bytes(path.read_bytes()[:40])
+    tiny.data.name, tiny.data.path, tiny.data.most_broken = "folder", str(tmp_path / "pictures"), 1
+    with pytest.raises(UserError, match=r"picture train/./\d.png cannot be read .*, nor can 1 others"):
+        training.train(tiny, tmp_path / "run")
+    tiny.data.most_broken = 2
+    results = training.train(tiny, tmp_path / "run")
+    assert results["broken_pictures"] == ["train/a/4.png", "train/b/3.png"]
+    assert read_status(tmp_path / "run")["broken_pictures"] == 2

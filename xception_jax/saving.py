@@ -37,6 +37,7 @@ class Saver:
         sleep: Callable[[float], None] = time.sleep,
     ):
         self._checkpoints, self._log, self._status, self._run, self._sleep = checkpoints, log, status, run, sleep
+        self._saved = checkpoints.latest
         self._under_way: tuple[int, float] | None = None  # step, and when it began
         self._failures = 0  # in a row
         self._calls_to_wait = 0
@@ -45,7 +46,7 @@ class Saver:
         """Begins to save, when the save before has ended. Arguments as `Checkpoints.save`."""
         self._settle()
         step = int(state.step)
-        if self._checkpoints.holds(step):
+        if step == self._saved:
             return
         self._under_way = step, time.monotonic()
         try:
@@ -93,7 +94,7 @@ class Saver:
         step, began = self._under_way
         self._under_way = None
         if not any_of(error is not None and not self._checkpoints.holds(step)):
-            self._failures, seconds = 0, time.monotonic() - began
+            self._saved, self._failures, seconds = step, 0, time.monotonic() - began
             self._log.saved(step, seconds)
             self._status.update(saved_step=step, save_seconds=seconds, failed_saves=0)
             return
