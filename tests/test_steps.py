@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from xception_jax import train_state
+from xception_jax import ops, train_state
 from xception_jax.inputs import Normalization
 from xception_jax.models import create_model
 from xception_jax.sharding import data_mesh, put_batch, replicated
@@ -119,6 +119,18 @@ def test_gradients_cross_the_devices_once(compiled):
     params = sum(x.size for x in jax.tree.leaves(fixture.weights.params))
     stats = sum(x.size for x in jax.tree.leaves(fixture.weights.batch_stats))
     assert params <= elements <= params + 3 * stats + 64
+
+
+def test_what_gpus_keep_of_the_forward_pass_changes_no_loss():
+    """They keep less than automatic differentiation would, and compute the rest again."""
+    losses_on = {}
+    for platform in ("cpu", "gpu"):
+        with ops.platform(platform):
+            fixture = build(2, dropout=0.5)
+            jaxpr = str(jax.make_jaxpr(fixture.step)(fixture.state(), batch()))
+            assert ("remat" in jaxpr) == (platform == "gpu")
+            losses_on[platform] = losses(fixture, 2)[0]
+    np.testing.assert_allclose(losses_on["gpu"], losses_on["cpu"], rtol=2e-4)
 
 
 def test_bfloat16_is_used_where_it_was_asked_for():

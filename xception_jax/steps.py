@@ -18,10 +18,14 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
-from xception_jax import train_state
+from xception_jax import ops, train_state
 from xception_jax.inputs import Normalization
 from xception_jax.sharding import batch_sharded, replicated, state_shardings
 from xception_jax.train_state import TrainState, Weights
+
+# What GPUs keep of the forward pass for the backward pass, by the names that operators and blocks give: results
+# of convolutions, sums of residual blocks, statistics. Normalization, ReLU and all else are computed again from these.
+KEPT = ("convolution", "depthwise", "sum", "statistics", "maxima")
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -72,7 +76,10 @@ def make_train_step(
         batch_stats = train_state.split(model)[1].batch_stats
         return loss, (batch_stats, {"loss": loss, "top1": top1})
 
-    gradient = jax.grad(loss_fn, has_aux=True)
+    def gradient(*args: Any) -> tuple:
+        """The gradient of the loss and what else it returns."""
+        kept = jax.checkpoint_policies.save_only_these_names(*KEPT)
+        return jax.grad(jax.checkpoint(loss_fn, policy=kept) if ops.fast_on_gpu() else loss_fn, has_aux=True)(*args)
 
     def accumulated(weights: Weights, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
         """Means over A parts of the batch, one after the other; batch statistics are updated after each."""

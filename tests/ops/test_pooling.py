@@ -1,4 +1,4 @@
-"""Max pooling on the CPU against `lax.reduce_window`: the same values, and the same gradients at ties and NaN."""
+"""Max pooling, on CPUs and GPUs, against `lax.reduce_window`: the same values, the same gradients at ties and NaN."""
 
 import hypothesis.strategies as st
 import jax
@@ -12,6 +12,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from xception_jax import ops
 
 FEW = settings(max_examples=12, deadline=None, derandomize=True)
+
+
+@pytest.fixture(scope="module", params=["cpu", "gpu"], autouse=True)
+def platform(request):
+    with ops.platform(request.param):
+        yield
 
 
 def with_ties(*shape, seed=0):
@@ -108,6 +114,26 @@ def test_sharded_batch():
     compiled = gradient.lower(on_mesh).compile()
     assert "all-" not in compiled.as_text()
     np.testing.assert_allclose(compiled(on_mesh), gradient(jnp.asarray(x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_pool_of_an_affine_function(dtype):
+    """Bit for bit what is computed in the other order, also where it decreases or is constant."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 9, 8, 6)), dtype)
+    scale, shift = jnp.asarray([1.3, -0.7, 0.0, 1e-3, -2.0, 0.6]), jnp.asarray(rng.normal(size=6), jnp.float32)
+    args = (3, 2, "SAME")
+
+    def expected(x, scale, shift):
+        return ops.max_pool(ops.affine(x, scale, shift), *args)
+
+    np.testing.assert_array_equal(ops.affine_max_pool(x, scale, shift, *args), expected(x, scale, shift))
+    if dtype == jnp.float32:  # no ties by rounding, and none by a scale of 0
+        scale = scale.at[2].set(0.5)
+        loss = lambda f: jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a))), argnums=(0, 1, 2))(x, scale, shift)  # noqa: E731
+        ours = loss(lambda x, scale, shift: ops.affine_max_pool(x, scale, shift, *args))
+        for a, b in zip(ours, loss(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("count_padding", "corner"), [(True, 4 / 9), (False, 1)])

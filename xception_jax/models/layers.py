@@ -6,11 +6,12 @@ Shape legend: B batch, H height, W width, C channels in, D channels out.
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from xception_jax import ops
@@ -71,6 +72,15 @@ def conv(
     )
 
 
+class Pool(NamedTuple):
+    """Arguments of a max pool."""
+
+    window: int
+    stride: int
+    padding: Padding
+    dilation: int
+
+
 class BatchNorm(nnx.BatchNorm):
     """Batch normalization over all axes but the last, through this project's operators.
 
@@ -78,6 +88,8 @@ class BatchNorm(nnx.BatchNorm):
     """
 
     def __call__(self, x: Float[Array, "*B C"], use_running_average: bool) -> Float[Array, "*B C"]:  # type: ignore[override]
+        if ops.use_reference():
+            return super().__call__(x, use_running_average=use_running_average)
         x = x.astype(self.dtype)
         scale = jnp.ones_like(self.mean[...]) if self.scale is None else self.scale[...].astype(jnp.float32)
         assert self.bias is not None
@@ -85,9 +97,35 @@ class BatchNorm(nnx.BatchNorm):
         if use_running_average:
             return ops.normalize(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
         y, mean, variance = ops.batch_norm(x, scale, bias, self.epsilon)
+        self.update(mean, variance)
+        return y
+
+    def update(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> None:
+        """Takes a batch's statistics into the running ones."""
         for running, batch in ((self.mean, mean), (self.var, variance)):
             running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
-        return y
+
+    def scale_and_shift(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> tuple[jax.Array, jax.Array]:
+        """What normalizing by these statistics multiplies by, and what it adds: float32 [C]."""
+        assert self.bias is not None
+        scale = lax.rsqrt(variance + self.epsilon)
+        if self.scale is not None:
+            scale *= self.scale[...].astype(jnp.float32)
+        return scale, self.bias[...].astype(jnp.float32) - mean * scale
+
+    def max_pool(self, x: Float[Array, "B H W C"], pool: Pool, use_running_average: bool) -> Float[Array, "B h w C"]:
+        """The max pool of the normalized `x`, which itself is not computed on GPUs."""
+        if not ops.fast_on_gpu():
+            return ops.max_pool(self(x, use_running_average), *pool)
+        x = x.astype(self.dtype)
+        if use_running_average:
+            statistics = self.mean[...], self.var[...]
+        else:
+            statistics = ops.batch_statistics(x)
+            self.update(*statistics)
+        return ops.affine_max_pool(
+            x, *self.scale_and_shift(*statistics), pool.window, pool.stride, pool.padding, pool.dilation
+        )
 
 
 def batch_norm(channels: int, *, numerics: Numerics, rngs: nnx.Rngs, use_scale: bool = True) -> BatchNorm:
@@ -147,6 +185,18 @@ class SeparableConv(nnx.Module):
         if self.between is not None:
             x = self.between(x)
         return self.pointwise(x)
+
+    def normalized(
+        self, x: Float[Array, "B H W C"], scale: Float[Array, " C"], shift: Float[Array, " C"], *, relu: bool
+    ) -> tuple[Float[Array, "B H W D"], Float[Array, " D"], Float[Array, " D"]]:
+        """The convolution of x * scale + shift, or of its ReLU, and its batch statistics, as one operator.
+
+        Only of stride 1 and without activation between.
+        """
+        dtype = self.depthwise.dtype
+        kernels = (conv.kernel[...].astype(dtype) for conv in (self.depthwise, self.pointwise))
+        dilation: Any = self.depthwise.kernel_dilation
+        return ops.normalized_separable_conv(x.astype(dtype), scale, shift, *kernels, relu=relu, dilation=dilation)
 
 
 def stochastic_depth(rate: float) -> nnx.Dropout:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -22,6 +23,7 @@ from xception_jax.models.layers import (
     Head,
     Numerics,
     Padding,
+    Pool,
     SeparableConv,
     atrous,
     batch_norm,
@@ -87,9 +89,8 @@ class Block(nnx.Module):
         numerics: Numerics,
         rngs: nnx.Rngs,
     ):
-        self.stride, self.halving, self.dilation = stride, halving, dilation
-        self.leading_relu, self.residual = leading_relu, residual
-        self.pool_padding = pool_padding if stride != 1 else "SAME"
+        self.halving, self.leading_relu, self.residual = halving, leading_relu, residual
+        self.pool = Pool(3, stride, pool_padding if stride != 1 else "SAME", dilation)
         sepconvs, norms = [], []
         channels = in_channels
         for width in widths:
@@ -111,18 +112,32 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B h w D"]:
-        y = x
-        for i, (sepconv, norm) in enumerate(zip(self.sepconvs, self.norms, strict=True)):
-            if i > 0 or self.leading_relu:
-                y = nnx.relu(y)
-            y = norm(sepconv(y), use_running_average=not train)
-        if self.halving:
-            y = ops.max_pool(y, 3, self.stride, self.pool_padding, self.dilation)
+        fused = ops.fast_on_gpu() and train and self.sepconvs[0].between is None
+        y = (self._fused_main_path if fused else self._main_path)(x, train)
         if not self.residual:
             return y
         if self.shortcut is not None and self.shortcut_bn is not None:
             x = self.shortcut_bn(self.shortcut(x), use_running_average=not train)
-        return self.drop_path(y, deterministic=not train, rngs=rngs) + x
+        return checkpoint_name(self.drop_path(y, deterministic=not train, rngs=rngs) + x, "sum")
+
+    def _main_path(self, x: jax.Array, train: bool) -> jax.Array:
+        for i, (sepconv, norm) in enumerate(zip(self.sepconvs, self.norms, strict=True)):
+            if i > 0 or self.leading_relu:
+                x = nnx.relu(x)
+            x = sepconv(x)
+            if self.halving and i == len(self.norms) - 1:
+                return norm.max_pool(x, self.pool, use_running_average=not train)
+            x = norm(x, use_running_average=not train)
+        return x
+
+    def _fused_main_path(self, x: jax.Array, train: bool) -> jax.Array:
+        """The same in training, where each convolution takes the map before the normalization and the ReLU."""
+        scale, shift = jnp.ones(x.shape[-1]), jnp.zeros(x.shape[-1])
+        for i, (sepconv, norm) in enumerate(zip(self.sepconvs, self.norms, strict=True)):
+            x, *statistics = sepconv.normalized(x, scale, shift, relu=i > 0 or self.leading_relu)
+            norm.update(*statistics)
+            scale, shift = norm.scale_and_shift(*statistics)
+        return ops.affine_max_pool(x, scale, shift, *self.pool) if self.halving else ops.affine(x, scale, shift)
 
 
 class ExitBlock(nnx.Module):

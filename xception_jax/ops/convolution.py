@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from xception_jax.ops.dense import dense_conv
 from xception_jax.ops.depthwise import depthwise_conv
-from xception_jax.ops.lowering import fast_on_cpu
+from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu
 from xception_jax.ops.pointwise import pointwise_conv
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -54,6 +55,13 @@ def conv_general_dilated(
             **others,
         )
 
+    if fast_on_gpu():
+        strided_1x1 = rhs.shape[:2] == (1, 1) and max(window_strides) > 1 and isinstance(padding, str)
+        if strided_1x1 and _usual(lhs, rhs, dimension_numbers, others):
+            # Only every second pixel is looked at. Said so, the gradient is not written to memory at full size.
+            lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
+            window_strides = (1, 1)
+        return checkpoint_name(plain(), "convolution" if feature_group_count == 1 else "depthwise")
     if not fast_on_cpu() or not _usual(lhs, rhs, dimension_numbers, others):
         return plain()
     (kh, kw, per_group, out_channels), channels = rhs.shape, lhs.shape[3]

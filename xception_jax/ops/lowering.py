@@ -72,5 +72,10 @@ def use_reference() -> bool:
 
 
 def fast_on_cpu() -> bool:
-    """Whether operators are to be traced for the CPU. GPUs and TPUs keep the reference."""
+    """Whether operators are to be traced for the CPU. TPUs keep the reference."""
     return _lowering == "auto" and target() == "cpu"
+
+
+def fast_on_gpu() -> bool:
+    """Whether operators are to be traced for a GPU, where traffic with its memory is what limits."""
+    return _lowering == "auto" and target() == "gpu"

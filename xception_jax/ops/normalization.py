@@ -6,6 +6,7 @@ Shape legend: B batch, H height, W width, C channels.
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from xception_jax.ops.lowering import use_reference
@@ -34,20 +35,24 @@ def batch_norm(
 
 
 def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
+    mean, variance = _statistics(x)
+    return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
+
+
+def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     wide = _wide(x)
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axes)
     # In one pass over x; rounding could make it negative.
-    variance = jnp.maximum(jnp.square(wide).mean(axes) - jnp.square(mean), 0)
-    return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
+    return mean, jnp.maximum(jnp.square(wide).mean(axes) - jnp.square(mean), 0)
 
 
 _batch_norm = jax.custom_vjp(_batch_norm_forward, nondiff_argnums=(3,))
 
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
-    y, mean, variance = _batch_norm_forward(x, scale, bias, epsilon)
-    return (y, mean, variance), (x, scale, mean, variance)
+    mean, variance = (checkpoint_name(s, "statistics") for s in _statistics(x))
+    return (normalize(x, mean, variance, scale, bias, epsilon), mean, variance), (x, scale, mean, variance)
 
 
 def _backward(epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:

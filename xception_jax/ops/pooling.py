@@ -1,14 +1,19 @@
 """Pooling. Shape legend: B batch, H height, W width, h, w those of the output, C channels."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from xception_jax.ops.lowering import fast_on_cpu
+from xception_jax.ops.affine import affine, wide
+from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -24,9 +29,33 @@ def max_pool(
       x: float32 or bfloat16.
       padding: "SAME" (asymmetric where needed, as in TensorFlow), "VALID", or ((top, bottom), (left, right)).
     """
+    if fast_on_gpu():
+        extent = (window - 1) * dilation + 1
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(x.shape[1:3], (extent, extent), (stride, stride), padding)
+        (top, bottom), (left, right) = padding
+        return _indexed_max_pool(x, Windows(window, stride, dilation, (top, bottom), (left, right)))
     if dilation != 1 or fast_on_cpu():  # nnx.max_pool knows no dilation
         return _separable_max_pool(x, window, stride, padding, dilation)
     return nnx.max_pool(x, (window, window), strides=(stride, stride), padding=padding)
+
+
+def affine_max_pool(
+    x: Float[Array, "B H W C"],
+    scale: Float[Array, " C"],
+    shift: Float[Array, " C"],
+    window: int,
+    stride: int,
+    padding: Padding,
+    dilation: int = 1,
+) -> Float[Array, "B h w C"]:
+    """`max_pool` of `affine(x, scale, shift)`, which is never computed at the larger size.
+
+    An increasing function can as well be applied to the maximum, bit for bit; where a scale is negative the minimum is
+    taken. Where rounding makes pixels of a window equal, the gradient goes to the one that was larger before.
+    """
+    sign = jnp.where(scale < 0, -1, 1).astype(x.dtype).reshape(1, 1, 1, -1)
+    return affine(sign * max_pool(sign * x, window, stride, padding, dilation), scale, shift)
 
 
 def _separable_max_pool(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
@@ -50,6 +79,90 @@ def _separable_max_pool(x: jax.Array, window: int, stride: int, padding: Padding
 def _first_larger(a: jax.Array, b: jax.Array) -> jax.Array:
     """The larger one, NaN if either is. The gradient is `a`'s where they are equal (`jnp.maximum` would halve it)."""
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+
+class Windows(NamedTuple):
+    """A pool's windows: their side, what is between two of them, between their pixels, and the padding."""
+
+    side: int
+    stride: int
+    dilation: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _indexed_max_pool(x: jax.Array, windows: Windows) -> jax.Array:
+    """For GPUs: one pass over x, and a gradient that is computed where it is needed, from where the maxima were."""
+    return _maxima(x, windows)[0]
+
+
+def _maxima(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
+    """Each window's maximum, and which pixel of it that is, int8: row * side + column."""
+    y = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), (*windows.rows, 0), (*windows.columns, 0), (0, 0, 0)))
+
+    def taps(y: jax.Array, axis: int) -> list[jax.Array]:
+        extent = (windows.side - 1) * windows.dilation
+        starts = range(0, extent + 1, windows.dilation)
+        return [lax.slice_in_dim(y, i, i + y.shape[axis] - extent, windows.stride, axis) for i in starts]
+
+    first, *others = [tap for line in taps(y, 1) for tap in taps(line, 2)]
+    best, index = first, jnp.zeros(first.shape, jnp.int8)
+    for i, tap in enumerate(others, 1):
+        keep = (best >= tap) | jnp.isnan(best)
+        best, index = jnp.where(keep, best, tap), jnp.where(keep, index, jnp.int8(i))
+    return best, index
+
+
+def _forward(x: jax.Array, windows: Windows) -> tuple:
+    best, index = _maxima(x, windows)
+    return best, (checkpoint_name(index, "maxima"), jnp.zeros((0, *x.shape[1:3]), x.dtype))
+
+
+def _backward(windows: Windows, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array]:
+    """Each pixel collects the gradients of those of its windows whose maximum it was."""
+    index, like = residuals
+    total = jnp.zeros((), wide(cotangent).dtype)
+    for rows, row_pixel in _windows_of_pixels(like.shape[1], windows.rows[0], windows):
+        for columns, column_pixel in _windows_of_pixels(like.shape[2], windows.columns[0], windows):
+            missed = (row_pixel[:, None] < 0) | (column_pixel < 0)
+            pixel = np.where(missed, -1, row_pixel[:, None] * windows.side + column_pixel).astype(np.int8)
+
+            def spread(x: jax.Array, empty: int, shifts: tuple[int, int] = (rows, columns)) -> jax.Array:
+                """At each pixel what `x` has for its window; `empty` where there is no such window."""
+                for axis, shift in zip((1, 2), shifts, strict=True):
+                    x = _stretch(x, axis, windows.stride, shift, like.shape[axis], empty)
+                return x
+
+            total += jnp.where(spread(index, -2) == pixel[None, :, :, None], wide(spread(cotangent, 0)), 0)
+    return (total.astype(like.dtype),)
+
+
+_indexed_max_pool.defvjp(_forward, _backward)
+
+
+def _windows_of_pixels(length: int, low: int, windows: Windows) -> Iterator[tuple[int, np.ndarray]]:
+    """Along one axis, a window of each pixel and the pixel's number in it, -1 where the window passes over the pixel.
+
+    Padded pixel p is in window p // stride - a for a = 0, 1, ..., as long as windows are. Yields, for each a, by how
+    much the windows, each repeated `stride` times, have to be moved on to meet their pixels; and the numbers.
+    """
+    extent = (windows.side - 1) * windows.dilation + 1
+    for start in range(0, extent, windows.stride):
+        offset = (np.arange(length) + low) % windows.stride + start
+        number = np.where((offset < extent) & (offset % windows.dilation == 0), offset // windows.dilation, -1)
+        if (number >= 0).any():
+            yield start - low, number
+
+
+def _stretch(x: jax.Array, axis: int, times: int, shift: int, length: int, empty: int) -> jax.Array:
+    """Each entry of an axis `times` times, moved on by `shift`, cut or filled up to `length`."""
+    shape = list(x.shape)
+    shape[axis] *= times
+    x = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), (*x.shape[: axis + 1], times, *x.shape[axis + 1 :]))
+    padding = [(0, 0, 0)] * len(shape)
+    padding[axis] = (shift, length - shift - shape[axis], 0)
+    return lax.pad(x.reshape(shape), jnp.array(empty, x.dtype), padding)
 
 
 def avg_pool(

@@ -1,0 +1,49 @@
+"""A block of Xception as GPUs compute it is the plain one: results, gradients and running statistics."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from xception_jax import ops
+from xception_jax.models.layers import Numerics
+from xception_jax.models.xception import Block
+
+
+def block(stride):
+    numerics = Numerics(1e-3, 0.9, jnp.dtype("float32"), jnp.dtype("float32"))
+    made = Block(
+        4, (6, 8) if stride == 2 else (4, 4), stride, halving=stride == 2, dilation=1, leading_relu=True, residual=True,
+        drop_rate=0.0, between=None, pool_padding="SAME", numerics=numerics, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    for i, norm in enumerate(made.norms):
+        norm.scale[...] = jax.random.normal(jax.random.key(i), norm.scale.shape)  # negative ones too
+        norm.bias[...] = jax.random.normal(jax.random.key(10 + i), norm.bias.shape)
+    return made
+
+
+def results(stride, train):
+    """Of the block as it is traced now: its result, gradients to the input and the parameters, and its statistics."""
+    graphdef, params, statistics = nnx.split(block(stride), nnx.Param, nnx.BatchStat)
+    params, statistics = nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
+
+    def loss(x, params):
+        model = nnx.merge(graphdef, params, statistics)
+        y = model(x, train=train)
+        return jnp.sum(jnp.sin(y)), (y, nnx.to_pure_dict(nnx.split(model, nnx.Param, nnx.BatchStat)[2]))
+
+    x = jax.random.normal(jax.random.key(0), (4, 7, 8, 4))
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, params)
+
+
+@pytest.mark.parametrize(("stride", "train"), [(2, True), (1, True), (2, False)])
+def test_block(stride, train):
+    computed = []
+    for context in (ops.reference(), contextlib.nullcontext()):
+        with ops.platform("gpu"), context:
+            computed.append(results(stride, train))
+    for a, b in zip(*map(jax.tree.leaves, computed), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(a).max()))
