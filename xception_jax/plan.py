@@ -110,7 +110,7 @@ def size(n: float) -> str:
 def define_flags() -> None:
     """The command's flags."""
     config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
-    flags.DEFINE_string("topology", None, "The devices: v5e:4x4, v5p:2x2x1, v6e:2x2, h100:1, h200:8, cpu:8.")
+    flags.DEFINE_string("topology", None, "The devices: v5e:4x4, v5p:2x2x1, v6e:2x2, h200:8, cpu:8.")
     flags.DEFINE_integer("batch", None, "Pictures a chip. Default: config.batch_size over all chips.")
     flags.DEFINE_bool("largest-batch", False, "Find the largest batch a chip that fits.")
     flags.DEFINE_bool("reference", False, "Plan the plain network: every operator as lax and its automatic gradient.")

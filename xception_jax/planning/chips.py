@@ -28,13 +28,12 @@ class Chip:
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
-# TPUs: https://cloud.google.com/tpu/docs/v4, and /v5e, /v5p, /v6e. GPUs: NVIDIA's data sheets of the H100 and the H200
-# (SXM); they print operations a second with sparsity, of which half are dense.
+# TPUs: https://cloud.google.com/tpu/docs/v4, and /v5e, /v5p, /v6e. GPUs: NVIDIA's data sheet of the H200
+# (SXM); it prints operations a second with sparsity, of which half are dense.
 CHIPS = {
     "v4": Chip("tpu", 275e12, 1228e9, 32 * 2**30, CUBIC, "v4-{cores}"),
     "v5e": Chip("tpu", 197e12, 819e9, 16 * 2**30, FLAT, "v5litepod-{n}"),
     "v5p": Chip("tpu", 459e12, 2765e9, 95 * 2**30, CUBIC, "v5p-{cores}"),
     "v6e": Chip("tpu", 918e12, 1640e9, 32 * 2**30, FLAT, "v6e-{n}"),
-    "h100": Chip("gpu", 989e12, 3350e9, 80e9),
     "h200": Chip("gpu", 989e12, 4800e9, 141e9),
 }
