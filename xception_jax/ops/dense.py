@@ -85,20 +85,20 @@ def _kernel_gradient(
     row_bytes = batch * width * kh * kw * channels * x.dtype.itemsize
     rows = max(n for n in range(1, height + 1) if height % n == 0 and (n == 1 or n * row_bytes <= PATCH_BYTES))
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    nothing = jnp.zeros_like(kernel, wide).reshape(kh * kw * channels, -1)
+    flat = kernel.reshape(kh * kw * channels, -1)
 
     def product(i: jax.Array | int) -> Float[Array, "khkwC D"]:
         lines = lax.dynamic_slice_in_dim(padded, i * rows * strides[0], (rows - 1) * strides[0] + kh, 1)
         bottom, right = (rows - 1) * strides[0] + 1, (width - 1) * strides[1] + 1
         taps = [lines[:, y : y + bottom : strides[0], x : x + right : strides[1]] for y in range(kh) for x in range(kw)]
-        patches = jnp.concatenate(taps, -1).astype(wide)
-        out = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1).astype(wide)
+        patches = jnp.concatenate(taps, -1)
+        out = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1)
         # As a transpose, for which JAX knows how the result is sharded where the batch is.
-        (to_kernel,) = jax.linear_transpose(lambda kernel: patches @ kernel, nothing)(out)
-        return to_kernel
+        (to_kernel,) = jax.linear_transpose(lambda kernel: patches @ kernel, flat)(out)
+        return to_kernel.astype(wide)
 
     if rows == height:  # A loop of one turn would have the devices of a sharded batch exchange in it.
         total = product(0)
     else:
-        total = lax.fori_loop(0, height // rows, lambda i, total: total + product(i), nothing)
+        total = lax.fori_loop(0, height // rows, lambda i, total: total + product(i), jnp.zeros_like(flat, wide))
     return total.reshape(kernel.shape).astype(x.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from xception_jax import ops
 from xception_jax.models.backbone import Backbone
 
 RECORDED = (nnx.Conv, nnx.BatchNorm, nnx.Linear)
@@ -22,7 +23,8 @@ def activations(model: Backbone, images: Float[Array, "B S S 3"]) -> dict[str, n
     @jax.jit
     def forward(state: nnx.State, images: jax.Array) -> list[jax.Array]:
         model = nnx.merge(graphdef, state)
-        with _recording(model) as outputs:
+        # The plain lowering, in which each layer is computed by itself.
+        with ops.reference(), _recording(model) as outputs:
             model(images)
         names[:] = outputs
         return list(outputs.values())
