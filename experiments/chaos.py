@@ -97,7 +97,8 @@ def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: 
                 kill.damage = damage(files[rng.integers(len(files))], rng)
             # What a process that is still starting to run Python does with SIGTERM is not ours.
             early = {-signal.SIGTERM} if kill.step < 0 else set()
-            allowed = {-signal.SIGKILL, RESTART} if kill.signal == "SIGKILL" else {RESTART} | early
+            # JAX aborts a process whose peer died before it could say so itself.
+            allowed = {-signal.SIGKILL, -signal.SIGABRT, RESTART} if kill.signal == "SIGKILL" else {RESTART} | early
             good = good and set(kill.exit_codes) <= allowed
             print(f"{i + 1}/{kills} {json.dumps(dataclasses.asdict(kill))}", flush=True)
             log.write(json.dumps(dataclasses.asdict(kill)) + "\n")
