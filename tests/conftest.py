@@ -20,6 +20,15 @@ from xception_jax.config import default
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# A run of the command, of seconds, on the digits. All tests of commands, and the notebook in its small form, train like
+# this on one device: what is compiled for the first is in the cache for the others.
+SMALL_RUN = [
+    "--config=configs/quickstart.py",
+    "--config.num_steps=12",
+    "--config.model.width=0.05",
+    "--config.schedule.warmup=0 steps",
+]
+
 
 @pytest.fixture
 def tiny() -> ConfigDict:

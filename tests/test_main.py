@@ -8,15 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SMALL_RUN
+
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = [
-    "--config=configs/quickstart.py",
-    "--config.num_steps=4",
-    "--config.batch_size=16",
-    "--config.model.width=0.05",
-    "--config.log_every=2 steps",
-    "--config.schedule.warmup=0 steps",
-]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -38,11 +32,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
             'error: there is no config file configs/xceptoin.py; did you mean "configs/xc',
         ),
         (["--config=README.md"], "error: there is no config file README.md; choose from: configs/folder.py"),
-        ([*SMALL, "--workdir=README.md"], "README.md cannot be used"),
-        ([*SMALL, "--config.lerning_rate=1"], 'has no key "lerning_rate"; did you mean "learning_rate"?'),
-        ([*SMALL, "--config.learning_rate=fast"], "could not convert string to float: 'fast'"),
-        ([*SMALL, "--workdri=x"], "Did you mean: workdir"),
-        ([*SMALL, "--mode=trian"], 'unknown --mode "trian"; did you mean "train"?'),
+        ([*SMALL_RUN, "--workdir=README.md"], "README.md cannot be used"),
+        ([*SMALL_RUN, "--config.lerning_rate=1"], 'has no key "lerning_rate"; did you mean "learning_rate"?'),
+        ([*SMALL_RUN, "--config.learning_rate=fast"], "could not convert string to float: 'fast'"),
+        ([*SMALL_RUN, "--workdri=x"], "Did you mean: workdir"),
+        ([*SMALL_RUN, "--mode=trian"], 'unknown --mode "trian"; did you mean "train"?'),
         ([], "give an experiment, such as --config=configs/quickstart.py"),
     ],
 )
@@ -57,7 +51,7 @@ def test_mistakes_end_in_one_line(arguments, message):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    result = command(*SMALL, f"--workdir={workdir}")
+    result = command(*SMALL_RUN, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -66,10 +60,10 @@ def test_training_leaves_its_files(trained):
     workdir, output = trained
     results = json.loads((workdir / "results.json").read_text())
     certificate = json.loads((workdir / "evaluation-test.json").read_text())
-    assert results["step"] == 4
+    assert results["step"] == 12
     assert results["count"] == certificate["count"] == certificate["split_size"] == 360
     assert results["metrics"]["top1"] == certificate["metrics"]["top1"]
-    assert output.splitlines()[-1].startswith("done: xception, step 4, split test (360 pictures)")
+    assert output.splitlines()[-1].startswith("done: xception, step 12, split test (360 pictures)")
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((workdir / "tensorboard").iterdir())
 
@@ -86,7 +80,7 @@ def test_evaluation_of_the_work_directory_gives_the_same(trained):
 
 def test_evaluation_by_another_config_is_refused(trained):
     workdir, _ = trained
-    result = command("--mode=evaluate", *SMALL, "--config.model.width=0.1", f"--workdir={workdir}")
+    result = command("--mode=evaluate", *SMALL_RUN, "--config.model.width=0.1", f"--workdir={workdir}")
     assert result.returncode == 2
     assert "belongs to a run with another config (model.width: 0.05 -> 0.1)" in result.stderr
 
@@ -102,9 +96,9 @@ def test_check_computes_nothing(tmp_path):
 
 
 def test_show_batch_names_its_examples(tmp_path):
-    result = command(*SMALL, "--mode=show_batch", "--step=12345", f"--workdir={tmp_path}")
+    result = command(*SMALL_RUN, "--mode=show_batch", "--step=12345", f"--workdir={tmp_path}")
     assert result.returncode == 0, result.stderr
     rows = [line.split("\t") for line in (tmp_path / "batch-12345.txt").read_text().splitlines()]
-    assert len(rows) == 16
+    assert len(rows) == 64
     assert all(identity.startswith("digits/") for _, identity, _ in rows)
     assert (tmp_path / "batch-12345.png").exists()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.conftest import SMALL_RUN
 from xception_jax import train_state
 from xception_jax.data import BrokenPictures
 from xception_jax.explain import grad_cam
@@ -115,15 +116,13 @@ def test_grad_cam_is_the_class_activation_map():
 def workdir(tmp_path_factory):
     """A run of ours, hardly trained, on the digits."""
     folder = tmp_path_factory.mktemp("run")
-    settings = ["num_steps=2", "batch_size=16", "model.width=0.05", "schedule.warmup=0 steps"]
-    flags = ["--config=configs/quickstart.py", f"--workdir={folder}", *(f"--config.{s}" for s in settings)]
-    run("xception_jax.main", *flags, check=True)
+    run("xception_jax.main", *SMALL_RUN, f"--workdir={folder}", devices=1, check=True)
     return folder
 
 
-def run(module, *arguments, check=False):
+def run(module, *arguments, devices=2, check=False):
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=check)
 
 
@@ -134,6 +133,7 @@ def test_command(workdir, pictures, tmp_path):
     flags = [f"--weights={workdir}", "--top=2", f"--output={output}", f"--features={features}", f"--explain={folder}"]
     result = run("xception_jax.predict", pictures[0].parent, *flags)
     assert result.returncode == 1, result.stderr
+    assert "5 pictures\n" in result.stdout
     assert f"1 of 6 pictures could not be read:\n  {broken}" in result.stdout
     rows = list(csv.DictReader(output.open()))
     assert list(rows[0]) == ["file", "rank", "class_index", "class_name", "probability"]

@@ -1,5 +1,7 @@
 """Inception V3 as torchvision has it: what differs from Keras' network, whose numbers `test_keras_parity` compares."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,9 @@ POOLED = [f"mixed{i}" for i in (0, 1, 2, 4, 5, 6, 7, 9, 10)]
 
 
 def tiny(**options):
+    """The shapes of a narrow network; nothing is computed."""
     options = {"num_classes": 5, "stem": "small", "width": 0.05, **options}
-    return create_model("inception_v3", rngs=nnx.Rngs(0), **options)
+    return nnx.eval_shape(lambda: create_model("inception_v3", rngs=nnx.Rngs(0), **options))
 
 
 def randomised(model):
@@ -27,6 +30,12 @@ def randomised(model):
         return jnp.asarray(rng.uniform(low, high, x.shape), x.dtype)
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(random, state))
+
+
+@functools.cache
+def torchvision_s():
+    """One network for those tests that leave it as it is."""
+    return randomised(tiny())
 
 
 def maps(*shape):
@@ -43,7 +52,7 @@ def unit(conv_unit, x):
 @pytest.mark.parametrize("name", POOLED)
 def test_pool_branches_count_the_padding(name):
     """PyTorch's `avg_pool2d(x, 3, stride=1, padding=1)`: the sum of nine, zeros beyond the border, over nine."""
-    block = getattr(randomised(tiny()), name)
+    block = getattr(torchvision_s(), name)
     assert isinstance(block, InceptionA | InceptionC | InceptionE)
     (conv_unit,) = block.branch_pool.units
     x = maps(2, 4, 5, conv_unit.conv.kernel.shape[2])
