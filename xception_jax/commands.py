@@ -61,6 +61,13 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", folder)
 
 
+def prepare() -> None:
+    """What every command does first."""
+    host_memory.keep_freed_memory()
+    quieten_orbax()
+    keep_compiled_programs()
+
+
 def with_underscores(argument: str) -> str:
     """`--image-size=71` as `--image_size=71`: both are understood."""
     return re.sub(r"^--?[^=]+", lambda name: "--" + name[0].lstrip("-").replace("-", "_"), argument)
@@ -87,9 +94,7 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
         with errors_in_one_line():
             return main(list(argv[1:]))
 
-    host_memory.keep_freed_memory()
-    quieten_orbax()
-    keep_compiled_programs()
+    prepare()
     app.run(call, flags_parser=parse)
 
 

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from xception_jax import commands, host_memory
+from xception_jax import commands
 from xception_jax import config as config_lib
 from xception_jax.errors import UserError, suggest
 
@@ -152,10 +152,8 @@ def show_batch(workdir: Path) -> None:
 
 def run() -> None:
     """The command's entry."""
-    host_memory.keep_freed_memory()
-    commands.keep_compiled_programs()
+    commands.prepare()
     logging.set_verbosity(logging.WARNING)
-    commands.quieten_orbax()
     app.run(main, flags_parser=parse_flags)
 
 

@@ -130,8 +130,9 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
         reader.finish()
         with clock.stopped(), status.evaluating():
             predictions, _ = run.validator.predict(state, check)
-        log.evaluation(step, predictions.metrics(), run.validator.split)
-        return predictions.metrics()
+        metrics = predictions.metrics()
+        log.evaluation(step, metrics, run.validator.split)
+        return metrics
 
     batches = batches_on_devices(experiment, start, broken)
     evaluated = None

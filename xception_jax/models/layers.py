@@ -91,11 +91,11 @@ class BatchNorm(nnx.BatchNorm):
         if ops.use_reference():
             return super().__call__(x, use_running_average=use_running_average)
         x = x.astype(self.dtype)
+        if use_running_average:
+            return ops.affine(x, *self.scale_and_shift(self.mean[...], self.var[...]))
         scale = jnp.ones_like(self.mean[...]) if self.scale is None else self.scale[...].astype(jnp.float32)
         assert self.bias is not None
         bias = self.bias[...].astype(jnp.float32)
-        if use_running_average:
-            return ops.normalize(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
         y, mean, variance = ops.batch_norm(x, scale, bias, self.epsilon)
         self.update(mean, variance)
         return y

@@ -17,6 +17,11 @@ def batch_statistics(x: Float[Array, "*B C"]) -> tuple[Vector, Vector]:
 
     The gradient keeps nothing but x. Derivatives of every order by reverse mode.
     """
+    return moments(x)
+
+
+def moments(x: Float[Array, "*B C"]) -> tuple[Vector, Vector]:
+    """`batch_statistics` with its automatic derivatives."""
     axes = tuple(range(x.ndim - 1))
     mean = wide(x).mean(axes)
     return mean, variance(mean, jnp.square(wide(x)).mean(axes))
@@ -28,7 +33,7 @@ def variance(mean: Vector, mean_square: Vector) -> Vector:
 
 
 def _forward(x: jax.Array) -> tuple:
-    mean, var = (checkpoint_name(s, "statistics") for s in batch_statistics(x))
+    mean, var = (checkpoint_name(s, "statistics") for s in moments(x))
     return (mean, var), (x, mean)
 
 

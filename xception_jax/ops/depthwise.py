@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from xception_jax.ops.affine import wide
+
 Pair = tuple[int, int]
 
 
@@ -41,12 +43,12 @@ def _shifted_products(
     """One fused sum. Its automatic gradient to `x` is as good: a fused sum of padded products."""
     padded = _pad(x, padding)
     kh, kw = kernel.shape[:2]
-    wide, taps = _wide(kernel), []
+    factors, taps = wide(kernel), []
     for i in range(kh):
         rows = _slice(padded, 1, i, kh, strides[0], dilation[0])
         for j in range(kw):
             patch = _slice(rows, 2, j, kw, strides[1], dilation[1])
-            taps.append(_wide(patch) * wide[i : i + 1, j : j + 1])
+            taps.append(wide(patch) * factors[i : i + 1, j : j + 1])
     return sum(taps[1:], start=taps[0]).astype(x.dtype)
 
 
@@ -67,14 +69,14 @@ def _kernel_gradient(
     kh, kw = kernel_size
 
     def add_row(y: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-        out = _wide(lax.dynamic_index_in_dim(cotangent, y, 1, keepdims=False))
+        out = wide(lax.dynamic_index_in_dim(cotangent, y, 1, keepdims=False))
         products = []
         for i in range(kh):
             line = lax.dynamic_index_in_dim(padded, y * strides[0] + i * dilation[0], 1, keepdims=False)
-            products += [_wide(_slice(line, 1, j, kw, strides[1], dilation[1])) * out for j in range(kw)]
+            products += [wide(_slice(line, 1, j, kw, strides[1], dilation[1])) * out for j in range(kw)]
         return [total + product for total, product in zip(sums, products, strict=True)]
 
-    nothing = jnp.zeros_like(_wide(cotangent[:, 0]))
+    nothing = jnp.zeros_like(wide(cotangent[:, 0]))
     sums = lax.fori_loop(0, cotangent.shape[1], add_row, [nothing] * (kh * kw))
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kh, kw, 1, -1)
 
@@ -112,8 +114,3 @@ def _slice(x: jax.Array, axis: int, tap: int, taps: int, stride: int, dilation: 
     """What tap number `tap` of a kernel with `taps` of them meets along the padded `axis`."""
     last = x.shape[axis] - (taps - 1) * dilation  # the first tap's limit
     return lax.slice_in_dim(x, tap * dilation, tap * dilation + last, stride, axis)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """In the dtype that sums are taken in."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -4,14 +4,12 @@ Shape legend: B batch, H height, W width, C channels.
 """
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from xception_jax.ops.affine import Vector, affine, moments, row, wide
 from xception_jax.ops.lowering import use_reference
-
-Vector = Float[Array, " C"]
 
 
 def batch_norm(
@@ -35,23 +33,15 @@ def batch_norm(
 
 
 def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
-    mean, variance = _statistics(x)
+    mean, variance = moments(x)
     return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
-
-
-def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    wide = _wide(x)
-    axes = tuple(range(x.ndim - 1))
-    mean = wide.mean(axes)
-    # In one pass over x; rounding could make it negative.
-    return mean, jnp.maximum(jnp.square(wide).mean(axes) - jnp.square(mean), 0)
 
 
 _batch_norm = jax.custom_vjp(_batch_norm_forward, nondiff_argnums=(3,))
 
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
-    mean, variance = (checkpoint_name(s, "statistics") for s in _statistics(x))
+    mean, variance = (checkpoint_name(s, "statistics") for s in moments(x))
     return (normalize(x, mean, variance, scale, bias, epsilon), mean, variance), (x, scale, mean, variance)
 
 
@@ -59,7 +49,7 @@ def _backward(epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:
     x, scale, mean, variance = residuals
     to_y, to_mean, to_variance = cotangents
     axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-    centered, to_y = _wide(x) - _row(mean, x), _wide(to_y)
+    centered, to_y = wide(x) - row(mean, x), wide(to_y)
     inverse = lax.rsqrt(variance + epsilon)
     to_bias = to_y.sum(axes)
     to_scale = (to_y * centered).sum(axes) * inverse
@@ -67,7 +57,7 @@ def _backward(epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:
     a = scale * inverse
     b = (2 * to_variance - a * inverse * to_scale) / count
     c = (to_mean - a * to_bias) / count
-    to_x = _row(a, x) * to_y + _row(b, x) * centered + _row(c, x)
+    to_x = row(a, x) * to_y + row(b, x) * centered + row(c, x)
     return to_x.astype(x.dtype), to_scale, to_bias
 
 
@@ -80,14 +70,4 @@ def normalize(
     """Batch normalization with given statistics, as in inference; computed as `batch_norm`."""
     # Not (x - mean) a + bias: the gradient has x - mean too, and compilers keep what both have.
     a = lax.rsqrt(variance + epsilon) * scale
-    return (_wide(x) * _row(a, x) + _row(bias - mean * a, x)).astype(x.dtype)
-
-
-def _row(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """[C] as [1, ..., 1, C], of x's rank."""
-    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """In the dtype that sums are taken in."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return affine(x, a, bias - mean * a)

@@ -18,8 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from xception_jax.ops.affine import affine, row, variance, wide
-
-NHWC = ("NHWC", "HWIO", "NHWC")
+from xception_jax.ops.dense import NHWC
 
 
 class Settings(NamedTuple):
