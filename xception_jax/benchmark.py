@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from xception_jax import commands, files
-from xception_jax.benchmarks import report
+from xception_jax.benchmarks import lowerings, report
 from xception_jax.benchmarks.subjects import PEERS, SUBJECTS, Runner, Settings
 from xception_jax.errors import UserError, suggest
 
@@ -35,6 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
     flags.DEFINE_list("options", [], "The network's options, such as width=0.05,stem=small.")
     flags.DEFINE_string("only", "", "operators: those with this text in their name.")
+    flags.DEFINE_string("lowerings", None, "operators: a table of lowerings to put the result into.")
     flags.DEFINE_string("data", "", "input: a folder of JPEG files; by default pictures are made up.")
     flags.DEFINE_string("json", None, "A file to write everything to.")
 
@@ -46,14 +47,16 @@ def main(arguments: Sequence[str]) -> int:
     settings, subjects = read_flags()
     runner = Runner(settings)
     runner.measure_machine()
-    rows = []
+    rows, record = [], {}
     for what in subjects:
         for row in SUBJECTS[what](runner):
             print(f"measured {row['what']} {row['name']} {row.get('direction', '')}", file=sys.stderr)
             rows.append(row)
+            record = report.record(rows, runner.machine, dataclasses.asdict(settings), shlex.join(sys.argv))
             if flags.FLAGS.json:  # after each row: a run that is stopped keeps what it has
-                record = report.record(rows, runner.machine, dataclasses.asdict(settings), shlex.join(sys.argv))
                 files.write_atomically(Path(flags.FLAGS.json), json.dumps(record, indent=2) + "\n")
+    if flags.FLAGS.lowerings:
+        lowerings.update(Path(flags.FLAGS.lowerings), record)
     report.show(rows, runner.machine)
     return 1 if report.failed(rows) else 0
 
@@ -69,6 +72,8 @@ def read_flags() -> tuple[Settings, list[str]]:
         for value in values:
             if value not in choices:
                 raise UserError(f'unknown --{name} "{value}"; {suggest(value, choices)}')
+    if flag.lowerings and (flag.what != ["operators"] or flag.only or flag.dtype != "float32"):
+        raise UserError("--lowerings needs --what=operators, of all operators in float32")
     settings = Settings(
         model=flag.model,
         batch=flag.batch,

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from xception_jax import ops
 from xception_jax.errors import UserError
+from xception_jax.ops import lowering
 from xception_jax.ops.convolution import MAX_TAPS
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -197,6 +198,28 @@ def test_setting():
         assert primitives((1, 1), "SAME", feature_group_count=6) == {"conv_general_dilated"}
     finally:
         ops.set_lowering("auto")
+
+
+def test_the_table_decides(monkeypatch):
+    """An operator that was slower takes the reference, unless it is told otherwise; one not measured does not."""
+    times = [{"depthwise": {"fast": 5, "reference": 4}}, {"depthwise": {"fast": 1, "reference": 3}}, {}]
+
+    def decide(*networks):
+        is_faster.cache_clear()
+        monkeypatch.setattr(lowering, "table", lambda: {"cpu": {str(i): {"milliseconds": t} for i, t in networks}})
+        return primitives((1, 1), "SAME", feature_group_count=6)
+
+    is_faster = lowering.is_faster
+    assert decide((0, times[0])) == {"conv_general_dilated"}
+    assert "mul" in decide((0, times[0]), (1, times[1]))  # 6 against 7
+    assert "mul" in decide((2, times[2]))
+    decide((0, times[0]))
+    ops.set_lowering("fast")
+    try:
+        assert "mul" in primitives((1, 1), "SAME", feature_group_count=6)
+    finally:
+        ops.set_lowering("auto")
+        is_faster.cache_clear()
 
 
 def test_other_platforms_keep_the_reference(monkeypatch):

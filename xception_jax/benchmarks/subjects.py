@@ -97,9 +97,11 @@ class Runner:
         """Those of the names that the user asked for."""
         return [name for name in names if name in self.settings.against]
 
-    def open(self, stack: contextlib.ExitStack, peers: list[str], *, ours: str = "jax_side") -> dict[str, Any]:
+    def open(
+        self, stack: contextlib.ExitStack, peers: list[str], *, ours: str = "jax_side", lowering: str = "auto"
+    ) -> dict[str, Any]:
         """Starts our program and those of the peers; from a side's name to its process and task."""
-        variants = {OURS: Variant(ours, {}, is_peer=False)}
+        variants = {OURS: Variant(ours, {"lowering": lowering}, is_peer=False)}
         for peer in peers:
             variants |= PEERS[peer]
         return {name: (stack.enter_context(self._side(v)), v.task) for name, v in variants.items()}
@@ -152,9 +154,9 @@ def steps(what: str) -> Callable[[Runner], Iterator[Row]]:
 
 
 def operators(runner: Runner) -> Iterator[Row]:
-    """Each operator that the network uses, in each direction; the reference lowering beside it."""
+    """Each operator that the network uses, in each direction; its own lowering, with the reference beside it."""
     with contextlib.ExitStack() as stack:
-        sides = runner.open(stack, ["reference", *runner.peers("timm")])
+        sides = runner.open(stack, ["reference", *runner.peers("timm")], lowering="fast")
         sides.pop("timm compiled", None)  # one operator gives a compiler nothing to do
         process, _ = sides[OURS]
         listed = process.ask({"do": "prepare", "task": {**runner.settings.task, "what": "list_operators"}})
@@ -164,7 +166,7 @@ def operators(runner: Runner) -> Iterator[Row]:
                 continue
             for direction in directions:
                 row = runner.row(sides, "operators", name, operator=operator, direction=direction)
-                yield {**row, "direction": direction, "count": count}
+                yield {**row, "kind": operator["kind"], "direction": direction, "count": count}
 
 
 def compilation(runner: Runner) -> Iterator[Row]:

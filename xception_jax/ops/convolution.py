@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from xception_jax.ops.dense import NHWC, dense_conv
 from xception_jax.ops.depthwise import depthwise_conv
-from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu
+from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu, target
 from xception_jax.ops.pointwise import pointwise_conv
 
 MAX_TAPS = 49  # of a depthwise kernel as shifted products: 7x7. Beyond that the time to compile grows out of hand.
@@ -61,7 +61,7 @@ def conv_general_dilated(
             lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
             window_strides = (1, 1)
         return checkpoint_name(plain(), "convolution" if feature_group_count == 1 else "depthwise")
-    if not fast_on_cpu() or not _usual(lhs, rhs, dimension_numbers, others):
+    if target() != "cpu" or not _usual(lhs, rhs, dimension_numbers, others):
         return plain()
     (kh, kw, per_group, out_channels), channels = rhs.shape, lhs.shape[3]
     strides, dilation = (_pair(n) for n in (window_strides, rhs_dilation or (1, 1)))
@@ -72,11 +72,14 @@ def conv_general_dilated(
     if any(n + sum(pad) < e for n, pad, e in zip(lhs.shape[1:3], pads, extent, strict=True)):
         return plain()  # The result is empty.
 
-    if feature_group_count == channels == out_channels and per_group == 1 and kh * kw <= MAX_TAPS:
+    depthwise = feature_group_count == channels == out_channels and per_group == 1
+    if depthwise and kh * kw <= MAX_TAPS and fast_on_cpu("depthwise"):
         return depthwise_conv(lhs, rhs, strides, pads, dilation)
-    if feature_group_count == kh == kw == 1 and per_group == channels and pads == ((0, 0), (0, 0)):
+    pointwise = feature_group_count == kh == kw == 1 and per_group == channels and pads == ((0, 0), (0, 0))
+    if pointwise and fast_on_cpu("pointwise"):
         return pointwise_conv(lhs, rhs, strides, precision)
-    if feature_group_count == 1 and dilation == (1, 1) and precision is None and min(*pads[0], *pads[1]) >= 0:
+    dense = feature_group_count == 1 and dilation == (1, 1) and precision is None and min(*pads[0], *pads[1]) >= 0
+    if dense and fast_on_cpu("convolution"):
         return dense_conv(lhs, rhs, strides, pads)
     return plain()
 

@@ -1,14 +1,21 @@
-"""Which lowering operators take: the fast one of the platform, or the plain `lax` reference."""
+"""Which lowering operators take: the fast one of the platform, or the plain `lax` reference.
+
+On the CPU a table decides, which `python -m xception_jax.benchmark --what=operators --lowerings=FILE` measures.
+"""
 
 import contextlib
+import functools
+import json
 from collections.abc import Iterator
+from importlib import resources
 from typing import Literal, get_args
 
 import jax
 
 from xception_jax.errors import UserError, suggest
 
-Lowering = Literal["auto", "reference"]
+Lowering = Literal["auto", "fast", "reference"]
+Operator = Literal["batch norm", "convolution", "depthwise", "max pool", "pointwise"]
 Platform = Literal["cpu", "gpu", "tpu"]
 
 _lowering: Lowering = "auto"
@@ -18,11 +25,11 @@ _platform: Platform | None = None  # None: the default backend's
 def set_lowering(lowering: Lowering) -> None:
     """Chooses the lowering of all operators traced from now on, in all threads.
 
-    "auto" takes what is fastest on the `target()` platform, "reference" the plain `lax` operators. What is already
-    compiled stays as it is.
+    "auto" takes what was measured to be faster on the `target()` platform, "fast" what was written to be,
+    "reference" the plain `lax` operators. What is already compiled stays as it is.
 
     Raises:
-      UserError: `lowering` is neither.
+      UserError: `lowering` is none of them.
     """
     global _lowering
     if lowering not in get_args(Lowering):
@@ -66,16 +73,30 @@ def target() -> str:
     return _platform or jax.default_backend()
 
 
-def use_reference() -> bool:
-    """Whether operators are to be traced as plain `lax`."""
-    return _lowering == "reference"
+def use_reference(operator: Operator) -> bool:
+    """Whether the operator is to be traced as plain `lax`."""
+    return _lowering == "reference" or (_lowering == "auto" and target() == "cpu" and not is_faster(operator, "cpu"))
 
 
-def fast_on_cpu() -> bool:
-    """Whether operators are to be traced for the CPU. TPUs keep the reference."""
-    return _lowering == "auto" and target() == "cpu"
+def fast_on_cpu(operator: Operator) -> bool:
+    """Whether the operator is to be traced for the CPU. TPUs keep the reference."""
+    return target() == "cpu" and not use_reference(operator)
 
 
 def fast_on_gpu() -> bool:
     """Whether operators are to be traced for a GPU, where traffic with its memory is what limits."""
-    return _lowering == "auto" and target() == "gpu"
+    return _lowering != "reference" and target() == "gpu"
+
+
+@functools.cache
+def is_faster(operator: Operator, platform: Platform) -> bool:
+    """Whether its own lowering took less time there than the reference, of all uses in the networks measured."""
+    networks = [network["milliseconds"].get(operator) for network in table().get(platform, {}).values()]
+    fast, plain = (sum(times[lowering] for times in networks if times) for lowering in ("fast", "reference"))
+    return fast <= plain
+
+
+def table() -> dict[str, dict[str, dict]]:
+    """`lowerings.json`: by platform and network, when and on what it was `measured`, and the `milliseconds` that each
+    operator takes in a step of training, with the "fast" lowering and with the "reference"."""
+    return json.loads(resources.files(__package__).joinpath("lowerings.json").read_text())

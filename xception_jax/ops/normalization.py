@@ -29,7 +29,7 @@ def batch_norm(
       The result, of x's dtype; means and (biased) variances, float32. Derivatives of every order by reverse mode, and
       forward mode over reverse.
     """
-    return (_batch_norm_forward if use_reference() else _batch_norm)(x, scale, bias, epsilon)
+    return (_batch_norm_forward if use_reference("batch norm") else _batch_norm)(x, scale, bias, epsilon)
 
 
 def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:

@@ -35,7 +35,7 @@ def max_pool(
             padding = lax.padtype_to_pads(x.shape[1:3], (extent, extent), (stride, stride), padding)
         (top, bottom), (left, right) = padding
         return _indexed_max_pool(x, Windows(window, stride, dilation, (top, bottom), (left, right)))
-    if dilation != 1 or fast_on_cpu():  # nnx.max_pool knows no dilation
+    if dilation != 1 or fast_on_cpu("max pool"):  # nnx.max_pool knows no dilation
         return _separable_max_pool(x, window, stride, padding, dilation)
     return nnx.max_pool(x, (window, window), strides=(stride, stride), padding=padding)
 

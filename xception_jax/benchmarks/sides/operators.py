@@ -25,6 +25,11 @@ DIRECTIONS = {
 }
 
 
+def in_training(kind: str, direction: str) -> bool:
+    """Whether this is a part of training for itself: "forward" may be in "forward and gradient"."""
+    return direction != "forward" or "forward and gradient" not in DIRECTIONS[kind]
+
+
 @dataclasses.dataclass(frozen=True)
 class Operator:
     """An operator as a network uses it.
