@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -90,17 +91,17 @@ class Experiment:
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices: a function of the seed, and of the weights to start from."""
 
-        def create(trained: Weights | None) -> TrainState:
-            _, weights = train_state.split(build_model(self.config, self.num_classes))
-            if trained is not None:
-                weights = fill(weights, trained)
-            return train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0)
-
-        trained = None
+        _, weights = train_state.split(build_model(self.config, self.num_classes))
         if self.pretrained is not None:
             trained, report = transplant(self.pretrained, self.abstract_weights)
             print(report)
-        return jax.jit(create, out_shardings=self.state_shardings)(trained)
+            weights = fill(weights, trained)
+        # From the host, where each of several processes has all of them.
+        weights = jax.tree.map(np.asarray, weights)
+        return jax.jit(self._state_with, out_shardings=self.state_shardings)(weights)
+
+    def _state_with(self, weights: Weights) -> TrainState:
+        return train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0)
 
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -119,10 +120,7 @@ class Experiment:
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state."""
-        return jax.eval_shape(
-            lambda weights: train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0),
-            self.abstract_weights,
-        )
+        return jax.eval_shape(self._state_with, self.abstract_weights)
 
     @functools.cached_property
     def state_shardings(self) -> TrainState:
@@ -151,7 +149,7 @@ def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> E
     pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
     config = resolve(config, pretrained)
     # The network first: a mistyped model name should not wait for a data set to be opened.
-    abstract_model(config, config.model.num_classes or 2)
+    check_pictures(config, *abstract_model(config, config.model.num_classes or 2))
     source = open_source(config.data, config.data.train_split, config.image_size)
     num_classes = len(source.class_names)
     if config.model.num_classes not in (None, num_classes):
@@ -196,12 +194,11 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
 
 
 def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, Weights]:
-    """The network's structure, and the shapes of its arrays; refuses pictures that are too small for it."""
+    """The network's structure, and the shapes of its arrays."""
+    return nnx.eval_shape(lambda: train_state.split(build_model(config, num_classes)))
 
-    def build() -> tuple[nnx.GraphDef, Weights]:
-        return train_state.split(build_model(config, num_classes))
 
-    graphdef, weights = nnx.eval_shape(build)
+def check_pictures(config: ConfigDict, graphdef: nnx.GraphDef, weights: Weights) -> None:
+    """Refuses pictures that are too small for the network."""
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), "float32")
     jax.eval_shape(lambda w, x: train_state.merge(graphdef, w)(x), weights, images)
-    return graphdef, weights

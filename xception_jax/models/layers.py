@@ -16,12 +16,9 @@ from jaxtyping import Array, Float
 
 from xception_jax import ops
 from xception_jax.errors import UserError, suggest
+from xception_jax.models.initializers import glorot_uniform
 
 Padding = str | Sequence[tuple[int, int]]
-
-# Keras' default, with which the paper's networks were trained. A depthwise kernel of shape (3, 3, 1, C) has
-# fan_in + fan_out = 9 + 9 C here and in Keras alike.
-KERNEL_INIT = nnx.initializers.glorot_uniform()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +61,7 @@ def conv(
         kernel_dilation=dilation,
         feature_group_count=groups,
         use_bias=use_bias,
-        kernel_init=KERNEL_INIT,
+        kernel_init=glorot_uniform,
         conv_general_dilated=ops.conv_general_dilated,
         dtype=numerics.dtype,
         param_dtype=numerics.param_dtype,
@@ -103,7 +100,7 @@ class BatchNorm(nnx.BatchNorm):
     def update(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> None:
         """Takes a batch's statistics into the running ones."""
         for running, batch in ((self.mean, mean), (self.var, variance)):
-            running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
+            running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
 
     def scale_and_shift(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> tuple[jax.Array, jax.Array]:
         """What normalizing by these statistics multiplies by, and what it adds: float32 [C]."""
@@ -278,7 +275,7 @@ class Head(nnx.Module):
             return nnx.Linear(
                 fan_in,
                 fan_out,
-                kernel_init=KERNEL_INIT,
+                kernel_init=glorot_uniform,
                 dtype=numerics.dtype,
                 param_dtype=numerics.param_dtype,
                 rngs=rngs,

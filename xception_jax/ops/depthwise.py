@@ -37,6 +37,7 @@ def depthwise_conv(
     return _shifted_products(x, kernel, strides, padding, dilation)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _shifted_products(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], dilation: Pair
 ) -> jax.Array:
@@ -52,6 +53,7 @@ def _shifted_products(
     return sum(taps[1:], start=taps[0]).astype(x.dtype)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def _kernel_gradient(
     x: jax.Array,
     cotangent: jax.Array,

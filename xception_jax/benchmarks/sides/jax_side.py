@@ -51,11 +51,12 @@ def train_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
     graphdef, _ = nnx.eval_shape(lambda: split_network(task))
     optimizer, schedule, settings = paper_optimizer()
 
-    def state() -> train_state.TrainState:
-        return train_state.create(split_network(task)[1], optimizer, averaging=True)
+    def state(weights: train_state.Weights) -> train_state.TrainState:
+        return train_state.create(weights, optimizer, averaging=True)
 
     def arguments() -> tuple:
-        return jax.jit(state, out_shardings=replicated(mesh))(), put_batch(pictures(task), mesh)
+        _, weights = split_network(task)
+        return jax.jit(state, out_shardings=replicated(mesh))(weights), put_batch(pictures(task), mesh)
 
     return make_train_step(graphdef, optimizer, schedule, settings, mesh), arguments
 
@@ -66,8 +67,7 @@ def infer_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
     graphdef, _ = nnx.eval_shape(lambda: split_network(task))
 
     def arguments() -> tuple:
-        weights = jax.jit(lambda: split_network(task)[1], out_shardings=replicated(mesh))()
-        return weights, put_batch(pictures(task), mesh)
+        return jax.device_put(split_network(task)[1], replicated(mesh)), put_batch(pictures(task), mesh)
 
     return make_eval_step(graphdef, NUM_CLASSES, mesh, Normalization()), arguments
 

@@ -1,0 +1,32 @@
+"""Random parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xception_jax.models.initializers import glorot_uniform
+
+KEY = jax.random.key(3)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 1, 728), (1, 1, 128, 256), (3, 3, 32, 64), (512, 40)])
+def test_spread_is_that_of_jax(shape):
+    ours, theirs = (np.asarray(f(KEY, shape)) for f in (glorot_uniform, jax.nn.initializers.glorot_uniform()))
+    limit = np.abs(theirs).max()
+    assert np.abs(ours).max() == pytest.approx(limit, rel=0.01)
+    for moment in (1, 2):  # of numbers spread evenly over +-1, within five standard errors
+        expected = {1: 0, 2: 1 / 3}[moment]
+        assert np.mean((ours / limit) ** moment) == pytest.approx(expected, abs=5 / np.sqrt(ours.size))
+
+
+def test_same_numbers_however_it_is_called():
+    keys = jax.random.split(KEY, 2)
+    one, other = (np.asarray(glorot_uniform(key, (5, 7))) for key in keys)
+    assert not np.isclose(one, other).any()
+    np.testing.assert_array_equal(jax.jit(lambda key: glorot_uniform(key, (5, 7)))(keys[0]), one)
+    np.testing.assert_array_equal(jax.vmap(lambda key: glorot_uniform(key, (5, 7)))(keys), [one, other])
+
+
+def test_dtype():
+    assert glorot_uniform(KEY, (5, 7), jnp.bfloat16).dtype == jnp.bfloat16
