@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from xception_jax import ops
-from xception_jax.benchmarks import startup, subjects
+from xception_jax.benchmarks import lowerings, startup, subjects
 from xception_jax.benchmarks.sides import jax_side, operators
 from xception_jax.benchmarks.sides.protocol import BATCHES
 from xception_jax.benchmarks.turns import measure
@@ -23,7 +23,7 @@ from xception_jax.optimizers import create_optimizer, create_schedule
 # What is not there where only jax, flax and optax are.
 MISSING = (
     "array_record", "cv2", "grain", "h5py", "huggingface_hub", "matplotlib", "ml_collections", "scipy.stats", "sklearn",
-    "tensorboardX", "tensorflow", "tensorflow_datasets",
+    "tensorflow", "tensorflow_datasets",
 )  # fmt: skip
 TASK = {"model": "xception", "batch": 8, "image_size": 299, "dtype": "float32", "options": {}}
 
@@ -127,6 +127,32 @@ def test_optimizer_is_the_default_one():
             update, state = optimizer.update(grads, state, params)
         updates.append(update)
     jax.tree.map(np.testing.assert_array_equal, *updates)
+
+
+def test_table_of_lowerings(tmp_path):
+    """A step's time: each use of an operator, its gradients, and nothing twice."""
+
+    def row(kind, direction, count, ours, reference):
+        sides = {name: {"ms": {"median": ms}} if ms else {"left_out": "no"} for name, ms in
+                 (("ours", ours), ("reference", reference))}  # fmt: skip
+        return {"what": "operators", "kind": kind, "direction": direction, "count": count, "sides": sides}
+
+    rows = [
+        row("depthwise", "forward", 26, 1.0, 2.0),
+        row("depthwise", "kernel gradient", 26, 0.5, 10.0),
+        row("depthwise", "forward", 2, 10.0, None),
+        row("max pool", "forward", 1, 3.0, 4.0),
+        row("max pool", "forward and gradient", 1, 5.0, 7.0),
+    ]
+    path, about = tmp_path / "table.json", {"date": "today", "command": "", "versions": {}}
+    record = about | {"settings": {"model": "xception"}, "hardware": {"platform": "cpu"}, "results": rows}
+    lowerings.update(path, record)
+    lowerings.update(path, record | {"settings": {"model": "inception_v3"}, "results": rows[3:]})
+    table = json.loads(path.read_text())["cpu"]
+    pool = {"fast": 5.0, "reference": 7.0}
+    assert table["xception"]["milliseconds"] == {"depthwise": {"fast": 39.0, "reference": 312.0}, "max pool": pool}
+    assert table["inception_v3"]["milliseconds"] == {"max pool": pool}
+    assert table["xception"]["measured"]["date"] == "today"
 
 
 def test_small_form(tmp_path):

@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 
 from xception_jax import logs
 from xception_jax.curves import plot_curves
@@ -96,7 +97,10 @@ def events(workdir):
         data, at = path.read_bytes(), 0
         while at < len(data):  # TFRecord: length, its checksum, contents, their checksum
             (length,) = struct.unpack_from("<Q", data, at)
-            yield Event.FromString(data[at + 12 : at + 12 + length])
+            contents = data[at + 12 : at + 12 + length]
+            assert data[at + 8 : at + 12] == struct.pack("<I", masked_crc32c(data[at : at + 8]))
+            assert data[at + 12 + length : at + 16 + length] == struct.pack("<I", masked_crc32c(contents))
+            yield Event.FromString(contents)
             at += 16 + length
 
 
@@ -105,6 +109,8 @@ def test_tensorboard_events(tmp_path):
     with RunLog(tmp_path, 100, resume_step=2, primary=True) as log:
         log.evaluation(3, {"top1": 0.75})
     found = list(events(tmp_path))
+    assert found[0].file_version == "brain.Event:2"
+    assert all(e.wall_time > 1.7e9 for e in found)
     scalars = {(e.step, v.tag): v.simple_value for e in found for v in e.summary.value}
     assert scalars[3, "train/loss"] == np.float32(1 / 3)
     assert scalars[2, "train/images_per_second"] == 200

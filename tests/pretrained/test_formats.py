@@ -18,12 +18,12 @@ import pytest
 from keras import layers
 
 from tests.pretrained import fuzz
+from xception_jax.crc32c import crc32c
 from xception_jax.pretrained import formats, tensor_bundle
-from xception_jax.pretrained.crc32c import crc32c
 from xception_jax.pretrained.errors import WeightsFileError
 from xception_jax.pretrained.files import safetensors, torch_pickle
 from xception_jax.pretrained.formats import read_tensors
-from xception_jax.pretrained.protobuf import fields
+from xception_jax.protobuf import fields
 
 BUNDLE = Path(__file__).parent / "fixtures" / "bundle"
 MIB = 1 << 20

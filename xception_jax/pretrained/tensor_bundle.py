@@ -16,10 +16,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from xception_jax.crc32c import crc32c, masked
 from xception_jax.pretrained.bounds import MAX_NAME, MAX_TENSORS, num_bytes
-from xception_jax.pretrained.crc32c import crc32c, masked
 from xception_jax.pretrained.errors import WeightsFileError
-from xception_jax.pretrained.protobuf import message, varint
+from xception_jax.protobuf import message, varint
 
 TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER_SIZE = 48

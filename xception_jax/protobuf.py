@@ -1,7 +1,10 @@
-"""Reads protocol buffers' wire format (protobuf.dev/programming-guides/encoding): just enough for TensorFlow's
-checkpoints. A message is read as its fields' numbers and values; what they mean is the caller's to know."""
+"""Protocol buffers' wire format (protobuf.dev/programming-guides/encoding): what reading TensorFlow's checkpoints and
+writing TensorBoard's events takes. A message is its fields' numbers and values; what they mean the caller knows."""
 
+import struct
 from collections.abc import Iterator
+
+import numpy as np
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -65,3 +68,24 @@ def message(data: bytes, kinds: dict[int, type]) -> dict[int, list]:
                 raise ValueError(f"field {number} is no {kinds[number].__name__}")
             found[number].append(value)
     return found
+
+
+def field(number: int, value: int | float | np.float32 | str | bytes) -> bytes:
+    """A message's field, to write: a whole number not below 0, a double, a float, a text, or bytes."""
+    if isinstance(value, int):
+        return _written_varint(number << 3 | VARINT) + _written_varint(value)
+    if isinstance(value, np.float32):
+        return _written_varint(number << 3 | FIXED32) + struct.pack("<f", value)
+    if isinstance(value, float):
+        return _written_varint(number << 3 | FIXED64) + struct.pack("<d", value)
+    data = value.encode() if isinstance(value, str) else value
+    return _written_varint(number << 3 | BYTES) + _written_varint(len(data)) + data
+
+
+def _written_varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the highest bit says that there are more."""
+    low = []
+    while value > 0x7F:
+        low.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*low, value])
