@@ -6,6 +6,8 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# Most time goes to compiling programs that are run a few times.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # One cache for all of a suite's processes: the same program is compiled once.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax")
@@ -25,20 +27,34 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SMALL_RUN = [
     "--config=configs/quickstart.py",
     "--config.num_steps=12",
-    "--config.model.width=0.05",
+    "--config.model.width=0.01",
+    "--config.model.middle_blocks=1",
     "--config.schedule.warmup=0 steps",
 ]
 
 
+# Of few tests that take long each. They begin first, so that no process is left alone with one at the end.
+LONG_FILES = ("test_distributed", "test_resume", "test_predict", "test_steps", "test_faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files for pytest-xdist's `loadfile`."""
+    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
+
+
 @pytest.fixture
 def tiny() -> ConfigDict:
-    """A run of a few seconds: a very narrow Xception on a few synthetic pictures."""
+    """A run of a few seconds: an Xception of eight channels nearly everywhere, on a few synthetic pictures.
+
+    Layers of equal shapes share what is compiled for them.
+    """
     c = default()
     c.image_size = 32
     c.batch_size = 8
     c.num_steps = 6
     c.model.stem = "small"
-    c.model.width = 0.05
+    c.model.width = 0.01
+    c.model.middle_blocks = 1
     c.model.dropout = 0.5
     c.model.bn_momentum = 0.9
     c.data.name = "synthetic"

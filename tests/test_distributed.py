@@ -25,14 +25,15 @@ from xception_jax.train_state import Weights
 ROOT = Path(__file__).resolve().parent.parent
 FULLY_SHARDED = "--config.mesh.fully_sharded"
 STEPS = 12
-SETTINGS = {"JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
+SETTINGS = {"JAX_NUM_CPU_DEVICES": "1"}
 CONFIG = [
     "--config=configs/quickstart.py",
     "--config.data.name=folder",
     "--config.data.num_threads=1",
     "--config.batch_size=8",
     f"--config.num_steps={STEPS}",
-    "--config.model.width=0.05",
+    "--config.model.width=0.01",
+    "--config.model.middle_blocks=1",
     "--config.model.hidden=(256,)",
     "--config.model.dropout=0.5",
     "--config.learning_rate=0.0001",  # so low that rounding stays rounding

@@ -63,7 +63,7 @@ class Run:
 def settings(fully_sharded: bool, model: int):
     c = default()
     c.image_size, c.batch_size, c.num_steps = 32, 8, 3
-    c.model.update(stem="small", width=0.05, dropout=0.5, hidden=(64, 64))
+    c.model.update(stem="small", width=0.01, middle_blocks=1, dropout=0.5, hidden=(64, 64))
     c.data.update(name="synthetic", num_examples=20, num_classes=8, num_threads=1)
     c.average_decay = 0.9
     c.mesh.update(fully_sharded=fully_sharded, model=model)

@@ -21,9 +21,8 @@ NUM_CLASSES = 4
 
 
 def small_model(**options):
-    return create_model(
-        "xception", num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), stem="small", width=0.05, bn_momentum=0.9, **options
-    )
+    options = {"stem": "small", "width": 0.01, "middle_blocks": 1, "bn_momentum": 0.9, **options}
+    return create_model("xception", num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), **options)
 
 
 def batch(size=16, seed=0):
@@ -202,7 +201,7 @@ def test_evaluation_step_is_softmax_of_the_logits():
 
 
 # Refresh with: python -m tests.test_steps, and say in the commit why the numbers changed.
-GOLDEN = {"gradient_norm": 13.16732, "learning_rate": 0.1, "loss": 1.460486, "top1": 0.3125}
+GOLDEN = {"gradient_norm": 6.464466, "learning_rate": 0.1, "loss": 1.465723, "top1": 0.25}
 
 
 def first_step():

@@ -36,6 +36,7 @@ def default() -> ConfigDict:
     m.hidden = config_dict.placeholder(tuple)  # widths of fully connected layers before the logits
     m.hidden_norm = config_dict.placeholder(bool)  # xception: batch normalization after each of them
     m.hidden_dropout = config_dict.placeholder(float)  # xception: share of each of their inputs dropped in training
+    m.middle_blocks = config_dict.placeholder(int)  # xception: of the middle flow's eight
     m.drop_path = config_dict.placeholder(float)  # the Xceptions: stochastic depth, share dropped in the last block
     m.output_stride = config_dict.placeholder(int)  # the Xceptions: 32; 16 or 8 have larger last maps (atrous)
     m.width = config_dict.placeholder(float)  # multiplies the channel counts

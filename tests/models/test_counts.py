@@ -146,6 +146,19 @@ def test_without_residual_connections_the_shortcuts_are_gone():
     assert count(model, nnx.BatchStat) == 54_528 - norms
 
 
+@pytest.mark.parametrize("middle_blocks", [0, 3])
+def test_middle_flow_of_fewer_blocks(middle_blocks):
+    block = 3 * (9 * 728 + 728 * 728 + 2 * 728)
+    model = abstract("xception", middle_blocks=middle_blocks)
+    assert count(model) == 22_855_952 - (8 - middle_blocks) * block
+    assert count(model, nnx.BatchStat) == 54_528 - (8 - middle_blocks) * 3 * 2 * 728
+    graphdef, state = nnx.split(model)
+    maps = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s).feature_pyramid(x), state, jnp.zeros((1, 299, 299, 3)))
+    assert {stride: x.shape[1:] for stride, x in maps.items()} == {
+        2: (147, 147, 64), 4: (74, 74, 128), 8: (37, 37, 256), 16: (19, 19, 728), 32: (10, 10, 2048)
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["block4", "block5"])
 def test_residual_connection_is_added_to_the_main_path(name):
     """Main path + shortcut, both of the raw input. block4's shortcut is a convolution, block5's the identity."""
@@ -232,6 +245,7 @@ def test_bfloat16_is_what_layers_compute_in_and_nothing_else(name):
         ("inception_v3", {"residual": False}, 'model "inception_v3" has no option "residual"'),
         ("xception", {"stem": "smal"}, 'unknown stem "smal"; did you mean "small"'),
         ("xception", {"between": "gelu"}, 'unknown between "gelu"; did you mean "elu"'),
+        ("xception", {"middle_blocks": 9}, "middle_blocks is 9; it must be from 0 to 8"),
         ("xception", {"pool_padding": "symetric"}, 'unknown pool_padding "symetric"; did you mean "symmetric"'),
         ("xception65", {"pool_padding": "same"}, 'model "xception65" has no option "pool_padding"'),
         ("xception41", {"output_stride": 12}, "output_stride is 12; it must be 32, 16 or 8"),

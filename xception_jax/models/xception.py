@@ -177,6 +177,7 @@ class Xception(Backbone):
         convolutions and pools after them are dilated. With symmetric pool padding every 2nd (4th) pixel of the last map
         is the map of 32; "same" padding puts the strided pools of even sizes, but not these, one pixel further. The
         parameters are the same.
+      middle_blocks: how many of the middle flow's eight blocks there are, 0 to 8; without the last ones where fewer.
       residual: False removes every residual connection (paper, section 4.6).
       between: activation between depthwise and pointwise: "none", "relu" or "elu" (paper, section 4.7).
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
@@ -202,6 +203,7 @@ class Xception(Backbone):
         rngs: nnx.Rngs,
         stem: str = "imagenet",
         output_stride: int = 32,
+        middle_blocks: int = len(MIDDLE),
         residual: bool = True,
         between: str = "none",
         hidden: Sequence[int] = (),
@@ -221,9 +223,12 @@ class Xception(Backbone):
         check_choice("pool_padding", pool_padding, POOL_PADDING)
         if drop_path and not residual:
             raise UserError(f"drop_path is {drop_path} without residual connections; use residual=True or drop_path=0")
+        if not 0 <= middle_blocks <= len(MIDDLE):
+            raise UserError(f"middle_blocks is {middle_blocks!r}; it must be from 0 to {len(MIDDLE)}")
         self.min_image_size = MIN_IMAGE_SIZE[stem]
         numerics = Numerics(bn_epsilon, bn_momentum, jnp.dtype(dtype), jnp.dtype(param_dtype))
-        blocks = ENTRY + MIDDLE + EXIT
+        blocks = ENTRY + MIDDLE[:middle_blocks] + EXIT
+        self.block_names = tuple(name for name, *_ in blocks)
         *steps, last_step = atrous([*(stride for *_, stride in blocks), 1], output_stride, before=STEM_STRIDE[stem])
         self.strides = (STEM_STRIDE[stem], *(step.output_stride for step in steps))
 
@@ -274,9 +279,9 @@ class Xception(Backbone):
         with jax.named_scope("block1"):
             x = self.block1(images, train=train)
         maps = {self.strides[0]: x}
-        for i, stride in enumerate(self.strides[1:], 2):
-            with jax.named_scope(f"block{i}"):
-                maps[stride] = x = getattr(self, f"block{i}")(x, train=train, rngs=rngs)
+        for name, stride in zip(self.block_names, self.strides[1:], strict=True):
+            with jax.named_scope(name):
+                maps[stride] = x = getattr(self, name)(x, train=train, rngs=rngs)
         with jax.named_scope("block14"):
             maps[stride] = self.block14(x, train=train)
         return {stride: nnx.relu(x) for stride, x in maps.items()}
