@@ -156,13 +156,14 @@ def test_table_of_lowerings(tmp_path):
 
 
 def test_small_form(tmp_path):
-    """The command itself, on a network of 0.05 of the width, with a made-up peer's interpreter."""
+    """The command itself, on a narrow network, with a made-up peer's interpreter."""
     output = tmp_path / "results.json"
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), np.full((40, 50, 3), 60 * i, np.uint8))
     command = [
-        sys.executable, "-m", "xception_jax.benchmark", "--options=width=0.05,stem=small", "--image-size=32",
-        "--rounds=1", f"--data={tmp_path}", "--what=input,infer,operators", "--only=max pool 3x3/2 4x4",
+        sys.executable, "-m", "xception_jax.benchmark", "--options=width=0.01,middle_blocks=1,stem=small",
+        "--image-size=32", "--rounds=1", f"--data={tmp_path}", "--what=input,infer,operators",
+        "--only=max pool 3x3/2 4x4",
         "--against=timm,reference", "--peer-python=/bin/false", f"--json={output}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -25,7 +25,7 @@ from xception_jax.pretrained import Pretrained, load
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("cat", "dog", "owl", "rat", "yak")
-OPTIONS = {"stem": "small", "width": 0.05, "middle_blocks": 1}
+OPTIONS = {"stem": "small", "width": 0.01, "middle_blocks": 1}
 
 
 def pretrained(**changes):

@@ -47,12 +47,13 @@ def main(arguments: Sequence[str]) -> int:
     settings, subjects = read_flags()
     runner = Runner(settings)
     runner.measure_machine()
+    command = shlex.join(["python", "-m", "xception_jax.benchmark", *sys.argv[1:]])
     rows, record = [], {}
     for what in subjects:
         for row in SUBJECTS[what](runner):
             print(f"measured {row['what']} {row['name']} {row.get('direction', '')}", file=sys.stderr)
             rows.append(row)
-            record = report.record(rows, runner.machine, dataclasses.asdict(settings), shlex.join(sys.argv))
+            record = report.record(rows, runner.machine, dataclasses.asdict(settings), command)
             if flags.FLAGS.json:  # after each row: a run that is stopped keeps what it has
                 files.write_atomically(Path(flags.FLAGS.json), json.dumps(record, indent=2) + "\n")
     if flags.FLAGS.lowerings:

@@ -1,6 +1,7 @@
 """Convolutions on the CPU against `lax` in float64, for values, gradients and second derivatives."""
 
 import re
+from typing import get_args
 
 import hypothesis.strategies as st
 import jax
@@ -220,6 +221,12 @@ def test_the_table_decides(monkeypatch):
     finally:
         ops.set_lowering("auto")
         is_faster.cache_clear()
+
+
+def test_the_table_has_all_operators_of_both_networks():
+    measured = lowering.table()["cpu"]
+    assert set(measured["xception"]["milliseconds"]) == set(get_args(lowering.Operator))
+    assert set(measured["inception_v3"]["milliseconds"]) == set(get_args(lowering.Operator)) - {"depthwise"}
 
 
 def test_other_platforms_keep_the_reference(monkeypatch):

@@ -93,6 +93,8 @@ class Reader:
 class Order:
     """Which example stands at a position of the endless stream: every epoch is a permutation of its own.
 
+    Up to two permutations are kept, of 8 bytes an example: 20 MB for ImageNet.
+
     Args:
       length: examples in the source.
       seed: with the epoch, decides the permutation.
@@ -116,7 +118,7 @@ def _training(
     """The endless stream of training batches, by position."""
     read = Reader(source, broken)
 
-    order = Order(len(source), seed)  # Grain's own shuffle takes a tenth of the time that decoding takes
+    order = Order(len(source), seed)  # quicker than Grain's shuffle, which took 6 % of an example's time
 
     def example(position: int, rng: np.random.Generator) -> Example:
         view = lambda picture: random_view(picture, rng, image_size, data)  # noqa: E731

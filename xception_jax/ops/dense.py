@@ -91,8 +91,9 @@ def _kernel_gradient(
         lines = lax.dynamic_slice_in_dim(padded, i * rows * strides[0], (rows - 1) * strides[0] + kh, 1)
         bottom, right = (rows - 1) * strides[0] + 1, (width - 1) * strides[1] + 1
         taps = [lines[:, y : y + bottom : strides[0], x : x + right : strides[1]] for y in range(kh) for x in range(kw)]
-        patches = jnp.concatenate(taps, -1)
-        out = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1)
+        # Of one axis of pixels: the product over three is up to twice as slow.
+        patches = jnp.concatenate(taps, -1).reshape(-1, len(flat))
+        out = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1).reshape(-1, flat.shape[1])
         # As a transpose, for which JAX knows how the result is sharded where the batch is.
         (to_kernel,) = jax.linear_transpose(lambda kernel: patches @ kernel, flat)(out)
         return to_kernel.astype(wide)
