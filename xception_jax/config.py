@@ -171,6 +171,11 @@ def _from_json(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def model_options(config: ConfigDict) -> dict[str, Any]:
+    """Of `config.model`, what the network's class is given. Options left None keep the network's defaults."""
+    return {k: v for k, v in config.model.items() if v is not None and k not in ("name", "num_classes", "weights")}
+
+
 def check_same_run(workdir: Path, old: ConfigDict, new: ConfigDict, may_change: tuple[str, ...] = MAY_CHANGE) -> None:
     """Raises UserError, with what differs, where the work directory's config and another are not of the same run."""
     a, b = flatten(old), flatten(new)

@@ -17,7 +17,7 @@ from xception_jax.data import Source, open_source
 from xception_jax.durations import in_steps
 from xception_jax.errors import UserError
 from xception_jax.inputs import InputSpec, input_spec
-from xception_jax.models import create_model
+from xception_jax.models import check_options, create_model
 from xception_jax.optimizers import create_optimizer, create_schedule
 from xception_jax.pretrained import Pretrained, fill, load, transplant
 from xception_jax.sharding import check_batch_size, data_mesh, state_shardings
@@ -129,9 +129,9 @@ class Experiment:
 
 
 def build_model(config: ConfigDict, num_classes: int) -> nnx.Module:
-    """The network of `config.model`, its parameters drawn from the seed. Options left None keep their defaults."""
-    options = {k: v for k, v in config.model.items() if v is not None and k not in ("name", "num_classes", "weights")}
-    return create_model(config.model.name, num_classes=num_classes, rngs=nnx.Rngs(config.seed), **options)
+    """The network of `config.model`, its parameters drawn from the seed."""
+    rngs = nnx.Rngs(config.seed)
+    return create_model(config.model.name, num_classes=num_classes, rngs=rngs, **config_lib.model_options(config))
 
 
 def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
@@ -148,8 +148,8 @@ def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> E
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
     pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
     config = resolve(config, pretrained)
-    # The network first: a mistyped model name should not wait for a data set to be opened.
-    check_pictures(config, *abstract_model(config, config.model.num_classes or 2))
+    # A mistyped model name should not wait for a data set to be opened.
+    check_options(config.model.name, config_lib.model_options(config))
     source = open_source(config.data, config.data.train_split, config.image_size)
     num_classes = len(source.class_names)
     if config.model.num_classes not in (None, num_classes):
@@ -158,6 +158,7 @@ def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> E
             "classes; leave it None to have as many as the data"
         )
     graphdef, abstract_weights = abstract_model(config, num_classes)
+    check_pictures(config, graphdef, abstract_weights)
 
     to_steps = functools.partial(in_steps, batch_size=config.batch_size, num_examples=len(source))
     if config.num_steps is not None:

@@ -1,5 +1,5 @@
 """The networks. They know nothing of data, configs or files."""
 
-from xception_jax.models.registry import create_model, list_models
+from xception_jax.models.registry import check_options, create_model, list_models
 
-__all__ = ["create_model", "list_models"]
+__all__ = ["check_options", "create_model", "list_models"]

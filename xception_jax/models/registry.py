@@ -1,6 +1,7 @@
 """Networks by name."""
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from flax import nnx
@@ -39,6 +40,12 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
     Raises:
       UserError: an unknown name or option (the nearest right one is named), or a value out of range.
     """
+    check_options(name, options)
+    return MODELS[name](num_classes, rngs=rngs, **options)
+
+
+def check_options(name: str, options: Collection[str]) -> None:
+    """Raises UserError where there is no such network, or it has no such option."""
     if name not in MODELS:
         raise UserError(f'unknown model "{name}"; {suggest(name, MODELS)}')
     parameters = inspect.signature(MODELS[name].__init__).parameters
@@ -46,4 +53,3 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
         if option not in parameters:
             choices = set(parameters) - {"self", "rngs"}
             raise UserError(f'model "{name}" has no option "{option}"; {suggest(option, choices)}')
-    return MODELS[name](num_classes, rngs=rngs, **options)

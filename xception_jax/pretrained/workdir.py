@@ -29,11 +29,10 @@ def read_workdir(path: Path, source: str, which: str = "last") -> Pretrained:
     checkpoints.close()
     folder = path.absolute() / "checkpoints" / str(step)
     class_names = json.loads((folder / "run" / "metadata").read_text())["class_names"]
-    options = {k: v for k, v in config.model.items() if v is not None and k not in ("name", "num_classes", "weights")}
     return Pretrained(
         f"{source} (step {step})",
         config.model.name,
-        options,
+        config_lib.model_options(config),
         len(class_names),
         read_weights(folder / "state", averaged=config.evaluation.averaged),
         input_spec(config),
