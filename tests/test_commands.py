@@ -38,3 +38,19 @@ def test_a_reader_that_goes_away_is_no_error():
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+def test_other_libraries_remarks_are_not_shown():
+    program = """
+import logging
+from xception_jax import commands
+
+def main(arguments):
+    for level in (logging.INFO, logging.WARNING):
+        logging.getLogger("jax").log(level, "a remark of level %d", level)
+
+commands.run(main, lambda: None)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "a remark of level 30" in done.stderr
+    assert "a remark of level 20" not in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 # Before jax is imported: TensorFlow, where TFDS needs it, must not take the accelerator's memory.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from xception_jax import commands
@@ -153,7 +153,6 @@ def show_batch(workdir: Path) -> None:
 def run() -> None:
     """The command's entry."""
     commands.prepare()
-    logging.set_verbosity(logging.WARNING)
     app.run(main, flags_parser=parse_flags)
 
 
