@@ -37,6 +37,7 @@ def depthwise_conv(
     return _shifted_products(x, kernel, strides, padding, dilation)
 
 
+# Jitted, so that layers of equal shapes share one trace.
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _shifted_products(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], dilation: Pair
