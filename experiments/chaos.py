@@ -43,15 +43,14 @@ class Kill:
 
     def as_promised(self) -> bool:
         """Whether all exit codes are those that docs/resilience.md promises."""
-        expected, of_survivors = {RESTART}, set()
+        expected, of_survivors = {RESTART}, {RESTART}
         if self.signal == "SIGKILL":
-            expected |= {-signal.SIGKILL}
-            of_survivors = {-signal.SIGABRT}  # JAX aborts a process whose peer died before it could say so itself
+            expected |= {-signal.SIGKILL}  # and not of necessity: it may have ended because another one was killed
+            of_survivors |= {-signal.SIGABRT}  # JAX aborts a process whose peer died before it could say so itself
         elif self.step < 0:
             expected |= {-signal.SIGTERM}  # what a process that is still starting to run Python does is not ours
         return all(
-            code in expected or (i not in self.processes and code in of_survivors)
-            for i, code in enumerate(self.exit_codes)
+            code in (expected if i in self.processes else of_survivors) for i, code in enumerate(self.exit_codes)
         )
 
 

@@ -191,6 +191,7 @@ def test_small_form(tmp_path):
         ("--against=tim", 'unknown --against "tim"; did you mean "timm"?'),
         ("--options=width", '--options has "width"; write name=value'),
         ("--image-size=0", "image_size"),
+        ("--lowerings=table.json", "--lowerings needs --what=operators alone"),
         ("--model=xceptoin", 'unknown model "xceptoin"; did you mean "xception"?'),
     ],
 )

@@ -22,6 +22,14 @@ FLAGS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def all_optimizations():
+    """As users compile: what is promised are equal bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        yield
+
+
 @pytest.fixture(scope="module")
 def verified(tmp_path_factory):
     """The folder of the runs that were compared with one that was left alone."""
@@ -53,6 +61,25 @@ def test_a_finished_run_started_again_keeps_its_numbers(verified):
     config = [*FLAGS, f"--config.num_steps={2 * N}"]
     assert Running(config, workdir, devices=1).end() == [0]
     assert (workdir / "evaluation-test-predictions.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("signal", "step", "exit_codes", "promised"),
+    [
+        ("SIGKILL", 5, [-9, 75], True),
+        ("SIGKILL", 5, [-9, -6], True),  # aborted by JAX
+        ("SIGKILL", 5, [-6, 75], False),
+        ("SIGKILL", 5, [-9, -9], False),
+        ("SIGTERM", 5, [75, 75], True),
+        ("SIGTERM", 5, [-15, 75], False),
+        ("SIGTERM", -1, [-15, 75], True),  # before Python listened
+        ("SIGTERM", 5, [75, 1], False),
+    ],
+)
+def test_exit_codes_that_are_promised(signal, step, exit_codes, promised):
+    """Of two processes, of which the first was sent the signal."""
+    kill = chaos.Kill(signal, "training", [0], exit_codes, step)
+    assert kill.as_promised() == promised
 
 
 def test_chaos(tmp_path):

@@ -56,10 +56,12 @@ def main(arguments: Sequence[str]) -> int:
             record = report.record(rows, runner.machine, dataclasses.asdict(settings), command)
             if flags.FLAGS.json:  # after each row: a run that is stopped keeps what it has
                 files.write_atomically(Path(flags.FLAGS.json), json.dumps(record, indent=2) + "\n")
+    report.show(rows, runner.machine)
+    if report.failed(rows):
+        return 1
     if flags.FLAGS.lowerings:
         lowerings.update(Path(flags.FLAGS.lowerings), record)
-    report.show(rows, runner.machine)
-    return 1 if report.failed(rows) else 0
+    return 0
 
 
 def read_flags() -> tuple[Settings, list[str]]:
@@ -73,8 +75,11 @@ def read_flags() -> tuple[Settings, list[str]]:
         for value in values:
             if value not in choices:
                 raise UserError(f'unknown --{name} "{value}"; {suggest(value, choices)}')
-    if flag.lowerings and (flag.what != ["operators"] or flag.only or flag.dtype != "float32"):
-        raise UserError("--lowerings needs --what=operators, of all operators in float32")
+    work = ("batch", "image_size", "dtype", "options", "only")
+    changed = [f"--{name}" for name in work if flag[name].value != flag[name].default]
+    if flag.lowerings and (flag.what != ["operators"] or changed):
+        instead = f", without {', '.join(changed)}" if changed else ""
+        raise UserError(f"--lowerings needs --what=operators alone{instead}: the table is of the whole network")
     settings = Settings(
         model=flag.model,
         batch=flag.batch,

@@ -215,6 +215,7 @@ def validate(config: ConfigDict) -> None:
         ("num_steps", positive, "positive"),
         ("num_examples", positive, "positive"),
         ("model.dropout", fraction, "from 0 to below 1"),
+        ("model.middle_blocks", lambda v: 0 <= v <= 8, "from 0 to 8"),
         ("model.drop_path", fraction, "from 0 to below 1"),
         ("model.output_stride", lambda v: v in (32, 16, 8), "32, 16 or 8"),
         ("model.width", positive, "positive"),

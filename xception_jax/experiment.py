@@ -90,7 +90,6 @@ class Experiment:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices: a function of the seed, and of the weights to start from."""
-
         _, weights = train_state.split(build_model(self.config, self.num_classes))
         if self.pretrained is not None:
             trained, report = transplant(self.pretrained, self.abstract_weights)
@@ -148,7 +147,7 @@ def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> E
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
     pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
     config = resolve(config, pretrained)
-    # A mistyped model name should not wait for a data set to be opened.
+    # Mistyped names should not wait for a data set to be opened; values are looked at when the network is built.
     check_options(config.model.name, config_lib.model_options(config))
     source = open_source(config.data, config.data.train_split, config.image_size)
     num_classes = len(source.class_names)

@@ -201,26 +201,40 @@ def test_setting():
         ops.set_lowering("auto")
 
 
-def test_the_table_decides(monkeypatch):
+@pytest.fixture
+def measured(monkeypatch):
+    """Makes up a table: each network's {operator: (fast, reference)}."""
+
+    def table(*networks):
+        lowering.is_faster.cache_clear()
+        times = [{o: {"fast": fast, "reference": plain} for o, (fast, plain) in n.items()} for n in networks]
+        made = {"cpu": {str(i): {"milliseconds": t} for i, t in enumerate(times)}}
+        monkeypatch.setattr(lowering, "table", lambda: made)
+
+    yield table
+    lowering.is_faster.cache_clear()
+    ops.set_lowering("auto")
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel", "groups"), [("depthwise", 3, 6), ("pointwise", 1, 1), ("convolution", 3, 1)]
+)
+def test_the_table_decides(measured, operator, kernel, groups):
     """An operator that was slower takes the reference, unless it is told otherwise; one not measured does not."""
-    times = [{"depthwise": {"fast": 5, "reference": 4}}, {"depthwise": {"fast": 1, "reference": 3}}, {}]
 
-    def decide(*networks):
-        is_faster.cache_clear()
-        monkeypatch.setattr(lowering, "table", lambda: {"cpu": {str(i): {"milliseconds": t} for i, t in networks}})
-        return primitives((1, 1), "SAME", feature_group_count=6)
+    def plain():
+        shape = (kernel, kernel, 6 // groups, 6)
+        return primitives((1, 1), "SAME", kernel=shape, feature_group_count=groups) == {"conv_general_dilated"}
 
-    is_faster = lowering.is_faster
-    assert decide((0, times[0])) == {"conv_general_dilated"}
-    assert "mul" in decide((0, times[0]), (1, times[1]))  # 6 against 7
-    assert "mul" in decide((2, times[2]))
-    decide((0, times[0]))
+    measured({operator: (5, 4)})
+    assert plain()
     ops.set_lowering("fast")
-    try:
-        assert "mul" in primitives((1, 1), "SAME", feature_group_count=6)
-    finally:
-        ops.set_lowering("auto")
-        is_faster.cache_clear()
+    assert not plain()
+    ops.set_lowering("auto")
+    measured({operator: (5, 4)}, {operator: (1, 3)})  # 6 against 7
+    assert not plain()
+    measured({})
+    assert not plain()
 
 
 def test_the_table_has_all_operators_of_both_networks():

@@ -104,12 +104,13 @@ class Order:
         def permutation(epoch: int) -> np.ndarray:
             return np.random.default_rng((seed, epoch)).permutation(length)
 
-        self._length = length
+        self._length, self._lock = length, threading.Lock()
         self._permutation = functools.lru_cache(maxsize=2)(permutation)  # a batch may cross two epochs
 
     def __getitem__(self, position: int) -> int:
         epoch, offset = divmod(position, self._length)
-        return int(self._permutation(epoch)[offset])
+        with self._lock:  # or every thread would make an epoch's permutation
+            return int(self._permutation(epoch)[offset])
 
 
 def _training(

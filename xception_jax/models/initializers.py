@@ -20,7 +20,8 @@ def glorot_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.
     fan_in + fan_out = 9 + 9 C here and in Keras alike.
 
     NumPy draws them, the same on every platform and under `jax.jit`. `jax.random` would compile a program for each of a
-    network's shapes: seven seconds of Xception's start on a CPU, where this takes one.
+    network's shapes: seven seconds of Xception's start on a CPU, where this takes one. What is traced calls back to the
+    host; it can't be exported.
     """
     *window, fan_in, fan_out = shape
     limit = math.sqrt(6 / (math.prod(window) * (fan_in + fan_out)))

@@ -100,7 +100,8 @@ class BatchNorm(nnx.BatchNorm):
     def update(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> None:
         """Takes a batch's statistics into the running ones."""
         for running, batch in ((self.mean, mean), (self.var, variance)):
-            running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
+            updated = self.momentum * running[...] + (1 - self.momentum) * batch
+            running.set_value(updated.astype(running[...].dtype))  # `running[...] =` takes long to trace
 
     def scale_and_shift(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> tuple[jax.Array, jax.Array]:
         """What normalizing by these statistics multiplies by, and what it adds: float32 [C]."""

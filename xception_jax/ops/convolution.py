@@ -79,7 +79,7 @@ def conv_general_dilated(
     if pointwise and fast_on_cpu("pointwise"):
         return pointwise_conv(lhs, rhs, strides, precision)
     dense = feature_group_count == 1 and dilation == (1, 1) and precision is None and min(*pads[0], *pads[1]) >= 0
-    if dense and fast_on_cpu("convolution"):
+    if dense and not depthwise and not pointwise and fast_on_cpu("convolution"):
         return dense_conv(lhs, rhs, strides, pads)
     return plain()
 
