@@ -184,7 +184,7 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
 
 
 def test_real_imagenet_weights_on_real_photographs(tmp_path):
-    """300 photographs, chosen to be easy; of the logits layer the last 889 of 2048 rows are at hand."""
+    """A third of 300 photographs, chosen to be easy; of the logits layer the last 889 of 2048 rows are at hand."""
     data = os.environ.get("XCEPTION_JAX_TEST_DATA")
     if not data:
         pytest.skip("set XCEPTION_JAX_TEST_DATA to a folder with xception_imagenet and imagenet_like")
@@ -196,13 +196,14 @@ def test_real_imagenet_weights_on_real_photographs(tmp_path):
     kernel[int(top["partial_row_index"]), int(top["partial_row_first_col"]) :] = top["partial_row"]
     np.savez(tmp_path / "x.npz", **arrays, **{"predictions.kernel": kernel, "predictions.bias": top["bias"]})
     pictures, output = folder / "imagenet_like" / "images", tmp_path / "x.csv"
+    some = sorted(p for p in pictures.rglob("*") if p.is_file())[::3]
     optimized = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    arguments = [f"--weights={tmp_path / 'x.npz'}", pictures, f"--output={output}"]
+    arguments = [f"--weights={tmp_path / 'x.npz'}", *some, f"--output={output}"]
     run("xception_jax.predict", *arguments, check=True, **optimized)
     labels = {r["file"]: int(r["imagenet_class"]) for r in csv.DictReader((pictures.parent / "labels.csv").open())}
     labels = {Path(name).name: label for name, label in labels.items()}
     rows = list(csv.DictReader(output.open()))
     right = [r for r in rows if int(r["class_index"]) == labels[Path(r["file"]).name]]
-    assert len({r["file"] for r in rows}) == 300
-    assert sum(r["rank"] == "1" for r in right) >= 0.95 * 300
-    assert len(right) >= 0.98 * 300
+    assert len({r["file"] for r in rows}) == len(some) == 100
+    assert sum(r["rank"] == "1" for r in right) >= 0.95 * 100
+    assert len(right) >= 0.98 * 100
