@@ -48,19 +48,22 @@ def main(arguments: Sequence[str]) -> int:
     runner = Runner(settings)
     runner.measure_machine()
     command = shlex.join(["python", "-m", "xception_jax.benchmark", *sys.argv[1:]])
-    rows, record = [], {}
+    rows: list[dict[str, Any]] = []
+
+    def record() -> dict[str, Any]:
+        return report.record(rows, runner.machine, dataclasses.asdict(settings), command)
+
     for what in subjects:
         for row in SUBJECTS[what](runner):
             print(f"measured {row['what']} {row['name']} {row.get('direction', '')}", file=sys.stderr)
             rows.append(row)
-            record = report.record(rows, runner.machine, dataclasses.asdict(settings), command)
             if flags.FLAGS.json:  # after each row: a run that is stopped keeps what it has
-                files.write_atomically(Path(flags.FLAGS.json), json.dumps(record, indent=2) + "\n")
+                files.write_atomically(Path(flags.FLAGS.json), json.dumps(record(), indent=2) + "\n")
     report.show(rows, runner.machine)
     if report.failed(rows):
         return 1
     if flags.FLAGS.lowerings:
-        lowerings.update(Path(flags.FLAGS.lowerings), record)
+        lowerings.update(Path(flags.FLAGS.lowerings), record())
     return 0
 
 

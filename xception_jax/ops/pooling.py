@@ -65,8 +65,8 @@ def _separable_max_pool(x: jax.Array, window: int, stride: int, padding: Padding
         padding = lax.padtype_to_pads(x.shape[1:3], (extent, extent), (stride, stride), padding)
     (top, bottom), (left, right) = padding
     # float32 within: the CPU emulates bfloat16, and where windows overlap the gradient is a sum.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    y = lax.pad(x.astype(wide), jnp.array(-jnp.inf, wide), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
+    y = wide(x)
+    y = lax.pad(y, jnp.array(-jnp.inf, y.dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
     for axis in (2, 1):
         starts = y.shape[axis] - extent + 1  # first pixels that windows can have
         first, *later = [lax.slice_in_dim(y, i, i + starts, stride, axis) for i in range(0, extent, dilation)]
