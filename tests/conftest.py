@@ -8,6 +8,8 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # Most time goes to compiling programs that are run a few times.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# A program's kernels in one module: as many processes as cores leave nothing to compile at the same time.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1")
 # One cache for all of a suite's processes: the same program is compiled once.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax")
@@ -28,7 +30,7 @@ SMALL_RUN = [
     "--config=configs/quickstart.py",
     "--config.num_steps=12",
     "--config.model.width=0.01",
-    "--config.model.middle_blocks=1",
+    "--config.model.middle_blocks=0",
     "--config.schedule.warmup=0 steps",
 ]
 
@@ -54,7 +56,7 @@ def tiny() -> ConfigDict:
     c.num_steps = 6
     c.model.stem = "small"
     c.model.width = 0.01
-    c.model.middle_blocks = 1
+    c.model.middle_blocks = 0
     c.model.dropout = 0.5
     c.model.bn_momentum = 0.9
     c.data.name = "synthetic"

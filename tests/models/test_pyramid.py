@@ -39,7 +39,6 @@ def test_features_and_pooled_features_are_of_the_last_map(name):
         ("xception", 97, 8),
         ("xception", 118, 16),
         ("xception41p", 118, 8),
-        ("xception71", 97, 8),
     ],
 )
 def test_output_strides_show_more_pixels_of_the_same_map(name, size, output_stride):

@@ -24,12 +24,12 @@ IN_C = ("h5", "h5_groups", "h5_chunked", "torch", "torch_old")
 MOST_CRASHES = 50
 
 
-def run(folder):
+def run(folder, damages=DAMAGES):
     """What came of each damage by number; "crash" is an outcome too (a hang is ended), and a new process goes on."""
     outcomes = {}
     first = 0
-    while first < DAMAGES:
-        command = [sys.executable, "-m", "tests.pretrained.fuzz", str(folder), str(first), str(DAMAGES)]
+    while first < damages:
+        command = [sys.executable, "-m", "tests.pretrained.fuzz", str(folder), str(first), str(damages)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         outcomes |= {line["number"]: line["outcome"] for line in lines if "outcome" in line}
@@ -57,10 +57,10 @@ def test_damaged_files(kind, tmp_path, monkeypatch):
     if kind in CHECKED:
         assert counts.keys() <= {"error", "same"}
     # What crashed a library, or made it hang, is a user's error: it has a process of its own.
-    monkeypatch.setattr(guarded, "SECONDS", 5)
+    monkeypatch.setattr(guarded, "SECONDS", 3)
     crashes = [n for n, outcome in outcomes.items() if outcome == "crash"]
     assert not crashes or kind in IN_C
-    for number in crashes[:5]:
+    for number in crashes[:3]:
         path = fuzz.damaged_copy(sound, number, tmp_path)
         with pytest.raises(WeightsFileError, match="damaged"):
             read_tensors(path)
@@ -68,22 +68,18 @@ def test_damaged_files(kind, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["h5", "torch_old"])
 def test_damaged_files_read_in_a_process_of_their_own(kind, tmp_path):
-    """As users do: an error, or arrays, and this process goes on."""
-    # PyTorch writes addresses into its old files: the same damage meets another byte in each.
+    """As users do: an error, or the arrays, and this process goes on."""
     if "torch" in kind:
         pytest.importorskip("torch")
     sound = fuzz.make(kind, tmp_path)
     _, expected, _ = read_tensors(sound)
-    seen = set()
-    for number in range(60):
-        if {"error"} < seen:
-            return
-        path = fuzz.damaged_copy(sound, number, tmp_path)
-        try:
-            seen.add(fuzz.compare(read_tensors(path)[1], expected))
-        except WeightsFileError:
-            seen.add("error")
-    pytest.fail(f"of 60 damaged files some are refused and some are read, but here all gave {seen}")
+    # PyTorch writes addresses into its old files: which damages are errors differs from file to file.
+    outcomes = run(tmp_path, 60)
+    refused, read = (next(n for n, x in outcomes.items() if x in kinds) for kinds in (("error",), ("same", "numbers")))
+    with pytest.raises(WeightsFileError):
+        read_tensors(fuzz.damaged_copy(sound, refused, tmp_path))
+    found = read_tensors(fuzz.damaged_copy(sound, read, tmp_path))[1]
+    assert fuzz.compare(found, expected) == outcomes[read]
 
 
 def test_damaged_numbers_leave_names_and_shapes(tmp_path):
