@@ -133,7 +133,7 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tiny, tmp_path, monkeyp
 
 def test_training_starts_from_trained_weights(tiny, tmp_path):
     """All but the logits are the file's, which has another class count; input and options are the file's too."""
-    options = {"stem": "small", "width": 0.01, "middle_blocks": 1}
+    options = {"stem": "small", "width": 0.01, "middle_blocks": 0}
     _, weights = peers.tiny("xception", num_classes=3, **options)
     spec = InputSpec(crop_fraction=0.7, normalization=Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
     trained = Pretrained("test", "xception", {**options, "bn_epsilon": 0.5}, 3, weights, spec)

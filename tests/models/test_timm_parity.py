@@ -22,7 +22,7 @@ def networks(request):
 
 def test_logits_are_timm_s(networks):
     name, twin, weights = networks
-    images = peers.pictures(299)
+    images = peers.pictures(139 if name in DEEPER else 299)
     expected = peers.run_torch(twin, images)
     logits, _ = peers.run_ours(peers.structure(name)[0], weights, images)
     print(f"{name}: logits {peers.error(logits, expected):.1e}")
