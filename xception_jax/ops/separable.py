@@ -17,15 +17,9 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from xception_jax.ops.affine import affine, row, variance, wide
+from xception_jax.ops.affine import row, variance, wide
 from xception_jax.ops.dense import NHWC
-
-
-class Settings(NamedTuple):
-    """What is static: whether there is a ReLU, and the dilation of the depthwise convolution."""
-
-    relu: bool
-    dilation: int
+from xception_jax.ops.depthwise_backward import Settings, affine_relu, depthwise_backward
 
 
 class Weights(NamedTuple):
@@ -83,29 +77,13 @@ def _backward(settings: Settings, residuals: tuple, cotangents: tuple) -> tuple:
     to_sum, to_square = (row(t, y) for t in to_sums)
     to_y = (wide(to_y) + to_sum + 2 * to_square * wide(y)).astype(y.dtype)
     to_middle, to_pointwise = jax.vjp(_pointwise, middle, weights.pointwise)[1](to_y)
-    normalized = _affine_relu(x, weights, settings)
-    depthwise = functools.partial(_depthwise, settings=settings)
-    to_normalized, to_depthwise = jax.vjp(depthwise, normalized, weights.depthwise)[1](to_middle)
-    passed = jnp.where(normalized > 0, wide(to_normalized), 0) if settings.relu else wide(to_normalized)
-    to_shift, to_scale = passed.sum((0, 1, 2)), (passed * wide(x)).sum((0, 1, 2))
-    to_x = (passed * row(weights.scale, x)).astype(x.dtype)
+    to_x, to_scale, to_shift, to_depthwise = depthwise_backward(
+        x, weights.scale, weights.shift, weights.depthwise, to_middle, settings
+    )
     return to_x, Weights(to_scale, to_shift, to_depthwise, to_pointwise)
 
 
 _convolve.defvjp(_forward, _backward)
-
-
-def _affine_relu(x: jax.Array, weights: Weights, settings: Settings) -> jax.Array:
-    x = affine(x, weights.scale, weights.shift)
-    return jax.nn.relu(x) if settings.relu else x
-
-
-def _depthwise(x: jax.Array, kernel: jax.Array, settings: Settings) -> jax.Array:
-    d = settings.dilation
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), ((d, d), (d, d)), rhs_dilation=(d, d),
-        dimension_numbers=NHWC, feature_group_count=x.shape[-1],
-    )  # fmt: skip
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -113,7 +91,7 @@ def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _depthwise_of_affine(x: jax.Array, weights: Weights, settings: Settings) -> jax.Array:
-    """`_depthwise` of `_affine_relu`, as nine shifted products that each compute what they multiply.
+    """The depthwise convolution of `affine_relu`, as nine shifted products that each compute what they multiply.
 
     Compilers would rather write the normalized map to memory than compute it nine times.
     """
@@ -125,7 +103,7 @@ def _depthwise_of_affine(x: jax.Array, weights: Weights, settings: Settings) -> 
     for i, j in itertools.product(range(3), range(3)):
         part = np.s_[:, i * d : i * d + height, j * d : j * d + width]
         # What is normalized is 0 beyond the border, not what comes before it.
-        tap = jnp.where(inside[part], _affine_relu(padded[part], weights, settings), 0)
+        tap = jnp.where(inside[part], affine_relu(padded[part], weights.scale, weights.shift, settings), 0)
         total += wide(tap) * wide(weights.depthwise[i, j].reshape(1, 1, 1, -1))
     return total.astype(x.dtype)
 
