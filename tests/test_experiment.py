@@ -125,7 +125,7 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tiny, tmp_path, monkeyp
         Status(tmp_path) as status,
         RunLog(tmp_path, asked.total_steps, resume_step=0, primary=True) as log,
     ):
-        run = training.Run(asked, validator, checkpoints, log, status, preemption, profiler)
+        run = training.Run(asked, asked.train_step, validator, checkpoints, log, status, preemption, profiler)
         with pytest.raises(TrainingError, match=r"at step 3 the .*nan.*; the checkpoint of step 2 is kept"):
             training.fit(run, state)
     assert checkpoints.find("last") == 2

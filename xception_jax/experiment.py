@@ -18,6 +18,7 @@ from xception_jax.durations import in_steps
 from xception_jax.errors import UserError
 from xception_jax.inputs import InputSpec, input_spec
 from xception_jax.models import check_options, create_model
+from xception_jax.models.layers import check_image_size
 from xception_jax.optimizers import create_optimizer, create_schedule
 from xception_jax.pretrained import Pretrained, fill, load, transplant
 from xception_jax.sharding import check_batch_size, data_mesh, state_shardings
@@ -103,11 +104,24 @@ class Experiment:
         return train_state.create(weights, self.optimizer, averaging=self.config.average_decay > 0)
 
     @functools.cached_property
-    def train_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-        """The training step, compiled when first called."""
+    def train_step(self) -> jax.stages.Wrapped:
+        """The training step, (state, batch) -> (state, metrics), compiled when first called."""
         return make_train_step(
             self.graphdef, self.optimizer, self.schedule, self.train_settings, self.mesh, self.state_shardings
         )
+
+    def compiled_train_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+        """`train_step`, compiled now."""
+        return self.train_step.lower(self.abstract_state, self.abstract_batch).compile()
+
+    @property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a batch."""
+        size, side = self.config.batch_size, self.config.image_size
+        return {
+            "image": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8),
+            "label": jax.ShapeDtypeStruct((size,), np.int32),
+        }
 
     @functools.cached_property
     def eval_step(self) -> Callable[[Weights, Batch], Metrics]:
@@ -200,5 +214,5 @@ def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, 
 
 def check_pictures(config: ConfigDict, graphdef: nnx.GraphDef, weights: Weights) -> None:
     """Refuses pictures that are too small for the network."""
-    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), "float32")
-    jax.eval_shape(lambda w, x: train_state.merge(graphdef, w)(x), weights, images)
+    smallest = train_state.merge(graphdef, weights).min_image_size
+    check_image_size((1, config.image_size, config.image_size, 3), smallest)

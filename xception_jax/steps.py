@@ -56,7 +56,7 @@ def make_train_step(
     settings: TrainSettings,
     mesh: Mesh,
     shardings: TrainState | NamedSharding | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Compiles (state, batch) -> (state, metrics). The state's buffers are donated: use only the returned one.
 
     The batch holds image (uint8 [B, S, S, 3]) and label (int32 [B]). Metrics are float32 scalars: loss (label

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,13 @@ def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[
         if primary():
             summary.show(experiment)
         checkpoints = Checkpoints(workdir, config.checkpoint)
-        state = first_or_last_state(experiment, checkpoints)
-        status.update(state="training", step=int(state.step), total_steps=experiment.total_steps)
+        status.update(state="training", step=checkpoints.latest or 0, total_steps=experiment.total_steps)
+        train_step, state = ready(experiment, checkpoints)
         with RunLog(workdir, experiment.total_steps, resume_step=int(state.step), primary=primary()) as log:
             for sentence in checkpoints.set_aside:
                 log.note(sentence)
             profiler = Profiler(workdir / "profile", profile)
-            run = Run(experiment, validator, checkpoints, log, status, preemption, profiler)
+            run = Run(experiment, train_step, validator, checkpoints, log, status, preemption, profiler)
             state, speed, broken = fit(run, state)
             with status.evaluating():
                 predictions, skipped = tester.predict(state, preemption.check)
@@ -100,6 +101,7 @@ class Run:
     """What the loop works with."""
 
     experiment: Experiment
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     validator: Evaluator
     checkpoints: Checkpoints
     log: RunLog
@@ -144,7 +146,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
             with clock.waiting():
                 batch = next(batches)
             with run.profiler.step(step, finish=reader.finish):
-                state, metrics = experiment.train_step(state, batch)
+                state, metrics = run.train_step(state, batch)
                 run.preemption.nothing_to_lose = False
                 reader.add(step, metrics)
             if step == start + 1:  # compilation and the first batch are no part of the speed
@@ -170,17 +172,22 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
     return state, clock.mean(), broken
 
 
-def first_or_last_state(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
-    """The state of the last checkpoint, or the one before the first step where there is none."""
-    latest = checkpoints.latest
-    if latest is None:
-        return experiment.initial_state()
-    if latest > experiment.total_steps:
-        raise UserError(
-            f"the work directory is at step {latest}, past the {experiment.total_steps} steps that the config asks for"
-        )
-    print(f"Resuming from step {latest}.")
-    return checkpoints.restore(latest, experiment.abstract_state, experiment.state_shardings)
+def ready(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
+    """The training step, and the state of the last checkpoint, or the one before the first step where there is none.
+
+    The step is compiled, where one is left to do, while the state is drawn or read.
+    """
+    latest, total = checkpoints.latest, experiment.total_steps
+    if latest is not None and latest > total:
+        raise UserError(f"the work directory is at step {latest}, past the {total} steps that the config asks for")
+    with ThreadPoolExecutor(1, "compilation") as pool:
+        compiling = pool.submit(experiment.compiled_train_step) if latest != total else None
+        if latest is None:
+            state = experiment.initial_state()
+        else:
+            print(f"Resuming from step {latest}.")
+            state = checkpoints.restore(latest, experiment.abstract_state, experiment.state_shardings)
+    return compiling.result() if compiling else experiment.train_step, state
 
 
 def run_record(experiment: Experiment) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import inspect
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
+import jax
 from flax import nnx
 
 from xception_jax.errors import UserError, suggest
@@ -41,7 +42,30 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
       UserError: an unknown name or option (the nearest right one is named), or a value out of range.
     """
     check_options(name, options)
-    return MODELS[name](num_classes, rngs=rngs, **options)
+    keys = _Keys(rngs)
+    model = MODELS[name](num_classes, rngs=cast(nnx.Rngs, keys), **options)
+    keys.finish()
+    return model
+
+
+class _Keys:
+    """The keys that `rngs.params()` would give, one after another, counted in Python.
+
+    Flax' own counter is an array; where a network is traced, JAX looks for its origin each time, which takes three
+    times as long as all the rest.
+    """
+
+    def __init__(self, rngs: nnx.Rngs):
+        self._stream = rngs.params
+        self._key, self._first, self._given = self._stream.key[...], self._stream.count[...], 0
+
+    def params(self) -> jax.Array:
+        self._given += 1
+        return jax.random.fold_in(self._key, self._first + (self._given - 1))
+
+    def finish(self) -> None:
+        """Lets the stream go on after what was given."""
+        self._stream.count.set_value(self._first + self._given)
 
 
 def check_options(name: str, options: Collection[str]) -> None:

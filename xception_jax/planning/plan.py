@@ -4,10 +4,8 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from xception_jax import experiment as experiment_lib
@@ -87,15 +85,9 @@ def plan_step(config: ConfigDict, topology: Topology, batch_per_chip: int) -> Pl
       UserError: a mistake in the config.
     """
     run = experiment_lib.create(_without_data(config, batch_per_chip * len(topology.devices)), topology.devices)
-    size, side = run.config.batch_size, run.config.image_size
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
-    step: Any = run.train_step
     began = time.monotonic()
     with ops.platform(topology.platform):
-        traced = step.trace(run.abstract_state, batch)
+        traced = run.train_step.trace(run.abstract_state, run.abstract_batch)
     limit = int(topology.chip.memory) if topology.chip else None
     try:
         compiled = traced.lower().compile()
@@ -115,7 +107,7 @@ def plan_step(config: ConfigDict, topology: Topology, batch_per_chip: int) -> Pl
         a.temp_size_in_bytes,
         a.generated_code_size_in_bytes,
     )
-    products = 2 * multiply_adds(traced.jaxpr.jaxpr) / size
+    products = 2 * multiply_adds(traced.jaxpr.jaxpr) / run.config.batch_size
     return Plan(
         batch_per_chip,
         memory,
