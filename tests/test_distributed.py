@@ -185,10 +185,10 @@ def single(tmp_path_factory, pictures) -> Path:
 
 
 def test_run_moves_between_numbers_of_processes(single, pictures, tmp_path):
-    """And between meshes: it is the run of one. One process is killed, that of four which the others report to, and one
-    of two; they stop. At the end two find each other by SLURM's variables."""
+    """And between meshes: it is the run of one. One process is killed, and that of four which the others report to;
+    they stop. Then two find each other by SLURM's variables."""
     workdir, step = tmp_path / "run", 0
-    for count, victim, flags in ((1, 0, ()), (4, 0, ()), (2, 1, (FULLY_SHARDED,))):
+    for count, victim, flags in ((1, 0, ()), (4, 0, ())):
         with Run(workdir, pictures, count, *flags) as run:
             step = run.wait_for_checkpoint(after=step)
             run.kill(victim)
