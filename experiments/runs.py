@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +143,9 @@ class Difference:
     parts: dict[str, float]
     examples: bool  # whether they saw the same
 
-    def within(self, tolerance: float) -> bool:
-        """Whether the examples were the same, and no part is further apart.
-
-        Unless bits are asked for, the optimizer's state is left out: of gradients that nearly cancel, rounding is a
-        large part. (That it is all of what was measured, 0.12, has not been shown.)
-        """
-        return self.examples and all(
-            d <= tolerance for part, d in self.parts.items() if part != "optimizer" or not tolerance
-        )
+    def within(self, limits: Mapping[str, float]) -> bool:
+        """Whether the examples were the same, and no part is further apart than its limit; 0 where it has none."""
+        return self.examples and all(distance <= limits.get(part, 0) for part, distance in self.parts.items())
 
     def cells(self) -> list[str]:
         """For a table."""
