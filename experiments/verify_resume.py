@@ -4,8 +4,9 @@
 
 Trains 2N steps; then, for each way to be interrupted, N steps or a few more, the interruption, and the rest. Compares
 parameters, batch statistics, averages, optimizer state and the examples of each step, prints a table, and exits with 1
-where two runs differ: on the same devices by a bit; moved to another number of them by more than a run differs that was
-there from its start, which is what rounding becomes. Flags that are not named below are the training command's.
+where two runs differ: on the same devices by a bit; moved to another number of them by more than three times what a run
+differs that was there from its start, which is what rounding becomes. Flags that are not named below are the training
+command's.
 """
 
 import argparse

@@ -149,7 +149,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
                 state, metrics = run.train_step(state, batch)
                 run.preemption.nothing_to_lose = False
                 reader.add(step, metrics)
-            if step == start + 1:  # compilation and the first batch are no part of the speed
+            if step == start + 1:  # the first batch and what is allocated once are no part of the speed
                 reader.finish()
                 clock.restart()
             else:

@@ -3,7 +3,7 @@
 As convolutions and sums it moves nine maps through main memory. All of its results are sums over what one pixel has,
 its own input and the cotangents of its nine neighbours, so that one kernel moves three: it reads two and writes one.
 
-Shape legend: B batch, H height, W width, P = H W pixels, C channels, N parts of a picture.
+Shape legend: B batch, H height, W width, C channels, N parts of a picture.
 """
 
 import functools
@@ -105,22 +105,14 @@ def _depthwise(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     )  # fmt: skip
 
 
-def in_one_kernel(
-    x: jax.Array,
-    scale: jax.Array,
-    shift: jax.Array,
-    kernel: jax.Array,
-    cotangent: jax.Array,
-    settings: Settings,
-    interpret: bool = False,
-) -> Gradients:
-    """`depthwise_backward` by the kernel. `interpret`: on any platform, slowly."""
+def in_one_kernel(*args: jax.Array, settings: Settings, interpret: bool = False) -> Gradients:
+    """`depthwise_backward` of its `args`, by the kernel. `interpret`: on any platform, slowly."""
 
     @custom_vmap
     def gradients(*args: jax.Array) -> Gradients:
         to_x, sums = _partitioned(*args, settings, interpret)
         *to_kernel, to_scale, to_shift = sums.sum((0, 1))
-        return Gradients(to_x, to_scale, to_shift, jnp.stack(to_kernel).reshape(kernel.shape).astype(kernel.dtype))
+        return Gradients(to_x, to_scale, to_shift, jnp.stack(to_kernel).reshape(3, 3, 1, -1).astype(to_x.dtype))
 
     @gradients.def_vmap
     def _(size: int, batched: Any, *args: jax.Array) -> tuple[Gradients, Gradients]:
@@ -128,7 +120,7 @@ def in_one_kernel(
         axes = [0 if b else None for b in batched]
         return jax.vmap(plain, axes, axis_size=size)(*args), Gradients(True, True, True, True)  # type: ignore[arg-type]
 
-    return gradients(x, scale, shift, kernel, cotangent)
+    return gradients(*args)
 
 
 def _call(
