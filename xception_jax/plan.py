@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags, logging
 from ml_collections import config_flags
 from rich.console import Console
@@ -112,7 +113,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
     flags.DEFINE_string("topology", None, "The devices: v5e:4x4, v5p:2x2x1, v6e:2x2, h200:8, cpu:8.")
     flags.DEFINE_integer("batch", None, "Pictures a chip. Default: config.batch_size over all chips.")
-    flags.DEFINE_bool("largest-batch", False, "Find the largest batch a chip that fits.")
+    flags.DEFINE_bool("largest_batch", False, "Find the largest batch a chip that fits.")
     flags.DEFINE_bool("reference", False, "Plan the plain network: every operator as lax and its automatic gradient.")
     flags.DEFINE_string("json", None, "A file to write the plan to.")
 
@@ -125,7 +126,10 @@ def main(arguments: Sequence[str]) -> int | None:
     if flag.batch is not None and flag.batch < 1:
         raise UserError(f"--batch={flag.batch}; it must be 1 or more")
     logging.set_verbosity(logging.ERROR)
+    jax.config.update("jax_enable_compilation_cache", False)  # what is compiled for absent devices can't be read again
     topology = open_topology(flag.topology)
+    if flag.largest_batch and topology.chip is None:
+        raise UserError("the largest batch can be found for TPUs and GPUs only; a computer's memory is not known")
     devices = len(topology.devices)
     if flag.batch is None:
         check_batch_size("config.batch_size", flag.config.batch_size, 1, devices)
@@ -133,7 +137,7 @@ def main(arguments: Sequence[str]) -> int | None:
 
     ops.set_lowering("reference" if flag.reference else "auto")
     compile_step = functools.partial(plan_step, flag.config, topology)
-    if flag["largest-batch"].value:
+    if flag.largest_batch:
 
         def announced(batch_per_chip: int) -> Plan:
             plan = compile_step(batch_per_chip)

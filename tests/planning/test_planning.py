@@ -68,10 +68,9 @@ def test_unknown_topologies(name, message):
         open_topology(name)
 
 
-def planned(topology, *options, file):
-    """What the command writes and prints."""
-    flags = ["--config=configs/quickstart.py", f"--topology={topology}", f"--json={file}", *options]
-    result = subprocess.run(
+def command(topology, *options):
+    flags = ["--config=configs/quickstart.py", f"--topology={topology}", *options]
+    return subprocess.run(
         [sys.executable, "-m", "xception_jax.plan", *flags],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")},
@@ -79,8 +78,19 @@ def planned(topology, *options, file):
         text=True,
         check=False,
     )
+
+
+def planned(topology, *options, file):
+    """What the command writes and prints."""
+    result = command(topology, f"--json={file}", *options)
     assert result.returncode == 0, result.stderr
     return json.loads(file.read_text()), result.stdout
+
+
+def test_the_largest_batch_is_not_looked_for_where_memory_is_not_known():
+    result = command("cpu:2", "--largest-batch")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "for TPUs and GPUs only" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,7 @@ def largest_batch(plan: Callable[[int], Plan], start: int) -> Plan:
     best, too_large, batch = None, None, start
     while True:
         tried = plan(batch)
-        if tried.limit is None:
-            raise UserError("the largest batch can be found for TPUs and GPUs only; a computer's memory is not known")
+        assert tried.limit is not None
         if tried.fits:
             # Memory grows linearly with the batch; where it would not fit, a TPU's compiler computes some of it again,
             # so that the next one may be above that line.
