@@ -79,7 +79,9 @@ def make_train_step(
     def gradient(*args: Any) -> tuple:
         """The gradient of the loss and what else it returns."""
         kept = jax.checkpoint_policies.save_only_these_names(*KEPT)
-        return jax.grad(jax.checkpoint(loss_fn, policy=kept) if ops.fast_on_gpu() else loss_fn, has_aux=True)(*args)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # kernels ask how the batch is split
+            f = jax.checkpoint(loss_fn, policy=kept) if ops.fast_on_gpu() else loss_fn
+            return jax.grad(f, has_aux=True)(*args)
 
     def accumulated(weights: Weights, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
         """Means over A parts of the batch, one after the other; batch statistics are updated after each."""

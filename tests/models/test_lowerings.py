@@ -1,4 +1,4 @@
-"""A block of Xception as GPUs compute it is the plain one: results, gradients and running statistics."""
+"""A block of Xception as GPUs and TPUs compute it is the plain one: results, gradients and running statistics."""
 
 import contextlib
 
@@ -39,11 +39,14 @@ def results(stride, train):
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, params)
 
 
-@pytest.mark.parametrize(("stride", "train"), [(2, True), (1, True), (2, False)])
-def test_block(stride, train):
+@pytest.mark.parametrize(
+    ("platform", "stride", "train"),
+    [("gpu", 2, True), ("gpu", 1, True), ("gpu", 2, False), ("tpu", 2, True), ("tpu", 1, True)],
+)
+def test_block(platform, stride, train):
     computed = []
     for context in (ops.reference(), contextlib.nullcontext()):
-        with ops.platform("gpu"), context:
+        with ops.platform(platform), context:
             computed.append(results(stride, train))
     for a, b in zip(*map(jax.tree.leaves, computed), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(a).max()))

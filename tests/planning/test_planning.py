@@ -14,7 +14,7 @@ import pytest
 from configs.quickstart import get_config
 from xception_jax import experiment
 from xception_jax.errors import UserError
-from xception_jax.planning.plan import Plan, largest_batch
+from xception_jax.planning.plan import Plan, largest_batch, needed_and_available
 from xception_jax.planning.topology import open_topology
 from xception_jax.summary import count_layers
 from xception_jax.train_state import num_bytes, num_parameters
@@ -51,6 +51,24 @@ def test_largest_batch(limit, start):
 def test_largest_batch_where_nothing_fits():
     with pytest.raises(UserError, match="not even 8 pictures a chip fit: they need"):
         largest_batch(lambda batch: fake(batch, limit=20), 64)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory. Used 16.50G of 15.75G hbm. Exceeded by 768M", (16.5, 15.75)),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (15.80G) "
+            "exceeds available HBM (15.75G).",
+            (15.8, 15.75),
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 65M of 64M vmem", None),
+        ("INVALID_ARGUMENT: Used 16.50G of 15.75G hbm", None),
+    ],
+)
+def test_what_the_compiler_says_of_too_large_programs(message, expected):
+    """As libtpu words it."""
+    assert needed_and_available(message) == (expected and tuple(int(g * 2**30) for g in expected))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from xception_jax.ops.affine import affine, batch_statistics
 from xception_jax.ops.convolution import conv_general_dilated
-from xception_jax.ops.lowering import fast_on_gpu, platform, reference, set_lowering, use_reference
+from xception_jax.ops.lowering import fast_on_gpu, fused, platform, reference, set_lowering, use_reference
 from xception_jax.ops.normalization import batch_norm, normalize
 from xception_jax.ops.pooling import affine_max_pool, avg_pool, max_pool
 from xception_jax.ops.separable import normalized_separable_conv
@@ -15,6 +15,7 @@ __all__ = [
     "batch_statistics",
     "conv_general_dilated",
     "fast_on_gpu",
+    "fused",
     "max_pool",
     "normalize",
     "normalized_separable_conv",

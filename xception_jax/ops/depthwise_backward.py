@@ -14,30 +14,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton
-from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
-from xception_jax.ops.affine import Vector, affine, row, wide
-from xception_jax.ops.dense import NHWC
+from xception_jax.ops import kernels
+from xception_jax.ops.affine import Vector, row, wide
+from xception_jax.ops.separable_reference import Maps, Settings, affine_relu, depthwise_conv
 
-Maps = Float[Array, "B H W C"]
 Kernel = Float[Array, "3 3 1 C"]
 
 TAPS = tuple(itertools.product((-1, 0, 1), (-1, 0, 1)))
 # What one program of the kernel holds in registers: so many pixels of so many channels; and how many pixels it does.
 PIXELS, CHANNELS, PIXELS_A_PART = 16, 64, 1024
 SUMS = len(TAPS) + 2
-
-
-class Settings(NamedTuple):
-    """What is static: whether there is a ReLU, and the dilation of the depthwise convolution."""
-
-    relu: bool
-    dilation: int
 
 
 class Gradients(NamedTuple):
@@ -49,17 +39,10 @@ class Gradients(NamedTuple):
     kernel: Kernel
 
 
-def affine_relu(x: Maps, scale: Vector, shift: Vector, settings: Settings) -> Maps:
-    """x * scale + shift, or its ReLU."""
-    x = affine(x, scale, shift)
-    return jax.nn.relu(x) if settings.relu else x
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
 def depthwise_backward(
     x: Maps, scale: Vector, shift: Vector, kernel: Kernel, cotangent: Maps, settings: Settings
 ) -> Gradients:
-    """The gradients of `depthwise(affine_relu(x, scale, shift), kernel)`, symmetrically padded, stride 1.
+    """The gradients of `depthwise_conv(affine_relu(x, scale, shift), kernel)`.
 
     Where a batch is sharded each device has its own pictures' part of the kernel, and sums alone are sent. Derivatives
     of every order, and `vmap`, are those of the plain form.
@@ -70,20 +53,18 @@ def depthwise_backward(
       kernel, cotangent: of x's dtype.
     """
     plain = functools.partial(plain_backward, settings=settings)
-    on_nvidia = functools.partial(in_one_kernel, settings=settings) if _has_pallas() else plain
-    return lax.platform_dependent(x, scale, shift, kernel, cotangent, cuda=on_nvidia, default=plain)
+    kernel_form = functools.partial(in_one_kernel, settings=settings)
+
+    def value(*args: jax.Array) -> Gradients:
+        return lax.platform_dependent(*args, cuda=kernel_form if _has_kernel() else plain, default=plain)
+
+    return kernels.as_operator(value, plain)(x, scale, shift, kernel, cotangent)
 
 
-@depthwise_backward.defjvp
-def _derivative(settings: Settings, primals: tuple, tangents: tuple) -> tuple[Gradients, Gradients]:
-    plain = functools.partial(plain_backward, settings=settings)
-    return depthwise_backward(*primals, settings), jax.jvp(plain, primals, tangents)[1]
-
-
-def _has_pallas() -> bool:
-    """NVIDIA's GPUs before compute capability 8.0 do not. A GPU that is planned for, and is not there, does."""
+def _has_kernel() -> bool:
+    """NVIDIA's GPUs before compute capability 8.0 have none. A GPU that is planned for, and is not there, has."""
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return not re.match(r"[1-7]\.", capability)
+    return kernels.batch_axes() is not None and not re.match(r"[1-7]\.", capability)
 
 
 def plain_backward(
@@ -91,36 +72,31 @@ def plain_backward(
 ) -> Gradients:
     """`depthwise_backward` as convolutions and sums."""
     normalized = affine_relu(x, scale, shift, settings)
-    depthwise = functools.partial(_depthwise, dilation=settings.dilation)
+    depthwise = functools.partial(depthwise_conv, settings=settings)
     to_normalized, to_kernel = jax.vjp(depthwise, normalized, kernel)[1](cotangent)
     passed = jnp.where(normalized > 0, wide(to_normalized), 0) if settings.relu else wide(to_normalized)
     to_scale, to_shift = (passed * wide(x)).sum((0, 1, 2)), passed.sum((0, 1, 2))
     return Gradients((passed * row(scale, x)).astype(x.dtype), to_scale, to_shift, to_kernel)
 
 
-def _depthwise(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), [(dilation, dilation)] * 2, rhs_dilation=(dilation, dilation),
-        dimension_numbers=NHWC, feature_group_count=x.shape[-1],
-    )  # fmt: skip
+def in_one_kernel(
+    x: Maps,
+    scale: Vector,
+    shift: Vector,
+    kernel: Kernel,
+    cotangent: Maps,
+    settings: Settings,
+    interpret: bool = False,
+) -> Gradients:
+    """`depthwise_backward` by the kernel. `interpret`: on any platform, slowly."""
 
+    def local(maps: tuple, others: tuple) -> tuple[jax.Array, jax.Array]:
+        (x, cotangent), (scale, shift, kernel) = maps, others
+        to_x, sums = _call(x, scale, shift, kernel, cotangent, settings, interpret)
+        return to_x, sums.sum((0, 1))
 
-def in_one_kernel(*args: jax.Array, settings: Settings, interpret: bool = False) -> Gradients:
-    """`depthwise_backward` of its `args`, by the kernel. `interpret`: on any platform, slowly."""
-
-    @custom_vmap
-    def gradients(*args: jax.Array) -> Gradients:
-        to_x, sums = _partitioned(*args, settings, interpret)
-        *to_kernel, to_scale, to_shift = sums.sum((0, 1))
-        return Gradients(to_x, to_scale, to_shift, jnp.stack(to_kernel).reshape(3, 3, 1, -1).astype(to_x.dtype))
-
-    @gradients.def_vmap
-    def _(size: int, batched: Any, *args: jax.Array) -> tuple[Gradients, Gradients]:
-        plain = functools.partial(plain_backward, settings=settings)
-        axes = [0 if b else None for b in batched]
-        return jax.vmap(plain, axes, axis_size=size)(*args), Gradients(True, True, True, True)  # type: ignore[arg-type]
-
-    return gradients(*args)
+    to_x, (*to_kernel, to_scale, to_shift) = kernels.per_device(local, (x, cotangent), (scale, shift, kernel))
+    return Gradients(to_x, to_scale, to_shift, jnp.stack(to_kernel).reshape(kernel.shape).astype(kernel.dtype))
 
 
 def _call(
@@ -145,6 +121,9 @@ def _call(
             jax.ShapeDtypeStruct((batch, parts, SUMS, channels), jnp.float32),
         ),
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * len(TAPS) * x.size, transcendentals=0, bytes_accessed=3 * x.size * x.dtype.itemsize
+        ),
         interpret=interpret,
         name="depthwise_backward",
     )(*(m.reshape(batch, pixels, channels) for m in (x, cotangent)), scale, shift, kernel.reshape(len(TAPS), channels))
@@ -198,21 +177,3 @@ def _program(
     nothing = jnp.zeros((PIXELS, CHANNELS), jnp.float32)
     for number, total in enumerate(lax.fori_loop(0, steps, step, (nothing,) * SUMS)):
         triton.store(sums_ref.at[picture, part, number, channel], total.sum(0), mask=has_channel)
-
-
-# Pictures and channels are independent; to the compiler a kernel is a box that it would give all pictures to.
-_partitioned = custom_partitioning(_call, static_argnums=(5, 6))
-
-
-def _partition(settings: Settings, interpret: bool, mesh: Mesh, args: Any, results: Any) -> tuple:
-    def of(shapes: Any) -> tuple[NamedSharding, ...]:
-        return tuple(s.sharding for s in shapes)
-
-    return mesh, functools.partial(_call, settings=settings, interpret=interpret), of(results), of(args)
-
-
-_partitioned.def_partition(
-    partition=_partition,
-    sharding_rule="b h w c, c, c, i j k c, b h w c -> b h w c, b n s c",
-    need_replication_factors=("h", "w", "i", "j", "k", "n", "s"),
-)

@@ -100,3 +100,8 @@ def table() -> dict[str, dict[str, dict]]:
     """`lowerings.json`: by platform and network, when and on what it was `measured`, and the `milliseconds` that each
     operator takes in a step of training, with the "fast" lowering and with the "reference"."""
     return json.loads(resources.files(__package__).joinpath("lowerings.json").read_text())
+
+
+def fused() -> bool:
+    """Whether what is between two batch normalizations is to be traced as one operator."""
+    return _lowering != "reference" and target() != "cpu"

@@ -49,11 +49,13 @@ def affine_max_pool(
     padding: Padding,
     dilation: int = 1,
 ) -> Float[Array, "B h w C"]:
-    """`max_pool` of `affine(x, scale, shift)`, which is never computed at the larger size.
+    """`max_pool` of `affine(x, scale, shift)`, which on GPUs is never computed at the larger size.
 
     An increasing function can as well be applied to the maximum, bit for bit; where a scale is negative the minimum is
     taken. Where rounding makes pixels of a window equal, the gradient goes to the one that was larger before.
     """
+    if not fast_on_gpu():
+        return max_pool(affine(x, scale, shift), window, stride, padding, dilation)
     sign = jnp.where(scale < 0, -1, 1).astype(x.dtype).reshape(1, 1, 1, -1)
     return affine(sign * max_pool(sign * x, window, stride, padding, dilation), scale, shift)
 

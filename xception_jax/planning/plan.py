@@ -92,10 +92,9 @@ def plan_step(config: ConfigDict, topology: Topology, batch_per_chip: int) -> Pl
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as e:
-        needed = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm", str(e))
-        if "RESOURCE_EXHAUSTED" not in str(e) or not needed:
+        if (sizes := needed_and_available(str(e))) is None:
             raise
-        used, available = (_binary(needed[i], needed[i + 1]) for i in (1, 3))
+        used, available = sizes
         return Plan(batch_per_chip, None, used, available, compile_seconds=time.monotonic() - began)
     seconds = time.monotonic() - began
 
@@ -163,6 +162,15 @@ def _without_data(config: ConfigDict, batch_size: int) -> ConfigDict:
     changed.data.num_classes = config.model.num_classes or NUM_CLASSES
     changed.model.weights = ""
     return changed
+
+
+def needed_and_available(message: str) -> tuple[int, int] | None:
+    """The bytes of memory that a TPU's compiler says it needed and had; None where the error is another."""
+    size = r"([\d.]+)([GM])"
+    for pattern in (f"Used {size} of {size} hbm", rf"temporaries \({size}\) exceeds available HBM \({size}\)"):
+        if "RESOURCE_EXHAUSTED" in message and (found := re.search(pattern, message)):
+            return _binary(found[1], found[2]), _binary(found[3], found[4])
+    return None
 
 
 def _binary(number: str, unit: str) -> int:
