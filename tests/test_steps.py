@@ -132,13 +132,13 @@ def test_what_gpus_keep_of_the_forward_pass_changes_no_loss():
     np.testing.assert_allclose(losses_on["gpu"], losses_on["cpu"], rtol=2e-4)
 
 
-def test_tpus_have_two_kernels_a_separable_convolution():
-    """Of blocks 2 to 4 and 13, except the one of block 2 that takes 64 channels."""
+def test_tpus_have_two_kernels_a_separable_convolution_and_two_a_pool():
+    """Of blocks 2 to 4 and 13, except the convolution of block 2 that takes 64 channels."""
     with ops.platform("tpu"):
         fixture = build(2, width=1, middle_blocks=0, dtype="bfloat16")
         lowered = fixture.step.trace(fixture.state(), batch()).lower(lowering_platforms=("tpu",))
     kernels = [line for line in lowered.as_text().splitlines() if "@tpu_custom_call" in line]
-    assert len(kernels) == 2 * 7
+    assert len(kernels) == 2 * (7 + 4)
     # [H, W, B, C], and the mesh has split the batch of 16 before them.
     assert all(re.search(r"tensor<(\d+)x\1x8x\d+xbf16>", line) for line in kernels)
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from xception_jax import ops, train_state
 from xception_jax.experiment import Experiment
-from xception_jax.sharding import bytes_on_each_device, state_shardings
+from xception_jax.sharding import bytes_on_each_device, data_mesh, state_shardings
 from xception_jax.steps import cross_entropy
 from xception_jax.train_state import Weights, num_bytes, num_parameters
 
@@ -114,7 +114,9 @@ def saved_bytes(experiment: Experiment) -> int:
         return jax.vjp(loss, weights.params)[1]
 
     params = experiment.abstract_weights.params
-    kept = num_bytes(jax.eval_shape(residuals, experiment.abstract_weights, images, labels)) - num_bytes(params)
+    one_device = data_mesh([experiment.mesh.devices.flat[0]])
+    with jax.sharding.use_abstract_mesh(one_device.abstract_mesh):
+        kept = num_bytes(jax.eval_shape(residuals, experiment.abstract_weights, images, labels)) - num_bytes(params)
     # What the data axis splits is gathered for the length of a step.
     stored = experiment.state_shardings.weights.params
     used = state_shardings(params, experiment.mesh, fully_sharded=False)

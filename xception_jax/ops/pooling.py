@@ -12,8 +12,9 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from xception_jax.ops.affine import affine, wide
-from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu
+from xception_jax.ops import pooling_tpu
+from xception_jax.ops.affine import affine, row, wide
+from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu, target
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -30,11 +31,8 @@ def max_pool(
       padding: "SAME" (asymmetric where needed, as in TensorFlow), "VALID", or ((top, bottom), (left, right)).
     """
     if fast_on_gpu():
-        extent = (window - 1) * dilation + 1
-        if isinstance(padding, str):
-            padding = lax.padtype_to_pads(x.shape[1:3], (extent, extent), (stride, stride), padding)
-        (top, bottom), (left, right) = padding
-        return _indexed_max_pool(x, Windows(window, stride, dilation, (top, bottom), (left, right)))
+        rows, columns = _pixels_around(x, window, stride, padding, dilation)
+        return _indexed_max_pool(x, Windows(window, stride, dilation, rows, columns))
     if dilation != 1 or fast_on_cpu("max pool"):  # nnx.max_pool knows no dilation
         return _separable_max_pool(x, window, stride, padding, dilation)
     return nnx.max_pool(x, (window, window), strides=(stride, stride), padding=padding)
@@ -49,23 +47,36 @@ def affine_max_pool(
     padding: Padding,
     dilation: int = 1,
 ) -> Float[Array, "B h w C"]:
-    """`max_pool` of `affine(x, scale, shift)`, which on GPUs is never computed at the larger size.
+    """`max_pool` of `affine(x, scale, shift)`, on GPUs and TPUs without computing that at the larger size.
 
     An increasing function can as well be applied to the maximum, bit for bit; where a scale is negative the minimum is
     taken. Where rounding makes pixels of a window equal, the gradient goes to the one that was larger before.
     """
-    if not fast_on_gpu():
-        return max_pool(affine(x, scale, shift), window, stride, padding, dilation)
-    sign = jnp.where(scale < 0, -1, 1).astype(x.dtype).reshape(1, 1, 1, -1)
-    return affine(sign * max_pool(sign * x, window, stride, padding, dilation), scale, shift)
+    sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
+    if fast_on_gpu():
+        sign = row(sign, x)
+        return affine(sign * max_pool(sign * x, window, stride, padding, dilation), scale, shift)
+    around = pooling_tpu.Padding(*_pixels_around(x, window, stride, padding, dilation))
+    if target() == "tpu" and pooling_tpu.takes(x, window, stride, around, dilation):
+        return affine(pooling_tpu.signed_max_pool(x, sign, around), scale, shift)
+    return max_pool(affine(x, scale, shift), window, stride, padding, dilation)
+
+
+def _pixels_around(
+    x: jax.Array, window: int, stride: int, padding: Padding, dilation: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows above and below, columns left and right."""
+    extent = (window - 1) * dilation + 1
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], (extent, extent), (stride, stride), padding)
+    (top, bottom), (left, right) = padding
+    return (top, bottom), (left, right)
 
 
 def _separable_max_pool(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
     """Maxima along W, then along H. The automatic gradient is selects and sums; `reduce_window`'s is a scatter."""
     extent = (window - 1) * dilation + 1
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], (extent, extent), (stride, stride), padding)
-    (top, bottom), (left, right) = padding
+    (top, bottom), (left, right) = _pixels_around(x, window, stride, padding, dilation)
     # float32 within: the CPU emulates bfloat16, and where windows overlap the gradient is a sum.
     y = wide(x)
     y = lax.pad(y, jnp.array(-jnp.inf, y.dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))

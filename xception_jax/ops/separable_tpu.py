@@ -4,16 +4,14 @@ Forward a map is read and one is written; backward three are read (the input, th
 written. What is normalized, and what is between the two convolutions, is in on-chip memory only: the backward pass
 computes it again.
 
-Maps are [H, W, B, C] here, as XLA lays them out on TPUs: pictures and channels fill tiles, so that a pixel's neighbours
-are whole tiles. A program of the grid reads one row of some pictures and writes the row above, whose last neighbours
-have come; rings in on-chip memory keep three rows, with a border of zeros.
+Maps are [H, W, B, C] here (see `mosaic`). A program of the grid reads one row of some pictures and writes the row
+above, whose last neighbours have come; rings in on-chip memory keep three rows, with a border of zeros.
 
 Shape legend: B batch, P pictures of a program, H height, W width, C channels in, D channels out.
 """
 
 import functools
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,38 +23,38 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from xception_jax.ops import kernels, separable_reference
+from xception_jax.ops.mosaic import (
+    LANES,
+    MEMORY,
+    columns,
+    has_kernels,
+    pictures_first,
+    pictures_of_a_program,
+    rows_first,
+)
 from xception_jax.ops.separable_reference import Settings, Weights
 
 F32 = jnp.float32
-LANES = 128
 TAPS = tuple(itertools.product(range(3), range(3)))
 SUMS = len(TAPS) + 2  # the depthwise kernel's gradient, the scale's, the shift's
-# On-chip memory for one kernel, less than a core of any TPU has since v5 (64 MiB and more; before it was 16).
-MEMORY = 48 * 2**20
-UNROLL = 4
-BLOCKS = (32, 16, 8)  # pictures of a program: rows of tiles; the more, the better the matrix unit is used
 
 
 def takes(x: jax.Array, pointwise: jax.Array, settings: Settings) -> bool:
     """Whether the kernels can do such maps, on the devices that are traced for."""
-    if kernels.batch_axes() is None or re.search("TPU v[234]", kernels.device_kind()):
+    if not has_kernels() or settings.dilation != 1 or x.dtype != jnp.bfloat16:
         return False
     # XLA lays out maps of fewer channels in another way.
     wide = min(pointwise.shape[2:]) >= LANES
-    shape = kernels.pictures_a_device(x.shape[0]), x.shape[2], *pointwise.shape[2:]
-    return wide and settings.dilation == 1 and x.dtype == jnp.bfloat16 and _pictures(*shape) > 0
+    return wide and _pictures(kernels.pictures_a_device(x.shape[0]), x.shape[2], *pointwise.shape[2:]) > 0
 
 
 def _pictures(batch: int, width: int, channels: int, out: int) -> int:
-    """How many pictures a program takes: as many as fit and divide the batch; 0 where none do."""
+    """How many pictures a program takes; 0 where no number fits."""
     channels, out = (pl.cdiv(c, LANES) * LANES for c in (channels, out))
     # Bytes that the backward pass needs for each channel of a row's pixels (of the input six float32 and seven
     # bfloat16, of the result six bfloat16, and what is on the way), and for each weight.
     pixel, weight = 44 * channels + 16 * out, 20
-    for pictures in BLOCKS:
-        if batch % pictures == 0 and (width + 2) * pictures * pixel + weight * channels * out <= MEMORY:
-            return pictures
-    return 0
+    return pictures_of_a_program(batch, (width + 2) * pixel, weight * channels * out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -93,7 +91,7 @@ def forward_kernel(
     """`convolve` in one kernel. `interpret`: on any platform, slowly."""
 
     def kernel(maps: tuple, others: tuple) -> tuple[jax.Array, jax.Array]:
-        (x,), (weights,) = map(_rows_first, maps), others
+        (x,), (weights,) = map(rows_first, maps), others
         channels, out = weights.pointwise.shape[2:]
         blocks = Blocks.of(x, weights)
         y, sums = blocks.call(
@@ -105,7 +103,7 @@ def forward_kernel(
             name="separable_conv",
             interpret=interpret,
         )
-        return _pictures_first(y), sums.sum(1)
+        return pictures_first(y), sums.sum(1)
 
     return kernels.per_device(kernel, (x,), (weights,))
 
@@ -122,7 +120,7 @@ def backward_kernel(
     """`plain_backward` in one kernel."""
 
     def kernel(maps: tuple, others: tuple) -> tuple[jax.Array, tuple]:
-        (x, y, to_y), (weights, to_sums) = map(_rows_first, maps), others
+        (x, y, to_y), (weights, to_sums) = map(rows_first, maps), others
         channels, out = weights.pointwise.shape[2:]
         blocks = Blocks.of(x, weights)
         to_x, sums, to_pointwise = blocks.call(
@@ -139,20 +137,12 @@ def backward_kernel(
             name="separable_conv_backward",
             interpret=interpret,
         )
-        return _pictures_first(to_x), (sums.sum(1), to_pointwise.sum(0))
+        return pictures_first(to_x), (sums.sum(1), to_pointwise.sum(0))
 
     to_x, (sums, to_pointwise) = kernels.per_device(kernel, (x, y, to_y), (weights, to_sums))
     *to_depthwise, to_scale, to_shift = sums
     gradients = Weights(to_scale, to_shift, jnp.stack(to_depthwise), to_pointwise)
     return to_x, Weights(*(g.reshape(w.shape).astype(w.dtype) for g, w in zip(gradients, weights, strict=True)))
-
-
-def _rows_first(x: jax.Array) -> Float[Array, "H W B C"]:
-    return x.transpose(1, 2, 0, 3)
-
-
-def _pictures_first(x: jax.Array) -> Float[Array, "B H W C"]:
-    return x.transpose(2, 0, 1, 3)
 
 
 Operand = tuple[jax.Array, pl.BlockSpec]
@@ -361,7 +351,7 @@ def _normalize(row: jax.Array, last: Any, x: Any, scale: Any, shift: Any, normal
             normalized[slot, w + 1, :, c] = jnp.maximum(value, 0) if relu else value
             return nothing
 
-        _columns(x.shape[1], column, ())
+        columns(x.shape[1], column)
 
     @pl.when(row == 0)
     def _() -> None:
@@ -389,7 +379,7 @@ def _depthwise(row: jax.Array, normalized: Any, kernel: Any, middle: Any) -> Non
             middle[0, w, :, c] = _sum_of_products(taps, factors).astype(middle.dtype)
             return nothing
 
-        _columns(middle.shape[1], column, ())
+        columns(middle.shape[1], column)
 
     for c in _lanes(middle):
         some(c)
@@ -406,7 +396,7 @@ def _add_statistics(to_y: Any, y: Any, to_sums: Any, total: Any) -> None:
             total[w, :, c] = (to_y[0, w, :, c].astype(F32) + through_sums).astype(total.dtype)
             return nothing
 
-        _columns(y.shape[1], column, ())
+        columns(y.shape[1], column)
 
     for c in _lanes(y):
         some(c)
@@ -442,26 +432,11 @@ def _depthwise_backward(
             return tuple(total + term for total, term in zip(totals, terms, strict=True))
 
         nothing = jnp.zeros((to_x.shape[2], c.stop - c.start), F32)
-        for k, total in enumerate(_columns(to_x.shape[1], column, (nothing,) * SUMS)):
+        for k, total in enumerate(columns(to_x.shape[1], column, (nothing,) * SUMS)):
             sums[k, :, c] += total
 
     for c in _lanes(to_x):
         some(c)
-
-
-def _columns(width: int, column: Callable[[Any, tuple], tuple], carried: tuple) -> tuple:
-    """`column(w, carried)` for each column; some at a time, so that what one waits for another computes in."""
-
-    def several(i: jax.Array, carried: tuple) -> tuple:
-        for k in range(UNROLL):
-            carried = column(i * UNROLL + k, carried)
-        return carried
-
-    whole = width // UNROLL
-    carried = lax.fori_loop(0, whole, several, carried)
-    for w in range(whole * UNROLL, width):
-        carried = column(w, carried)
-    return carried
 
 
 def _sum_of_products(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:

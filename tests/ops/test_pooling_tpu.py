@@ -1,0 +1,97 @@
+"""The Pallas kernels of max pooling for TPUs, interpreted, against `lax` in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xception_jax import ops
+from xception_jax.ops import kernels, mosaic, pooling_tpu
+from xception_jax.ops.pooling_tpu import Padding
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """On one TPU v5e, as far as tracing sees; its kernels are interpreted."""
+    monkeypatch.setattr(kernels, "device_kind", lambda: "TPU v5 lite")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(mosaic, "BLOCKS", (8,))
+    for name in ("forward_kernel", "backward_kernel"):
+        monkeypatch.setattr(pooling_tpu, name, functools.partial(getattr(pooling_tpu, name), interpret=True))
+
+
+def arguments(shape, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 10, shape).astype(dtype)  # with equal maxima, and none in whole windows but negative ones
+    return x, np.where(rng.random(shape[-1]) < 0.5, -1, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "padding"),
+    [
+        ((8, 7, 7, 128), Padding((1, 1), (1, 1))),  # SAME, odd
+        ((16, 8, 6, 130), Padding((0, 1), (0, 1))),  # SAME, even; two blocks of pictures and two of channels
+        ((8, 8, 5, 128), Padding((1, 1), (1, 1))),  # symmetric, even and odd
+        ((8, 8, 9, 128), Padding((0, 0), (0, 0))),  # VALID
+        ((8, 1, 2, 128), Padding((1, 1), (1, 1))),
+    ],
+)
+@pytest.mark.usefixtures("interpreted")
+def test_derivatives(shape, padding):
+    x, sign = arguments(shape)
+    x[..., :2] = -np.abs(x[..., :2]) - 1
+
+    def derivatives(pool, x, sign):
+        def loss(x):
+            return jnp.sum(jnp.sin(pool(x, sign, padding)))
+
+        return pool(x, sign, padding), *jax.jvp(jax.grad(loss), (x,), (jnp.cos(x),))
+
+    mine = jax.jit(functools.partial(derivatives, pooling_tpu.signed_max_pool))(x, sign)
+    with jax.enable_x64(True):
+        exact = derivatives(pooling_tpu.plain, jnp.asarray(x, jnp.float64), jnp.asarray(sign, jnp.float64))
+    for ours, expected in zip(mine, exact, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=2e-6 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("padding", ["SAME", ((1, 1), (1, 1))])
+def test_pool_of_an_affine_function(padding):
+    """The same as by `lax`, with the gradients of scale and shift, in bfloat16."""
+    x = jax.random.normal(jax.random.key(0), (8, 6, 7, 128)).astype(jnp.bfloat16)
+    scale, shift = jax.random.normal(jax.random.key(1), (2, 128))
+
+    def results(platform):
+        def loss(*args):
+            y = ops.affine_max_pool(*args, 3, 2, padding)
+            return jnp.sum(jnp.sin(y.astype(jnp.float32))), y
+
+        with ops.platform(platform):
+            return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, scale, shift)
+
+    for ours, expected in zip(jax.tree.leaves(results("tpu")), jax.tree.leaves(results("gpu")), strict=True):
+        assert ours.dtype == expected.dtype
+        ours, expected = (np.asarray(v, np.float32) for v in (ours, expected))
+        np.testing.assert_allclose(ours, expected, atol=0.01 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "stride", "padding", "dilation", "taken"),
+    [
+        ((8, 19, 19, 728), 3, 2, ((1, 1), (1, 1)), 1, True),
+        ((8, 19, 19, 64), 3, 2, ((1, 1), (1, 1)), 1, False),  # another layout
+        ((8, 19, 19, 728), 3, 1, ((1, 1), (1, 1)), 1, False),
+        ((8, 19, 19, 728), 3, 2, ((2, 2), (2, 2)), 2, False),
+        ((8, 19, 19, 728), 2, 2, ((0, 0), (0, 0)), 1, False),
+        ((8, 19, 19, 728), 3, 2, ((2, 0), (2, 0)), 1, False),
+        ((7, 19, 19, 728), 3, 2, ((1, 1), (1, 1)), 1, False),  # no whole tiles
+        ((8, 4000, 4000, 728), 3, 2, ((1, 1), (1, 1)), 1, False),  # too large for on-chip memory
+    ],
+)
+def test_what_the_kernels_take(monkeypatch, shape, window, stride, padding, dilation, taken):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(kernels, "device_kind", lambda: "TPU v5 lite")
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    assert pooling_tpu.takes(x, window, stride, Padding(*padding), dilation) == taken
