@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from tests import peers
 from xception_jax import config as config_lib
-from xception_jax import durations, experiment, train_state, training
+from xception_jax import durations, experiment, ops, train_state, training
 from xception_jax.checkpoints import Checkpoints
 from xception_jax.errors import TrainingError, UserError
 from xception_jax.evaluation import Evaluator
@@ -32,6 +32,7 @@ from xception_jax.status import Status
         ("optimizer.name", "sdg", 'unknown optimizer.name "sdg"; did you mean "sgd"?'),
         ("schedule.name", "cosin", 'unknown schedule.name "cosin"; did you mean "cosine"?'),
         ("schedule.warmup", "5 epoch", "warm-up"),
+        ("lowering", "refrence", 'unknown lowering "refrence"; did you mean "reference"?'),
         ("log_every", "often", 'config.log_every is "often", which is no duration'),
         ("batch_size", 12, "batch_size=12 does not divide over 8 devices; the nearest that does is 16"),
         ("image_size", 16, "pictures of 16x16 pixels are too small"),
@@ -53,6 +54,13 @@ def test_one_line_says_what_is_wrong(tiny, tmp_path, key, value, message):
         experiment.create(tiny)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_operators_have_the_lowering_that_is_set(tiny):
+    for lowering in ("reference", "auto"):
+        tiny.lowering = lowering
+        experiment.create(tiny)
+        assert ops.use_reference("depthwise") == (lowering == "reference")
 
 
 @pytest.mark.parametrize(

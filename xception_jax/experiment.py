@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
-from xception_jax import distributed, train_state
+from xception_jax import distributed, ops, train_state
 from xception_jax.data import Source, open_source
 from xception_jax.durations import in_steps
 from xception_jax.errors import UserError
@@ -154,6 +154,7 @@ def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> E
       UserError: what is wrong, and what to do.
     """
     config_lib.validate(config)
+    ops.set_lowering(config.lowering)
     distributed.check_joined()
     mesh = data_mesh(devices, model=config.mesh.model)
     check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from xception_jax import certificate, commands, files, ops
+from xception_jax import certificate, commands, files
 from xception_jax.errors import UserError
 from xception_jax.planning.plan import Plan, largest_batch, plan_step
 from xception_jax.planning.topology import Topology, open_topology
@@ -135,7 +135,8 @@ def main(arguments: Sequence[str]) -> int | None:
         check_batch_size("config.batch_size", flag.config.batch_size, 1, devices)
     batch = flag.batch or flag.config.batch_size // devices
 
-    ops.set_lowering("reference" if flag.reference else "auto")
+    if flag.reference:
+        flag.config.lowering = "reference"
     compile_step = functools.partial(plan_step, flag.config, topology)
     if flag.largest_batch:
 
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str]) -> int | None:
             "model": flag.config.model.name,
             "image_size": flag.config.image_size,
             "dtype": flag.config.model.dtype,
-            "lowering": "reference" if flag.reference else "auto",
+            "lowering": flag.config.lowering,
         }
         files.write_atomically(Path(flag.json), json.dumps(record(plan, topology, settings), indent=2) + "\n")
     return 0 if plan.fits else 1

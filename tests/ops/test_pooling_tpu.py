@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
 from xception_jax import ops
 from xception_jax.ops import kernels, mosaic, pooling_tpu
@@ -54,6 +55,20 @@ def test_derivatives(shape, padding):
         exact = derivatives(pooling_tpu.plain, jnp.asarray(x, jnp.float64), jnp.asarray(sign, jnp.float64))
     for ours, expected in zip(mine, exact, strict=True):
         np.testing.assert_allclose(ours, expected, atol=2e-6 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_on_a_simulated_tpu():
+    """With rows that arrive while others are worked on, and NaN where nothing was written."""
+    (x, sign), padding = arguments((8, 3, 3, 130)), Padding((1, 1), (1, 1))
+    simulated = pltpu.InterpretParams(uninitialized_memory="nan")
+    forward, backward = (
+        jax.jit(functools.partial(f, padding=padding, interpret=simulated))
+        for f in (pooling_tpu.forward_kernel, pooling_tpu.backward_kernel)
+    )
+    y = pooling_tpu.plain(x, sign, padding)
+    np.testing.assert_array_equal(forward(x, sign), y)
+    np.testing.assert_allclose(backward(x, sign, y), pooling_tpu.plain_backward(x, sign, y, padding), atol=1e-5)
 
 
 @pytest.mark.usefixtures("interpreted")
