@@ -18,6 +18,7 @@ from xception_jax.benchmarks.sides.protocol import BATCHES
 from xception_jax.benchmarks.turns import measure
 from xception_jax.config import default
 from xception_jax.durations import in_steps
+from xception_jax.ops import separable_reference
 from xception_jax.optimizers import create_optimizer, create_schedule
 
 # What is not there where only jax, flax and optax are.
@@ -90,13 +91,16 @@ def test_the_fastest_variant_of_a_peer_counts():
     assert subjects.best_ratios(sides) == {"timm": fast["ratio"]}
 
 
-def test_operators_are_those_of_the_paper():
-    listed = operators.used(lambda: jax_side.split_network(TASK), TASK)
+@pytest.mark.parametrize(("platform", "fused"), [("cpu", 0), ("gpu", 34), ("tpu", 34)])
+def test_operators_are_those_of_the_paper(platform, fused):
+    with ops.platform(platform):
+        listed = operators.used(lambda: jax_side.split_network(TASK), TASK)
     counts = dict.fromkeys(operators.DIRECTIONS, 0)
     for operator in listed:
         counts[operator["kind"]] += operator["count"]
     # 34 separable convolutions, 2 others, 4 shortcuts, each normalized; 4 pools.
-    assert counts == {"depthwise": 34, "pointwise": 38, "convolution": 2, "max pool": 4, "batch norm": 40}
+    plain = {"depthwise": 34, "pointwise": 38, "convolution": 2, "max pool": 4, "batch norm": 40}
+    assert counts == {**plain, "separable": fused}
     middle = next(o for o in listed if o["name"] == "depthwise 3x3 19x19x728")
     assert middle["count"] == 26  # 8 blocks of 3, and two in block 13
     assert tuple(middle["shape"]) == (8, 19, 19, 728)
@@ -112,6 +116,20 @@ def test_costs_of_an_operator():
     ):
         costs = operators.costs(pointwise, direction, "bfloat16")
         assert costs == {"flops": 2 * 8 * outputs, "bytes": 2 * touched}
+
+
+def test_a_fused_operator_is_what_it_is_made_of():
+    """Its result by the parts, and its arithmetic: nine products a pixel and channel, then those of the channels."""
+    operator = operators.Operator("separable", (2, 5, 4, 6), 8, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 6)
+    with ops.platform("gpu"):
+        function, (x, parameters, cotangent) = operators.program(operator, "forward and gradient", "float32")
+        (y, _, variance), gradients = function(x, parameters, cotangent)
+    settings = separable_reference.Settings(relu=True, dilation=1)
+    expected, _ = separable_reference.convolve(x, separable_reference.Weights(*parameters), settings)
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+    np.testing.assert_allclose(variance, expected.var((0, 1, 2)), rtol=1e-4)
+    assert [g.shape for g in jax.tree.leaves(gradients)] == [a.shape for a in (x, *parameters)]
+    assert operators.costs(operator, "forward", "float32")["flops"] == 2 * 40 * 6 * (9 + 8)
 
 
 def test_optimizer_is_the_default_one():

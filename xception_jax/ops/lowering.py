@@ -79,7 +79,7 @@ def use_reference(operator: Operator) -> bool:
 
 
 def fast_on_cpu(operator: Operator) -> bool:
-    """Whether the operator is to be traced for the CPU. TPUs keep the reference."""
+    """Whether the operator is to be traced for the CPU."""
     return target() == "cpu" and not use_reference(operator)
 
 
@@ -102,6 +102,11 @@ def table() -> dict[str, dict[str, dict]]:
     return json.loads(resources.files(__package__).joinpath("lowerings.json").read_text())
 
 
+def fast_on_tpu() -> bool:
+    """Whether operators may be traced as kernels for TPUs; what these do not take keeps the reference."""
+    return _lowering != "reference" and target() == "tpu"
+
+
 def fused() -> bool:
     """Whether what is between two batch normalizations is to be traced as one operator."""
-    return _lowering != "reference" and target() != "cpu"
+    return fast_on_gpu() or fast_on_tpu()

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from xception_jax.ops import pooling_tpu
 from xception_jax.ops.affine import affine, row, wide
-from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu, target
+from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu, fast_on_tpu
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -57,7 +57,7 @@ def affine_max_pool(
         sign = row(sign, x)
         return affine(sign * max_pool(sign * x, window, stride, padding, dilation), scale, shift)
     around = pooling_tpu.Padding(*_pixels_around(x, window, stride, padding, dilation))
-    if target() == "tpu" and pooling_tpu.takes(x, window, stride, around, dilation):
+    if fast_on_tpu() and pooling_tpu.takes(x, window, stride, around, dilation):
         return affine(pooling_tpu.signed_max_pool(x, sign, around), scale, shift)
     return max_pool(affine(x, scale, shift), window, stride, padding, dilation)
 

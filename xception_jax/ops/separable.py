@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from xception_jax.ops import separable_gpu, separable_reference, separable_tpu
 from xception_jax.ops.affine import variance
-from xception_jax.ops.lowering import target
+from xception_jax.ops.lowering import fast_on_gpu, fast_on_tpu
 from xception_jax.ops.separable_reference import Settings, Weights
 
 
@@ -45,8 +45,8 @@ def normalized_separable_conv(
 
 def _convolve(x: jax.Array, weights: Weights, settings: Settings) -> tuple[jax.Array, jax.Array]:
     """As `separable_reference.convolve`."""
-    if target() == "gpu":
+    if fast_on_gpu():
         return separable_gpu.convolve(x, weights, settings)
-    if target() == "tpu" and separable_tpu.takes(x, weights.pointwise, settings):
+    if fast_on_tpu() and separable_tpu.takes(x, weights.pointwise, settings):
         return separable_tpu.convolve(x, weights, settings)
     return separable_reference.convolve(x, weights, settings)

@@ -20,6 +20,7 @@ DIRECTIONS = {
     "convolution": ("forward", "input gradient", "kernel gradient"),
     "pointwise": ("forward", "input gradient", "kernel gradient"),
     "depthwise": ("forward", "input gradient", "kernel gradient"),
+    "separable": ("forward", "forward and gradient"),
     "max pool": ("forward", "forward and gradient"),
     "batch norm": ("forward", "forward and gradient"),
 }
@@ -63,17 +64,23 @@ class Operator:
 def used(make: Callable[[], tuple[nnx.GraphDef, Any]], task: dict[str, Any]) -> list[dict[str, Any]]:
     """The operators of a network's forward pass, in order: the fields of Operator, `name`, `count` and `directions`.
 
-    Batch normalization is taken to follow every convolution that mixes channels, as it does in all networks here.
+    Batch normalization is taken to follow every convolution that mixes channels, as it does in all networks here. Where
+    operators are fused there is "separable" besides what it is made of: `ops.normalized_separable_conv` with a ReLU.
     """
+    fused = ops.fused()
     graphdef, weights = nnx.eval_shape(make)
     size = task["image_size"]
     images = jax.ShapeDtypeStruct((task["batch"], size, size, 3), jnp.float32)
     with ops.reference():
         jaxpr = jax.make_jaxpr(lambda w, x: train_state.merge(graphdef, w)(x))(weights, images)
     counts: collections.Counter[Operator] = collections.Counter()
+    before: Operator | None = None
     for equation, times in _equations(jaxpr.jaxpr):
         for operator in _operators(equation):
             counts[operator] += times
+            if fused and before and before.kind == "depthwise" and operator.kind == "pointwise":
+                counts[dataclasses.replace(before, kind="separable", channels=operator.channels)] += times
+            before = operator
     return [
         {**dataclasses.asdict(o), "name": str(o), "count": n, "directions": DIRECTIONS[o.kind]}
         for o, n in counts.items()
@@ -117,6 +124,10 @@ def costs(operator: Operator, direction: str, dtype: str) -> dict[str, int]:
     unused = {"input gradient": 0, "kernel gradient": 1}.get(direction)
     used = [x for i, x in enumerate(arrays) if i != unused]
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((used, outputs)))
+    if operator.kind == "separable":
+        pixels, channels = math.prod(operator.shape[:3]), operator.shape[3]
+        once = 2 * pixels * channels * (math.prod(operator.window) + operator.channels)
+        return {"flops": once if direction == "forward" else 3 * once, "bytes": size}
     if operator.kind not in ("convolution", "pointwise", "depthwise"):
         return {"flops": 0, "bytes": size}
     output = outputs if direction == "forward" else arrays[2]
@@ -161,6 +172,16 @@ def _function(operator: Operator, dtype: str) -> tuple[Callable, Any]:
             return layer(x, use_running_average=False)
 
         return normalize, weights.params
+
+    if o.kind == "separable":
+        channels = o.shape[3]
+        vectors = [_noise(i, (channels,), "float32") for i in (3, 4)]
+        kernels = _noise(5, (*o.window, 1, channels), dtype), _noise(6, (1, 1, channels, o.channels), dtype)
+
+        def separable(x: Any, parameters: Any) -> Any:
+            return ops.normalized_separable_conv(x, *parameters, relu=True, dilation=o.dilation[0])
+
+        return separable, (*vectors, *kernels)
 
     def convolve(x: Any, kernel: Any) -> Any:
         return ops.conv_general_dilated(

@@ -100,6 +100,8 @@ def operator(task: Task) -> Work:
             return F.batch_norm(x, mean, variance, scale, bias, training=True, momentum=0.01, eps=1e-3)
 
         return Work(differentiated(normalize, [x, scale, bias], task), wait)
+    if o["kind"] == "separable":
+        return Work(differentiated(*separable(x, o), task), wait)
     kernel = torch.randn(o["channels"], c // o["groups"], *o["window"], device=DEVICE, dtype=dtype)
     kernel = kernel.to(memory_format=torch.channels_last)
     convolve = functools.partial(
@@ -118,6 +120,23 @@ def operator(task: Task) -> Work:
     mask = [task["direction"] == "input gradient", task["direction"] == "kernel gradient", False]
     static = (None, o["strides"], padding, o["dilation"], False, [0, 0], o["groups"], mask)
     return Work(lambda: torch.ops.aten.convolution_backward(cotangent, x, kernel, *static), wait)
+
+
+def separable(x: torch.Tensor, o: dict[str, Any]) -> tuple[Callable, list[torch.Tensor]]:
+    """Batch normalization, ReLU, depthwise and pointwise convolution, and what they take."""
+    channels = x.shape[1]
+    scale, bias, mean, variance = (torch.rand(channels, device=DEVICE) for _ in range(4))
+    kernels = [
+        torch.randn(*shape, device=DEVICE, dtype=x.dtype).to(memory_format=torch.channels_last)
+        for shape in ((channels, 1, *o["window"]), (o["channels"], channels, 1, 1))
+    ]
+
+    def convolve(x: Any, scale: Any, bias: Any, depthwise: Any, pointwise: Any) -> Any:
+        x = F.relu(F.batch_norm(x, mean, variance, scale, bias, training=True, momentum=0.01, eps=1e-3))
+        padding = [pair[0] for pair in o["padding"]]
+        return F.conv2d(F.conv2d(x, depthwise, None, 1, padding, o["dilation"], channels), pointwise)
+
+    return convolve, [x, scale, bias, *kernels]
 
 
 def differentiated(function: Callable, inputs: list[torch.Tensor], task: Task) -> Callable[[], Any]:
