@@ -13,6 +13,7 @@ from flax import nnx
 from xception_jax import ops, train_state
 from xception_jax.inputs import Normalization
 from xception_jax.models import create_model
+from xception_jax.ops import kernels
 from xception_jax.sharding import data_mesh, put_batch, replicated
 from xception_jax.steps import TrainSettings, make_eval_step, make_train_step
 from xception_jax.train_state import Weights, num_bytes
@@ -132,15 +133,16 @@ def test_what_gpus_keep_of_the_forward_pass_changes_no_loss():
     np.testing.assert_allclose(losses_on["gpu"], losses_on["cpu"], rtol=2e-4)
 
 
-def test_tpus_have_two_kernels_a_separable_convolution_and_two_a_pool():
-    """Of blocks 2 to 4 and 13, except the convolution of block 2 that takes 64 channels."""
+def test_tpus_have_two_kernels_a_separable_convolution_and_two_a_pool(monkeypatch):
+    """Of blocks 2 to 4 and 13, except the convolution of block 2 that takes 64 channels; in parts of the batch too."""
+    monkeypatch.setattr(kernels, "device_kind", lambda: "TPU v5 lite")
     with ops.platform("tpu"):
-        fixture = build(2, width=1, middle_blocks=0, dtype="bfloat16")
-        lowered = fixture.step.trace(fixture.state(), batch()).lower(lowering_platforms=("tpu",))
-    kernels = [line for line in lowered.as_text().splitlines() if "@tpu_custom_call" in line]
-    assert len(kernels) == 2 * (7 + 4)
-    # [H, W, B, C], and the mesh has split the batch of 16 before them.
-    assert all(re.search(r"tensor<(\d+)x\1x8x\d+xbf16>", line) for line in kernels)
+        fixture = build(2, TrainSettings(accumulate_steps=2), width=1, middle_blocks=0, dtype="bfloat16")
+        lowered = fixture.step.trace(fixture.state(), batch(32)).lower(lowering_platforms=("tpu",))
+    calls = [line for line in lowered.as_text().splitlines() if "@tpu_custom_call" in line]
+    assert len(calls) == 2 * (7 + 4)
+    # [H, W, B, C], and the mesh has split a part's 16 pictures before them.
+    assert all(re.search(r"tensor<(\d+)x\1x8x\d+xbf16>", line) for line in calls)
 
 
 def test_bfloat16_is_used_where_it_was_asked_for():

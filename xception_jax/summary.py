@@ -52,8 +52,10 @@ def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) 
     """Adds a jaxpr's operations, and those of the jaxprs inside it, to the layers that their named scopes tell."""
     for eqn in jaxpr.eqns:
         name = scope or str(eqn.source_info.name_stack).split("/")[0]
-        inner = times * _repeats(eqn)
-        for value in eqn.params.values() if eqn.primitive.name != "pallas_call" else ():
+        if eqn.primitive.name == "pallas_call":  # what is inside is of a part of a picture
+            continue
+        inner = times * eqn.params.get("length", 1) if eqn.primitive.name == "scan" else times
+        for value in eqn.params.values():
             if isinstance(value, core.ClosedJaxpr):
                 value = value.jaxpr
             if isinstance(value, core.Jaxpr):
@@ -67,24 +69,15 @@ def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) 
             layer.shape = shape[1:]
 
 
-def _repeats(eqn: Any) -> int:
-    """How often what is inside an operation is done."""
-    if eqn.primitive.name == "shard_map":
-        return eqn.params["mesh"].size
-    return eqn.params["length"] if eqn.primitive.name == "scan" else 1
-
-
 def multiply_adds(jaxpr: core.Jaxpr) -> int:
-    """Multiply-adds of all convolutions, matrix products and kernels of a jaxpr, and of those inside it."""
+    """Multiply-adds of all convolutions and matrix products of a jaxpr, and of those inside it, kernels excepted."""
     total: dict[str, Layer] = {}
     _count(jaxpr, "all", 1, total)
     return total["all"].multiply_adds
 
 
 def _multiply_adds(eqn: Any) -> int:
-    """Multiply-adds of a convolution, a matrix product or a kernel, as it states them; 0 for any other operation."""
-    if eqn.primitive.name == "pallas_call":
-        return eqn.params["cost_estimate"].flops // 2
+    """Multiply-adds of a convolution or matrix product; 0 for any other operation."""
     out = eqn.outvars[0].aval
     if eqn.primitive.name == "conv_general_dilated":
         kernel = eqn.invars[1].aval.shape

@@ -36,7 +36,7 @@ def mesh(*kinds):
 
 @pytest.mark.parametrize(
     ("kinds", "axes"),
-    [((AxisType.Auto,) * 2, ("data", "model")), ((AxisType.Explicit,), None)],
+    [((AxisType.Auto,) * 2, ("data", "model")), ((AxisType.Explicit,), None), ((AxisType.Auto, AxisType.Manual), None)],
 )
 def test_axes_of_a_batch_are_the_mesh_s(kinds, axes):
     with jax.sharding.use_abstract_mesh(mesh(*kinds).abstract_mesh):
@@ -50,17 +50,24 @@ def test_axes_without_a_mesh(monkeypatch, count, axes):
     assert kernels.batch_axes() == axes
 
 
-def test_within_a_shard_map_a_device_has_its_part():
-    def part(x):
-        assert kernels.batch_axes() == ()
-        assert kernels.pictures_a_device(x.shape[0]) == 3
-        return x
-
-    jax.shard_map(part, mesh=mesh(AxisType.Auto), in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))(
-        jnp.zeros(6)
-    )
-
-
-def test_pictures_a_device():
+@pytest.mark.parametrize(("batch", "pictures"), [(24, 6), (26, 0), (2, 0)])
+def test_pictures_a_device(batch, pictures):
+    """None where the batch does not divide."""
     with jax.sharding.use_abstract_mesh(mesh(AxisType.Auto, AxisType.Auto).abstract_mesh):
-        assert kernels.pictures_a_device(24) == 6
+        assert kernels.pictures_a_device(batch) == pictures
+
+
+def test_pictures_a_device_without_a_mesh():
+    assert kernels.pictures_a_device(24) == 0
+
+
+def test_programs_that_say_what_each_device_does_keep_the_plain_form():
+    """Within a `shard_map` of theirs, kernels would have to tell over which axes their results differ."""
+    operator = kernels.as_operator(lambda x: 1 / 0, jnp.sin)
+
+    def part(x):
+        return operator(x) if kernels.batch_axes() is not None else jnp.sin(x)
+
+    batch = PartitionSpec("data")
+    y = jax.shard_map(part, mesh=mesh(AxisType.Auto), in_specs=batch, out_specs=batch)(jnp.ones(6))
+    np.testing.assert_allclose(y, np.sin(np.ones(6)), rtol=1e-6)

@@ -1,16 +1,19 @@
 """The Pallas kernels of max pooling for TPUs, interpreted, against `lax` in float64."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
 from xception_jax.ops import kernels, mosaic, pooling_tpu
-from xception_jax.ops.pooling_tpu import Padding
+from xception_jax.ops.pooling_tpu import Border
+from xception_jax.sharding import data_mesh
 
 
 @pytest.fixture
@@ -30,25 +33,25 @@ def arguments(shape, dtype=np.float32):
 
 
 @pytest.mark.parametrize(
-    ("shape", "padding"),
+    ("shape", "border"),
     [
-        ((8, 7, 7, 128), Padding((1, 1), (1, 1))),  # SAME, odd
-        ((16, 8, 6, 130), Padding((0, 1), (0, 1))),  # SAME, even; two blocks of pictures and two of channels
-        ((8, 8, 5, 128), Padding((1, 1), (1, 1))),  # symmetric, even and odd
-        ((8, 8, 9, 128), Padding((0, 0), (0, 0))),  # VALID
-        ((8, 1, 2, 128), Padding((1, 1), (1, 1))),
+        ((8, 7, 7, 128), Border((1, 1), (1, 1))),  # SAME, odd
+        ((16, 8, 6, 130), Border((0, 1), (0, 1))),  # SAME, even; two blocks of pictures and two of channels
+        ((8, 8, 5, 128), Border((1, 1), (1, 1))),  # symmetric, even and odd
+        ((8, 8, 9, 128), Border((0, 0), (0, 0))),  # VALID
+        ((8, 1, 2, 128), Border((1, 1), (1, 1))),
     ],
 )
 @pytest.mark.usefixtures("interpreted")
-def test_derivatives(shape, padding):
+def test_derivatives(shape, border):
     x, sign = arguments(shape)
     x[..., :2] = -np.abs(x[..., :2]) - 1
 
     def derivatives(pool, x, sign):
         def loss(x):
-            return jnp.sum(jnp.sin(pool(x, sign, padding)))
+            return jnp.sum(jnp.sin(pool(x, sign, border)))
 
-        return pool(x, sign, padding), *jax.jvp(jax.grad(loss), (x,), (jnp.cos(x),))
+        return pool(x, sign, border), *jax.jvp(jax.grad(loss), (x,), (jnp.cos(x),))
 
     mine = jax.jit(functools.partial(derivatives, pooling_tpu.signed_max_pool))(x, sign)
     with jax.enable_x64(True):
@@ -60,15 +63,15 @@ def test_derivatives(shape, padding):
 @pytest.mark.usefixtures("interpreted")
 def test_on_a_simulated_tpu():
     """With rows that arrive while others are worked on, and NaN where nothing was written."""
-    (x, sign), padding = arguments((8, 3, 3, 130)), Padding((1, 1), (1, 1))
+    (x, sign), border = arguments((8, 3, 3, 130)), Border((1, 1), (1, 1))
     simulated = pltpu.InterpretParams(uninitialized_memory="nan")
     forward, backward = (
-        jax.jit(functools.partial(f, padding=padding, interpret=simulated))
+        jax.jit(functools.partial(f, border=border, interpret=simulated))
         for f in (pooling_tpu.forward_kernel, pooling_tpu.backward_kernel)
     )
-    y = pooling_tpu.plain(x, sign, padding)
+    y = pooling_tpu.plain(x, sign, border)
     np.testing.assert_array_equal(forward(x, sign), y)
-    np.testing.assert_allclose(backward(x, sign, y), pooling_tpu.plain_backward(x, sign, y, padding), atol=1e-5)
+    np.testing.assert_allclose(backward(x, sign, y), pooling_tpu.plain_backward(x, sign, y, border), atol=1e-5)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -92,8 +95,39 @@ def test_pool_of_an_affine_function(padding):
         np.testing.assert_allclose(ours, expected, atol=0.01 * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.usefixtures("interpreted")
+def test_sharded():
+    """Each device pools its own pictures, and nothing is sent."""
+    (x, sign), border = arguments((16, 5, 4, 128)), Border((1, 1), (0, 1))
+    mesh = data_mesh(jax.devices()[:2])
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+
+    def gradient(pool, x):
+        y, back = jax.vjp(lambda x: pool(x, sign, border), x)
+        return y, *back(y)
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        compiled = jax.jit(functools.partial(gradient, pooling_tpu.signed_max_pool)).lower(split).compile()
+    assert not re.findall("all-(gather|reduce|to-all)", compiled.as_text())
+    for ours, expected in zip(compiled(split), gradient(pooling_tpu.plain, x), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_where_they_are_used(monkeypatch, padding):
+    """One a direction, in what is lowered for TPUs."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(kernels, "device_kind", lambda: "TPU7x")
+    x, vector = np.zeros((8, 7, 6, 130), jnp.bfloat16), np.ones(130, np.float32)
+    with ops.platform("tpu"):
+        pool = lambda x: ops.affine_max_pool(x, vector, vector, 3, 2, padding).astype(jnp.float32)  # noqa: E731
+        f = jax.jit(jax.value_and_grad(lambda x: pool(x).sum()))
+        lowered = f.trace(x).lower(lowering_platforms=("tpu",))
+    assert lowered.as_text().count("@tpu_custom_call") == 2
+
+
 @pytest.mark.parametrize(
-    ("shape", "window", "stride", "padding", "dilation", "taken"),
+    ("shape", "window", "stride", "border", "dilation", "taken"),
     [
         ((8, 19, 19, 728), 3, 2, ((1, 1), (1, 1)), 1, True),
         ((8, 19, 19, 64), 3, 2, ((1, 1), (1, 1)), 1, False),  # another layout
@@ -102,11 +136,14 @@ def test_pool_of_an_affine_function(padding):
         ((8, 19, 19, 728), 2, 2, ((0, 0), (0, 0)), 1, False),
         ((8, 19, 19, 728), 3, 2, ((2, 0), (2, 0)), 1, False),
         ((7, 19, 19, 728), 3, 2, ((1, 1), (1, 1)), 1, False),  # no whole tiles
+        ((8, 19, 19, 728), 3, 2, ((0, 3), (0, 1)), 1, False),  # windows of nothing but padding
+        ((8, 19, 19, 728), 3, 2, ((-1, 0), (0, 1)), 1, False),
+        ((8, 1, 19, 728), 3, 2, ((0, 0), (0, 0)), 1, False),  # no window
         ((8, 4000, 4000, 728), 3, 2, ((1, 1), (1, 1)), 1, False),  # too large for on-chip memory
     ],
 )
-def test_what_the_kernels_take(monkeypatch, shape, window, stride, padding, dilation, taken):
+def test_what_the_kernels_take(monkeypatch, shape, window, stride, border, dilation, taken):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     monkeypatch.setattr(kernels, "device_kind", lambda: "TPU v5 lite")
     x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-    assert pooling_tpu.takes(x, window, stride, Padding(*padding), dilation) == taken
+    assert pooling_tpu.takes(x, window, stride, Border(*border), dilation) == taken

@@ -130,6 +130,7 @@ BF16 = jnp.bfloat16
         (8, 128, 128, 2, BF16, "TPU v5 lite", False),
         (8, 128, 128, 1, jnp.float32, "TPU v5 lite", False),
         (8, 128, 128, 1, BF16, "TPU v4", False),  # 16 MiB of on-chip memory
+        (8, 128, 128, 1, BF16, "cpu", False),
         (7, 128, 128, 1, BF16, "TPU v5 lite", False),  # no whole tiles
         (8, 4096, 4096, 1, BF16, "TPU v5 lite", False),  # too large for on-chip memory
     ],

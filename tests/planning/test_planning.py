@@ -151,13 +151,18 @@ def test_plan_of_a_network_whose_needs_are_known(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("topology", "compilers", "devices"),
-    [("v5e:2x2", ["libtpu"], 4), ("h200:1", ["jax-cuda12-plugin", "jax-cuda13-plugin"], 1)],
+    ("topology", "compilers", "devices", "kernel"),
+    [
+        ("v5e:2x2", ["libtpu"], 4, "tpu_custom_call"),
+        ("h200:1", ["jax-cuda12-plugin", "jax-cuda13-plugin"], 1, "__gpu$xla.gpu.triton"),
+    ],
 )
-def test_plan_for_accelerators(topology, compilers, devices, tmp_path):
+def test_plan_for_accelerators(topology, compilers, devices, kernel, tmp_path):
     if not installed(*compilers):
         pytest.skip(f"compiling for {topology} needs {' or '.join(compilers)}")
-    plan, output = planned(topology, "--batch=8", "--config.model.width=0.05", file=tmp_path / "plan.json")
+    options = "--config.model.width=1.0", "--config.model.middle_blocks=0", "--config.model.dtype=bfloat16"
+    plan, output = planned(topology, "--batch=8", *options, file=tmp_path / "plan.json")
+    assert plan["kernels"][kernel] >= 7
     assert (plan["devices"], plan["batch_size"], plan["fits"]) == (devices, 8 * devices, True)
     assert plan["traffic"] > 0
     assert plan["images_per_second"].keys() == {"traffic", "flops"}

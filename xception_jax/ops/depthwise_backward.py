@@ -56,15 +56,15 @@ def depthwise_backward(
     kernel_form = functools.partial(in_one_kernel, settings=settings)
 
     def value(*args: jax.Array) -> Gradients:
-        return lax.platform_dependent(*args, cuda=kernel_form if _has_kernel() else plain, default=plain)
+        return lax.platform_dependent(*args, cuda=kernel_form if _has_kernel(x) else plain, default=plain)
 
     return kernels.as_operator(value, plain)(x, scale, shift, kernel, cotangent)
 
 
-def _has_kernel() -> bool:
+def _has_kernel(x: jax.Array) -> bool:
     """NVIDIA's GPUs before compute capability 8.0 have none. A GPU that is planned for, and is not there, has."""
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return kernels.batch_axes() is not None and not re.match(r"[1-7]\.", capability)
+    return kernels.pictures_a_device(x.shape[0]) > 0 and not re.match(r"[1-7]\.", capability)
 
 
 def plain_backward(
@@ -90,8 +90,8 @@ def in_one_kernel(
 ) -> Gradients:
     """`depthwise_backward` by the kernel. `interpret`: on any platform, slowly."""
 
-    def local(maps: tuple, others: tuple) -> tuple[jax.Array, jax.Array]:
-        (x, cotangent), (scale, shift, kernel) = maps, others
+    def local(maps: tuple, shared: tuple) -> tuple[jax.Array, jax.Array]:
+        (x, cotangent), (scale, shift, kernel) = maps, shared
         to_x, sums = _call(x, scale, shift, kernel, cotangent, settings, interpret)
         return to_x, sums.sum((0, 1))
 

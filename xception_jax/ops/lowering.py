@@ -53,7 +53,7 @@ def platform(name: Platform) -> Iterator[None]:
     """Within the context operators are traced for this platform, in all threads.
 
     What is compiled for a device that is not there (a plan, an export) needs it: while tracing, the default backend is
-    all that is known otherwise.
+    all that is known otherwise. What is already traced stays as it is.
 
     Raises:
       UserError: an unknown platform.

@@ -8,11 +8,13 @@ Shape legend: B batch, H height, W width, C channels.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from xception_jax.ops import kernels
@@ -25,25 +27,69 @@ UNROLL = 4
 
 
 def has_kernels() -> bool:
-    """Whether the TPUs that are traced for have the memory, and it is known how a batch is split over them."""
-    return kernels.batch_axes() is not None and not re.search("TPU v[234]", kernels.device_kind())
+    """Whether what is traced for is a TPU with the memory for them."""
+    return re.match(r"TPU ?v?([5-9]|[1-9]\d)", kernels.device_kind()) is not None
 
 
 def pictures_of_a_program(batch: int, bytes_a_picture: int, others: int = 0) -> int:
-    """How many pictures a program takes: as many as fit and divide the batch; 0 where none do."""
+    """How many pictures a program takes: as many as fit and divide a device's batch; 0 where none do."""
     for pictures in BLOCKS:
-        if batch % pictures == 0 and pictures * bytes_a_picture + others <= MEMORY:
+        if batch and batch % pictures == 0 and pictures * bytes_a_picture + others <= MEMORY:
             return pictures
     return 0
 
 
+Operand = tuple[jax.Array, pl.BlockSpec]
+Result = tuple[jax.ShapeDtypeStruct, pl.BlockSpec]
+
+
+def call(
+    program: Callable[..., None],
+    grid: tuple[int, int, int],
+    operands: Sequence[Operand],
+    results: Sequence[Result],
+    scratch: Sequence[Any],
+    *,
+    parallel: int,
+    flops: int,
+    name: str,
+    interpret: Any,
+) -> list[jax.Array]:
+    """A kernel's results.
+
+    Args:
+      program: takes references to blocks of operands and results, and to what stays in on-chip memory between programs.
+      operands, results: each array, or its shape and dtype, with the blocks that programs take.
+      scratch: what stays.
+      parallel: how many of the grid's first dimensions may be divided among the cores of a chip.
+      flops: of all programs together, for the compiler's schedule and for `plan`.
+      interpret: whether it is interpreted, on any platform, slowly; or how.
+    """
+    arrays, in_specs = zip(*operands, strict=True)
+    shapes, out_specs = zip(*results, strict=True)
+    moved = sum(a.size * a.dtype.itemsize for a in (*arrays, *shapes))
+    semantics = [pltpu.PARALLEL] * parallel + [pltpu.ARBITRARY] * (len(grid) - parallel)
+    return pl.pallas_call(
+        program,
+        grid=grid,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        out_shape=shapes,
+        scratch_shapes=scratch,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=MEMORY),
+        cost_estimate=pl.CostEstimate(flops=flops, transcendentals=0, bytes_accessed=moved),
+        interpret=interpret,
+        name=name,
+    )(*arrays)
+
+
 def rows_first(x: Float[Array, "B H W C"]) -> Float[Array, "H W B C"]:
-    """As kernels take maps."""
+    """As maps are in kernels."""
     return x.transpose(1, 2, 0, 3)
 
 
 def pictures_first(x: Float[Array, "H W B C"]) -> Float[Array, "B H W C"]:
-    """As all others do."""
+    """As maps are outside kernels."""
     return x.transpose(2, 0, 1, 3)
 
 

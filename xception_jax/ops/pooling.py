@@ -56,7 +56,7 @@ def affine_max_pool(
     if fast_on_gpu():
         sign = row(sign, x)
         return affine(sign * max_pool(sign * x, window, stride, padding, dilation), scale, shift)
-    around = pooling_tpu.Padding(*_pixels_around(x, window, stride, padding, dilation))
+    around = pooling_tpu.Border(*_pixels_around(x, window, stride, padding, dilation))
     if fast_on_tpu() and pooling_tpu.takes(x, window, stride, around, dilation):
         return affine(pooling_tpu.signed_max_pool(x, sign, around), scale, shift)
     return max_pool(affine(x, scale, shift), window, stride, padding, dilation)

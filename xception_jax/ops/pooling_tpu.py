@@ -12,6 +12,7 @@ Shape legend: B batch, P pictures of a program, H height, W width, h, w those of
 import dataclasses
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from xception_jax.ops import kernels
 from xception_jax.ops.affine import row
 from xception_jax.ops.mosaic import (
     LANES,
-    MEMORY,
+    call,
     columns,
     has_kernels,
     pictures_first,
@@ -40,20 +41,25 @@ TAPS = tuple(itertools.product(range(SIDE), range(SIDE)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Padding:
+class Border:
     """Rows above and below, columns left and right, that are no pixels."""
 
     rows: tuple[int, int]
     columns: tuple[int, int]
 
+    def windows(self, height: int, width: int) -> tuple[int, int]:
+        """How many there are, down and across."""
+        return (height + sum(self.rows) - SIDE) // STRIDE + 1, (width + sum(self.columns) - SIDE) // STRIDE + 1
 
-def takes(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> bool:
+
+def takes(x: jax.Array, window: int, stride: int, border: Border, dilation: int) -> bool:
     """Whether the kernels can do such pools, on the devices that are traced for."""
     if not has_kernels() or (window, stride, dilation) != (SIDE, STRIDE, 1):
         return False
     # XLA lays out maps of fewer channels in another way.
-    fitting = max(padding.rows[0], padding.columns[0]) <= 1 and x.shape[3] >= LANES
-    return fitting and _pictures(kernels.pictures_a_device(x.shape[0]), x.shape[2]) > 0
+    wide = x.shape[3] >= LANES
+    fitting = {*border.rows, *border.columns} <= {0, 1} and min(border.windows(*x.shape[1:3])) > 0
+    return wide and fitting and _pictures(kernels.pictures_a_device(x.shape[0]), x.shape[2]) > 0
 
 
 def _pictures(batch: int, width: int) -> int:
@@ -64,53 +70,57 @@ def _pictures(batch: int, width: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def signed_max_pool(x: jax.Array, sign: jax.Array, padding: Padding) -> jax.Array:
+def signed_max_pool(x: jax.Array, sign: jax.Array, border: Border) -> jax.Array:
     """`plain` of what the kernels take. Keeps x alone for the backward pass."""
-    return _forward(x, sign, padding)[0]
+    return _forward(x, sign, border)[0]
 
 
-def _forward(x: jax.Array, sign: jax.Array, padding: Padding) -> tuple:
-    kernel, lax_form = (functools.partial(f, padding=padding) for f in (forward_kernel, plain))
+def _forward(x: jax.Array, sign: jax.Array, border: Border) -> tuple:
+    kernel, lax_form = (functools.partial(f, border=border) for f in (forward_kernel, plain))
     return kernels.as_operator(kernel, lax_form)(x, sign), (x, sign)
 
 
-def _backward(padding: Padding, residuals: tuple, to_y: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(border: Border, residuals: tuple, to_y: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, sign = residuals
-    kernel, lax_form = (functools.partial(f, padding=padding) for f in (backward_kernel, plain_backward))
+    kernel, lax_form = (functools.partial(f, border=border) for f in (backward_kernel, plain_backward))
     return kernels.as_operator(kernel, lax_form)(x, sign, to_y), jnp.zeros_like(sign)
 
 
 signed_max_pool.defvjp(_forward, _backward)
 
 
-def plain(x: Float[Array, "B H W C"], sign: Float[Array, " C"], padding: Padding) -> Float[Array, "B h w C"]:
+def plain(x: Float[Array, "B H W C"], sign: Float[Array, " C"], border: Border) -> Float[Array, "B h w C"]:
     """The windows' maxima where `sign` is 1, minima where it is -1."""
     sign = row(sign, x).astype(x.dtype)
-    pads = (padding.rows, padding.columns)
+    pads = (border.rows, border.columns)
     return sign * nnx.max_pool(sign * x, (SIDE, SIDE), strides=(STRIDE, STRIDE), padding=pads)
 
 
 def plain_backward(
-    x: Float[Array, "B H W C"], sign: Float[Array, " C"], to_y: Float[Array, "B h w C"], padding: Padding
+    x: Float[Array, "B H W C"], sign: Float[Array, " C"], to_y: Float[Array, "B h w C"], border: Border
 ) -> Float[Array, "B H W C"]:
     """The gradient of x: a window's goes to its first maximum, row by row."""
-    return jax.vjp(lambda x: plain(x, sign, padding), x)[1](to_y)[0]
+    return jax.vjp(lambda x: plain(x, sign, border), x)[1](to_y)[0]
 
 
 def forward_kernel(
-    x: Float[Array, "B H W C"], sign: Float[Array, " C"], padding: Padding, interpret: bool = False
+    x: Float[Array, "B H W C"], sign: Float[Array, " C"], border: Border, interpret: Any = False
 ) -> Float[Array, "B h w C"]:
-    """`plain` in one kernel. `interpret`: on any platform, slowly."""
+    """`plain` in one kernel. `interpret`: see `mosaic.call`."""
 
-    def kernel(maps: tuple, others: tuple) -> tuple[jax.Array, tuple]:
-        (x,), (sign,) = map(rows_first, maps), others
-        blocks = Blocks.of(x, padding)
-        y = blocks.call(
-            _forward_program,
+    def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, tuple]:
+        (x,), (sign,) = map(rows_first, maps), shared
+        blocks = Blocks.of(x, border)
+        [y] = call(
+            functools.partial(_forward_program, blocks=blocks),
+            blocks.grid,
             [(x, blocks.rows()), (sign[None], blocks.vector())],
-            (blocks.result(x), blocks.window()),
+            [(blocks.result(x), blocks.window())],
             [blocks.ring()],
-            interpret,
+            parallel=2,
+            flops=blocks.comparisons,
+            name="max_pool",
+            interpret=interpret,
         )
         return pictures_first(y), ()
 
@@ -121,20 +131,24 @@ def backward_kernel(
     x: Float[Array, "B H W C"],
     sign: Float[Array, " C"],
     to_y: Float[Array, "B h w C"],
-    padding: Padding,
-    interpret: bool = False,
+    border: Border,
+    interpret: Any = False,
 ) -> Float[Array, "B H W C"]:
-    """`plain_backward` in one kernel."""
+    """`plain_backward` in one kernel; a window in which a NaN is gives its gradient to no pixel."""
 
-    def kernel(maps: tuple, others: tuple) -> tuple[jax.Array, tuple]:
-        (x, to_y), (sign,) = map(rows_first, maps), others
-        blocks = Blocks.of(x, padding)
-        to_x = blocks.call(
-            _backward_program,
+    def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, tuple]:
+        (x, to_y), (sign,) = map(rows_first, maps), shared
+        blocks = Blocks.of(x, border)
+        [to_x] = call(
+            functools.partial(_backward_program, blocks=blocks),
+            blocks.grid,
             [(x, blocks.rows()), (sign[None], blocks.vector()), (to_y, blocks.window())],
-            (jax.ShapeDtypeStruct(x.shape, x.dtype), blocks.rows(behind=1)),
+            [(jax.ShapeDtypeStruct(x.shape, x.dtype), blocks.rows(behind=1))],
             [blocks.ring(), blocks.ring()],
-            interpret,
+            parallel=2,
+            flops=3 * blocks.comparisons,
+            name="max_pool_backward",
+            interpret=interpret,
         )
         return pictures_first(to_x), ()
 
@@ -150,26 +164,27 @@ class Blocks:
     batch: int
     channels: int
     pictures: int
-    padding: Padding
+    border: Border
 
     @classmethod
-    def of(cls, x: Float[Array, "H W B C"], padding: Padding) -> "Blocks":
+    def of(cls, x: Float[Array, "H W B C"], border: Border) -> "Blocks":
         height, width, batch, channels = x.shape
-        return cls(height, width, batch, channels, _pictures(batch, width), padding)
+        return cls(height, width, batch, channels, _pictures(batch, width), border)
 
     @property
     def windows(self) -> tuple[int, int]:
         """Down and across."""
-        down, across = (
-            (size + sum(pads) - SIDE) // STRIDE + 1
-            for size, pads in ((self.height, self.padding.rows), (self.width, self.padding.columns))
-        )
-        return down, across
+        return self.border.windows(self.height, self.width)
+
+    @property
+    def comparisons(self) -> int:
+        """Of all windows' pixels."""
+        return len(TAPS) * math.prod(self.windows) * self.batch * self.channels
 
     @property
     def late(self) -> int:
         """How many programs after its first two rows a window's last row comes: none with a row of padding above."""
-        return 1 - self.padding.rows[0]
+        return 1 - self.border.rows[0]
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -197,29 +212,8 @@ class Blocks:
 
     def ring(self) -> Any:
         """Four rows with their padding."""
-        across = max(self.width + self.padding.columns[0], STRIDE * self.windows[1] + 1)
+        across = max(self.width + self.border.columns[0], STRIDE * self.windows[1] + 1)
         return pltpu.VMEM((RING, across, self.pictures, LANES), F32)
-
-    def call(self, program: Any, operands: list, result: tuple, scratch: list, interpret: bool) -> jax.Array:
-        """The kernel's result."""
-        arrays, in_specs = zip(*operands, strict=True)
-        shape, out_spec = result
-        moved = sum(a.size * a.dtype.itemsize for a in (*arrays, shape))
-        compared = len(TAPS) * self.windows[0] * self.windows[1] * self.batch * self.channels
-        return pl.pallas_call(
-            functools.partial(program, blocks=self),
-            grid=self.grid,
-            in_specs=in_specs,
-            out_specs=out_spec,
-            out_shape=shape,
-            scratch_shapes=scratch,
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=MEMORY
-            ),
-            cost_estimate=pl.CostEstimate(flops=compared, transcendentals=0, bytes_accessed=moved),
-            interpret=interpret,
-            name=program.__name__.strip("_").replace("program", "max_pool"),
-        )(*arrays)
 
 
 def _forward_program(x: Any, sign: Any, y: Any, ring: Any, *, blocks: Blocks) -> None:
@@ -268,7 +262,7 @@ def _backward_program(x: Any, sign: Any, to_y: Any, to_x: Any, ring: Any, totals
     def _() -> None:
         for k in range(STRIDE):
             slot = lax.rem(STRIDE * (step - 1) + k, RING)
-            first = blocks.padding.columns[0]
+            first = blocks.border.columns[0]
             to_x[k] = totals[slot, first : first + blocks.width].astype(to_x.dtype)
             totals[slot] = jnp.zeros(totals.shape[1:], F32)
 
@@ -287,7 +281,7 @@ def _read(step: jax.Array, x: Any, sign: Any, ring: Any, blocks: Blocks) -> None
         @pl.when(number < blocks.height)
         def _(k: int = k, slot: jax.Array = slot) -> None:
             def column(w: Any, nothing: tuple) -> tuple:
-                ring[slot, w + blocks.padding.columns[0]] = x[k, w].astype(F32) * sign[...]
+                ring[slot, w + blocks.border.columns[0]] = x[k, w].astype(F32) * sign[...]
                 return nothing
 
             columns(blocks.width, column)
@@ -299,7 +293,7 @@ def _read(step: jax.Array, x: Any, sign: Any, ring: Any, blocks: Blocks) -> None
 
 def _ring_rows(window: jax.Array, blocks: Blocks) -> list[jax.Array]:
     """Where in a ring a window's three rows are. The first one of all may be above the map."""
-    return [lax.rem(STRIDE * window - blocks.padding.rows[0] + i + RING, RING) for i in range(SIDE)]
+    return [lax.rem(STRIDE * window - blocks.border.rows[0] + i + RING, RING) for i in range(SIDE)]
 
 
 def _taps(ring: Any, rows: list[jax.Array], w: Any) -> list[jax.Array]:

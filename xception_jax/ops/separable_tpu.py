@@ -10,10 +10,11 @@ above, whose last neighbours have come; rings in on-chip memory keep three rows,
 Shape legend: B batch, P pictures of a program, H height, W width, C channels in, D channels out.
 """
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,9 @@ from jaxtyping import Array, Float
 from xception_jax.ops import kernels, separable_reference
 from xception_jax.ops.mosaic import (
     LANES,
-    MEMORY,
+    Operand,
+    Result,
+    call,
     columns,
     has_kernels,
     pictures_first,
@@ -86,20 +89,22 @@ def plain_backward(
 
 
 def forward_kernel(
-    x: Float[Array, "B H W C"], weights: Weights, settings: Settings, interpret: bool = False
+    x: Float[Array, "B H W C"], weights: Weights, settings: Settings, interpret: Any = False
 ) -> tuple[Float[Array, "B H W D"], Float[Array, "2 D"]]:
-    """`convolve` in one kernel. `interpret`: on any platform, slowly."""
+    """`convolve` in one kernel. `interpret`: see `mosaic.call`."""
 
-    def kernel(maps: tuple, others: tuple) -> tuple[jax.Array, jax.Array]:
-        (x,), (weights,) = map(rows_first, maps), others
+    def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, jax.Array]:
+        (x,), (weights,) = map(rows_first, maps), shared
         channels, out = weights.pointwise.shape[2:]
         blocks = Blocks.of(x, weights)
-        y, sums = blocks.call(
+        y, sums = call(
             functools.partial(_forward_program, relu=settings.relu),
+            blocks.grid,
             [(x, blocks.row(channels)), *_operands(weights)],
             [blocks.map_like(x, out), blocks.sums(2, out)],
             [blocks.ring(x), blocks.line(x)],
-            multiply_adds=x.size * (len(TAPS) + out),
+            parallel=1,
+            flops=2 * x.size * (len(TAPS) + out),
             name="separable_conv",
             interpret=interpret,
         )
@@ -115,16 +120,17 @@ def backward_kernel(
     to_y: Float[Array, "B H W D"],
     to_sums: Float[Array, "2 D"],
     settings: Settings,
-    interpret: bool = False,
+    interpret: Any = False,
 ) -> tuple[Float[Array, "B H W C"], Weights]:
     """`plain_backward` in one kernel."""
 
-    def kernel(maps: tuple, others: tuple) -> tuple[jax.Array, tuple]:
-        (x, y, to_y), (weights, to_sums) = map(rows_first, maps), others
+    def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, tuple]:
+        (x, y, to_y), (weights, to_sums) = map(rows_first, maps), shared
         channels, out = weights.pointwise.shape[2:]
         blocks = Blocks.of(x, weights)
-        to_x, sums, to_pointwise = blocks.call(
+        to_x, sums, to_pointwise = call(
             functools.partial(_backward_program, relu=settings.relu),
+            blocks.grid,
             [
                 (x, blocks.row(channels)),
                 *_operands(weights),
@@ -133,7 +139,8 @@ def backward_kernel(
             ],
             [blocks.map_like(x, channels), blocks.sums(SUMS, channels), blocks.products(channels, out)],
             [blocks.ring(x), blocks.ring(x), blocks.line(x), blocks.line(x, 2), blocks.line(y, 2)],
-            multiply_adds=x.size * (3 * len(TAPS) + 2 * out),
+            parallel=1,
+            flops=2 * x.size * (3 * len(TAPS) + 2 * out),
             name="separable_conv_backward",
             interpret=interpret,
         )
@@ -143,10 +150,6 @@ def backward_kernel(
     *to_depthwise, to_scale, to_shift = sums
     gradients = Weights(to_scale, to_shift, jnp.stack(to_depthwise), to_pointwise)
     return to_x, Weights(*(g.reshape(w.shape).astype(w.dtype) for g, w in zip(gradients, weights, strict=True)))
-
-
-Operand = tuple[jax.Array, pl.BlockSpec]
-Result = tuple[jax.ShapeDtypeStruct, pl.BlockSpec]
 
 
 def _operand(x: jax.Array) -> Operand:
@@ -161,11 +164,12 @@ def _operands(weights: Weights) -> list[Operand]:
     return [_operand(w) for w in (*vectors, depthwise, weights.pointwise.reshape(channels, out))]
 
 
-class Blocks(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Blocks:
     """What programs take of [H, W, B, C] maps.
 
-    The grid is groups of pictures, blocks of pictures in a group, rows and one more. Chips of two cores (v4, v5p) give
-    each a group.
+    The grid is groups of pictures, blocks of pictures in a group, rows and one more. Chips of two cores (v5p) give each
+    a group, where the blocks are even in number.
     """
 
     height: int
@@ -213,36 +217,6 @@ class Blocks(NamedTuple):
     def line(self, x: jax.Array, count: int = 1) -> Any:
         """A row, or several."""
         return pltpu.VMEM((count, self.width, self.pictures, x.shape[-1]), x.dtype)
-
-    def call(
-        self,
-        program: Callable[..., None],
-        operands: Sequence[Operand],
-        results: Sequence[Result],
-        scratch: Sequence[Any],
-        *,
-        multiply_adds: int,
-        name: str,
-        interpret: bool,
-    ) -> list[jax.Array]:
-        """The kernel's results."""
-        arrays, in_specs = zip(*operands, strict=True)
-        shapes, out_specs = zip(*results, strict=True)
-        moved = sum(a.size * a.dtype.itemsize for a in (*arrays, *shapes))
-        return pl.pallas_call(
-            program,
-            grid=self.grid,
-            in_specs=in_specs,
-            out_specs=out_specs,
-            out_shape=shapes,
-            scratch_shapes=scratch,
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=MEMORY
-            ),
-            cost_estimate=pl.CostEstimate(flops=2 * multiply_adds, transcendentals=0, bytes_accessed=moved),
-            interpret=interpret,
-            name=name,
-        )(*arrays)
 
 
 def _forward_program(
@@ -413,7 +387,7 @@ def _depthwise_backward(
     sums: Any,
     relu: bool,
 ) -> None:
-    """The gradients of `_depthwise` and `_normalize`, for the row before this one. Its sums stay in registers."""
+    """The gradients of `_depthwise` and `_normalize`, for the row before this one."""
     rows = _ring_rows(row)
 
     def some(c: slice) -> None:
