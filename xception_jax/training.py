@@ -63,6 +63,8 @@ def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[
         validator = Evaluator(experiment, config.data.validation_split)
         tester = Evaluator(experiment, config.data.test_split)
         claim(workdir, config)
+        if primary():
+            summary.show(experiment)
         checkpoints = Checkpoints(workdir, config.checkpoint)
         status.update(state="training", step=checkpoints.latest or 0, total_steps=experiment.total_steps)
         train_step, state = ready(experiment, checkpoints)
@@ -173,15 +175,13 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
 def ready(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
     """The training step, and the state of the last checkpoint, or the one before the first step where there is none.
 
-    The step is compiled, where one is left to do, while people read the summary and the state is drawn or read.
+    The step is compiled, where one is left to do, while the state is drawn or read.
     """
     latest, total = checkpoints.latest, experiment.total_steps
     if latest is not None and latest > total:
         raise UserError(f"the work directory is at step {latest}, past the {total} steps that the config asks for")
     with ThreadPoolExecutor(1, "compilation") as pool:
         compiling = pool.submit(experiment.compiled_train_step) if latest != total else None
-        if primary():
-            summary.show(experiment)
         if latest is None:
             state = experiment.initial_state()
         else:
