@@ -127,12 +127,13 @@ def test_a_missing_compiler_is_named(topology, compilers, package, monkeypatch):
 
 def test_plan_of_a_network_whose_needs_are_known(tmp_path):
     """The step takes the state and a batch, sends the gradients and the statistics, and computes thrice a forward."""
-    options = ("--batch=4", "--config.model.width=0.05", "--config.data.name=imagenet2012")  # which nobody needs
+    network = ("--config.model.width=0.05", "--config.model.middle_blocks=0")
+    options = ("--batch=4", *network, "--config.data.name=imagenet2012")  # which nobody needs
     plan, output = planned("cpu:2", *options, "--config.model.num_classes=7", file=tmp_path / "plan.json")
     assert (plan["devices"], plan["batch_size"], plan["fits"]) == (2, 8, True)
 
     config = get_config()
-    config.batch_size, config.model.width = 8, 0.05
+    config.batch_size, config.model.width, config.model.middle_blocks = 8, 0.05, 0
     config.data.name, config.data.num_classes = "synthetic", 7
     run = experiment.create(config, jax.devices()[:2])
     state, memory = num_bytes(run.abstract_state), plan["memory"]
