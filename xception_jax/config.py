@@ -94,9 +94,7 @@ def default() -> ConfigDict:
     c.aux_loss_weight = 0.4  # inception_v3 with an auxiliary head
     c.average_decay = 0.9999  # Polyak averaging of weights and batch statistics; 0: none
 
-    c.lowering = (
-        "auto"  # of operators: the fastest known for the platform; "reference" is plain lax, to rounding the same
-    )
+    c.lowering = "auto"  # of operators: the platform's fastest; "reference" is plain lax, the same to rounding
     c.mesh = n = ConfigDict()  # which device holds what; the result is the same to rounding
     n.fully_sharded = False  # split parameters, averages and optimizer state over the devices too, to save memory
     n.model = 1  # devices that share each fully connected layer of the head: for many classes and wide hidden layers

@@ -148,7 +148,7 @@ def build_model(config: ConfigDict, num_classes: int) -> nnx.Module:
 
 
 def create(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
-    """Checks a config against its data and the devices, by default all at hand.
+    """Checks a config against its data and the devices, by default all at hand, and sets the operators' lowering.
 
     Raises:
       UserError: what is wrong, and what to do.

@@ -11,19 +11,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
-from xception_jax.ops import kernels, mosaic, pooling_tpu
+from xception_jax.ops import kernels, pooling_tpu
 from xception_jax.ops.pooling_tpu import Border
 from xception_jax.sharding import data_mesh
-
-
-@pytest.fixture
-def interpreted(monkeypatch):
-    """On one TPU v5e, as far as tracing sees; its kernels are interpreted."""
-    monkeypatch.setattr(kernels, "device_kind", lambda: "TPU v5 lite")
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(mosaic, "BLOCKS", (8,))
-    for name in ("forward_kernel", "backward_kernel"):
-        monkeypatch.setattr(pooling_tpu, name, functools.partial(getattr(pooling_tpu, name), interpret=True))
 
 
 def arguments(shape, dtype=np.float32):

@@ -10,21 +10,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
-from xception_jax.ops import kernels, mosaic, separable_reference, separable_tpu
+from xception_jax.ops import kernels, separable_reference, separable_tpu
 from xception_jax.ops.separable_reference import Settings, Weights
 from xception_jax.sharding import data_mesh
 
 pytestmark = pytest.mark.usefixtures("interpreted")
-
-
-@pytest.fixture
-def interpreted(monkeypatch):
-    """On one TPU v5e, as far as tracing sees; its kernels are interpreted."""
-    monkeypatch.setattr(kernels, "device_kind", lambda: "TPU v5 lite")
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(mosaic, "BLOCKS", (8,))
-    for name in ("forward_kernel", "backward_kernel"):
-        monkeypatch.setattr(separable_tpu, name, functools.partial(getattr(separable_tpu, name), interpret=True))
 
 
 def arguments(batch, height, width, channels, out, dtype=np.float32):

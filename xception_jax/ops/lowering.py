@@ -88,6 +88,16 @@ def fast_on_gpu() -> bool:
     return _lowering != "reference" and target() == "gpu"
 
 
+def fast_on_tpu() -> bool:
+    """Whether operators may be traced as kernels for TPUs; what these do not take keeps the reference."""
+    return _lowering != "reference" and target() == "tpu"
+
+
+def fused() -> bool:
+    """Whether what is between two batch normalizations is to be traced as one operator."""
+    return fast_on_gpu() or fast_on_tpu()
+
+
 @functools.cache
 def is_faster(operator: Operator) -> bool:
     """Whether the CPU's lowering took no longer than the reference, of all uses in the networks measured."""
@@ -100,13 +110,3 @@ def table() -> dict[str, dict[str, dict]]:
     """`lowerings.json`: by platform and network, when and on what it was `measured`, and the `milliseconds` that each
     operator takes in a step of training, with the "fast" lowering and with the "reference"."""
     return json.loads(resources.files(__package__).joinpath("lowerings.json").read_text())
-
-
-def fast_on_tpu() -> bool:
-    """Whether operators may be traced as kernels for TPUs; what these do not take keeps the reference."""
-    return _lowering != "reference" and target() == "tpu"
-
-
-def fused() -> bool:
-    """Whether what is between two batch normalizations is to be traced as one operator."""
-    return fast_on_gpu() or fast_on_tpu()

@@ -7,11 +7,13 @@ on-chip memory.
 Shape legend: B batch, H height, W width, C channels.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -19,6 +21,8 @@ from jaxtyping import Array, Float
 
 from xception_jax.ops import kernels
 
+F32 = jnp.float32
+TAPS = tuple(itertools.product(range(3), range(3)))  # of a 3x3 window, row by row
 LANES = 128
 # On-chip memory for one kernel, less than a core of any TPU has since v5 (64 MiB and more; before it was 16).
 MEMORY = 48 * 2**20

@@ -11,7 +11,6 @@ Shape legend: B batch, P pictures of a program, H height, W width, h, w those of
 
 import dataclasses
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -23,21 +22,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from xception_jax.ops import kernels
+from xception_jax.ops import kernels, mosaic
 from xception_jax.ops.affine import row
-from xception_jax.ops.mosaic import (
-    LANES,
-    call,
-    columns,
-    has_kernels,
-    pictures_first,
-    pictures_of_a_program,
-    rows_first,
-)
+from xception_jax.ops.mosaic import F32, TAPS
 
-F32 = jnp.float32
-SIDE, STRIDE, RING = 3, 2, 4
-TAPS = tuple(itertools.product(range(SIDE), range(SIDE)))
+SIDE, STRIDE, RING = 3, 2, 4  # of windows; rows of the ring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +43,10 @@ class Border:
 
 def takes(x: jax.Array, window: int, stride: int, border: Border, dilation: int) -> bool:
     """Whether the kernels can do such pools, on the devices that are traced for."""
-    if not has_kernels() or (window, stride, dilation) != (SIDE, STRIDE, 1):
+    if not mosaic.has_kernels() or (window, stride, dilation) != (SIDE, STRIDE, 1):
         return False
     # XLA lays out maps of fewer channels in another way.
-    wide = x.shape[3] >= LANES
+    wide = x.shape[3] >= mosaic.LANES
     fitting = {*border.rows, *border.columns} <= {0, 1} and min(border.windows(*x.shape[1:3])) > 0
     return wide and fitting and _pictures(kernels.pictures_a_device(x.shape[0]), x.shape[2]) > 0
 
@@ -65,8 +54,8 @@ def takes(x: jax.Array, window: int, stride: int, border: Border, dilation: int)
 def _pictures(batch: int, width: int) -> int:
     """How many pictures a program takes; 0 where no number fits."""
     # Of float32 two rings; of no more than that two rows each way and one of the result, all there twice.
-    pixel = 4 * LANES * (2 * RING + 2 * (STRIDE + STRIDE + 1))
-    return pictures_of_a_program(batch, (width + SIDE) * pixel)
+    pixel = 4 * mosaic.LANES * (2 * RING + 2 * (STRIDE + STRIDE + 1))
+    return mosaic.pictures_of_a_program(batch, (width + SIDE) * pixel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -109,9 +98,9 @@ def forward_kernel(
     """`plain` in one kernel. `interpret`: see `mosaic.call`."""
 
     def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, tuple]:
-        (x,), (sign,) = map(rows_first, maps), shared
+        (x,), (sign,) = map(mosaic.rows_first, maps), shared
         blocks = Blocks.of(x, border)
-        [y] = call(
+        [y] = mosaic.call(
             functools.partial(_forward_program, blocks=blocks),
             blocks.grid,
             [(x, blocks.rows()), (sign[None], blocks.vector())],
@@ -122,7 +111,7 @@ def forward_kernel(
             name="max_pool",
             interpret=interpret,
         )
-        return pictures_first(y), ()
+        return mosaic.pictures_first(y), ()
 
     return kernels.per_device(kernel, (x,), (sign,))[0]
 
@@ -137,9 +126,9 @@ def backward_kernel(
     """`plain_backward` in one kernel; a window in which a NaN is gives its gradient to no pixel."""
 
     def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, tuple]:
-        (x, to_y), (sign,) = map(rows_first, maps), shared
+        (x, to_y), (sign,) = map(mosaic.rows_first, maps), shared
         blocks = Blocks.of(x, border)
-        [to_x] = call(
+        [to_x] = mosaic.call(
             functools.partial(_backward_program, blocks=blocks),
             blocks.grid,
             [(x, blocks.rows()), (sign[None], blocks.vector()), (to_y, blocks.window())],
@@ -150,7 +139,7 @@ def backward_kernel(
             name="max_pool_backward",
             interpret=interpret,
         )
-        return pictures_first(to_x), ()
+        return mosaic.pictures_first(to_x), ()
 
     return kernels.per_device(kernel, (x, to_y), (sign,))[0]
 
@@ -188,32 +177,34 @@ class Blocks:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        return self.batch // self.pictures, pl.cdiv(self.channels, LANES), pl.cdiv(self.height, STRIDE) + 1
+        return self.batch // self.pictures, pl.cdiv(self.channels, mosaic.LANES), pl.cdiv(self.height, STRIDE) + 1
 
     def rows(self, *, behind: int = 0) -> pl.BlockSpec:
         """The two rows that a program reads, or those before them."""
         last = self.grid[2] - 2
         return pl.BlockSpec(
-            (STRIDE, self.width, self.pictures, LANES), lambda b, c, i: (jnp.clip(i - behind, 0, last), 0, b, c)
+            (STRIDE, self.width, self.pictures, mosaic.LANES), lambda b, c, i: (jnp.clip(i - behind, 0, last), 0, b, c)
         )
 
     def window(self) -> pl.BlockSpec:
         """The row of windows that a program does."""
         down, across = self.windows
         return pl.BlockSpec(
-            (1, across, self.pictures, LANES), lambda b, c, i: (jnp.clip(i - self.late, 0, down - 1), 0, b, c)
+            (1, across, self.pictures, mosaic.LANES), lambda b, c, i: (jnp.clip(i - self.late, 0, down - 1), 0, b, c)
         )
 
     def vector(self) -> pl.BlockSpec:
-        return pl.BlockSpec((1, LANES), lambda b, c, i: (0, c))
+        """Of [1, C], what belongs to a program's channels."""
+        return pl.BlockSpec((1, mosaic.LANES), lambda b, c, i: (0, c))
 
     def result(self, x: jax.Array) -> jax.ShapeDtypeStruct:
+        """The smaller map."""
         return jax.ShapeDtypeStruct((*self.windows, self.batch, self.channels), x.dtype)
 
     def ring(self) -> Any:
         """Four rows with their padding."""
         across = max(self.width + self.border.columns[0], STRIDE * self.windows[1] + 1)
-        return pltpu.VMEM((RING, across, self.pictures, LANES), F32)
+        return pltpu.VMEM((RING, across, self.pictures, mosaic.LANES), F32)
 
 
 def _forward_program(x: Any, sign: Any, y: Any, ring: Any, *, blocks: Blocks) -> None:
@@ -230,7 +221,7 @@ def _forward_program(x: Any, sign: Any, y: Any, ring: Any, *, blocks: Blocks) ->
             y[0, w] = (functools.reduce(jnp.maximum, _taps(ring, rows, w)) * sign[...]).astype(y.dtype)
             return nothing
 
-        columns(blocks.windows[1], column)
+        mosaic.columns(blocks.windows[1], column)
 
 
 def _backward_program(x: Any, sign: Any, to_y: Any, to_x: Any, ring: Any, totals: Any, *, blocks: Blocks) -> None:
@@ -256,7 +247,7 @@ def _backward_program(x: Any, sign: Any, to_y: Any, to_x: Any, ring: Any, totals
                 left = jnp.where(tap == best, 0, left)  # the first of equal ones has it all
             return nothing
 
-        columns(blocks.windows[1], column)
+        mosaic.columns(blocks.windows[1], column)
 
     @pl.when(step > 0)
     def _() -> None:
@@ -284,7 +275,7 @@ def _read(step: jax.Array, x: Any, sign: Any, ring: Any, blocks: Blocks) -> None
                 ring[slot, w + blocks.border.columns[0]] = x[k, w].astype(F32) * sign[...]
                 return nothing
 
-            columns(blocks.width, column)
+            mosaic.columns(blocks.width, column)
 
         @pl.when(number >= blocks.height)
         def _(slot: jax.Array = slot) -> None:

@@ -12,7 +12,6 @@ Shape legend: B batch, P pictures of a program, H height, W width, C channels in
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,41 +22,29 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from xception_jax.ops import kernels, separable_reference
-from xception_jax.ops.mosaic import (
-    LANES,
-    Operand,
-    Result,
-    call,
-    columns,
-    has_kernels,
-    pictures_first,
-    pictures_of_a_program,
-    rows_first,
-)
+from xception_jax.ops import kernels, mosaic, separable_reference
+from xception_jax.ops.mosaic import F32, TAPS
 from xception_jax.ops.separable_reference import Settings, Weights
 
-F32 = jnp.float32
-TAPS = tuple(itertools.product(range(3), range(3)))
 SUMS = len(TAPS) + 2  # the depthwise kernel's gradient, the scale's, the shift's
 
 
 def takes(x: jax.Array, pointwise: jax.Array, settings: Settings) -> bool:
     """Whether the kernels can do such maps, on the devices that are traced for."""
-    if not has_kernels() or settings.dilation != 1 or x.dtype != jnp.bfloat16:
+    if not mosaic.has_kernels() or settings.dilation != 1 or x.dtype != jnp.bfloat16:
         return False
     # XLA lays out maps of fewer channels in another way.
-    wide = min(pointwise.shape[2:]) >= LANES
+    wide = min(pointwise.shape[2:]) >= mosaic.LANES
     return wide and _pictures(kernels.pictures_a_device(x.shape[0]), x.shape[2], *pointwise.shape[2:]) > 0
 
 
 def _pictures(batch: int, width: int, channels: int, out: int) -> int:
     """How many pictures a program takes; 0 where no number fits."""
-    channels, out = (pl.cdiv(c, LANES) * LANES for c in (channels, out))
+    channels, out = (pl.cdiv(c, mosaic.LANES) * mosaic.LANES for c in (channels, out))
     # Bytes that the backward pass needs for each channel of a row's pixels (of the input six float32 and seven
     # bfloat16, of the result six bfloat16, and what is on the way), and for each weight.
     pixel, weight = 44 * channels + 16 * out, 20
-    return pictures_of_a_program(batch, (width + 2) * pixel, weight * channels * out)
+    return mosaic.pictures_of_a_program(batch, (width + 2) * pixel, weight * channels * out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -94,10 +81,10 @@ def forward_kernel(
     """`convolve` in one kernel. `interpret`: see `mosaic.call`."""
 
     def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, jax.Array]:
-        (x,), (weights,) = map(rows_first, maps), shared
+        (x,), (weights,) = map(mosaic.rows_first, maps), shared
         channels, out = weights.pointwise.shape[2:]
         blocks = Blocks.of(x, weights)
-        y, sums = call(
+        y, sums = mosaic.call(
             functools.partial(_forward_program, relu=settings.relu),
             blocks.grid,
             [(x, blocks.row(channels)), *_operands(weights)],
@@ -108,7 +95,7 @@ def forward_kernel(
             name="separable_conv",
             interpret=interpret,
         )
-        return pictures_first(y), sums.sum(1)
+        return mosaic.pictures_first(y), sums.sum(1)
 
     return kernels.per_device(kernel, (x,), (weights,))
 
@@ -125,10 +112,10 @@ def backward_kernel(
     """`plain_backward` in one kernel."""
 
     def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, tuple]:
-        (x, y, to_y), (weights, to_sums) = map(rows_first, maps), shared
+        (x, y, to_y), (weights, to_sums) = map(mosaic.rows_first, maps), shared
         channels, out = weights.pointwise.shape[2:]
         blocks = Blocks.of(x, weights)
-        to_x, sums, to_pointwise = call(
+        to_x, sums, to_pointwise = mosaic.call(
             functools.partial(_backward_program, relu=settings.relu),
             blocks.grid,
             [
@@ -144,7 +131,7 @@ def backward_kernel(
             name="separable_conv_backward",
             interpret=interpret,
         )
-        return pictures_first(to_x), (sums.sum(1), to_pointwise.sum(0))
+        return mosaic.pictures_first(to_x), (sums.sum(1), to_pointwise.sum(0))
 
     to_x, (sums, to_pointwise) = kernels.per_device(kernel, (x, y, to_y), (weights, to_sums))
     *to_depthwise, to_scale, to_shift = sums
@@ -152,12 +139,12 @@ def backward_kernel(
     return to_x, Weights(*(g.reshape(w.shape).astype(w.dtype) for g, w in zip(gradients, weights, strict=True)))
 
 
-def _operand(x: jax.Array) -> Operand:
+def _operand(x: jax.Array) -> mosaic.Operand:
     """What all programs take whole."""
     return x, pl.BlockSpec(x.shape, lambda *_: (0,) * x.ndim)
 
 
-def _operands(weights: Weights) -> list[Operand]:
+def _operands(weights: Weights) -> list[mosaic.Operand]:
     channels, out = weights.pointwise.shape[2:]
     depthwise = weights.depthwise.reshape(len(TAPS), channels).astype(F32)
     vectors = weights.scale[None], weights.shift[None]
@@ -196,16 +183,16 @@ class Blocks:
 
         return pl.BlockSpec((1, self.width, self.pictures, channels), index)
 
-    def map_like(self, x: jax.Array, channels: int) -> Result:
+    def map_like(self, x: jax.Array, channels: int) -> mosaic.Result:
         """A map that is written one row behind what is read."""
         return jax.ShapeDtypeStruct((*x.shape[:3], channels), x.dtype), self.row(channels, behind=1)
 
-    def sums(self, count: int, channels: int) -> Result:
+    def sums(self, count: int, channels: int) -> mosaic.Result:
         """Sums over each picture's pixels."""
         block = pl.BlockSpec((count, self.pictures, channels), lambda g, b, _: (0, g * self.grid[1] + b, 0))
         return jax.ShapeDtypeStruct((count, self.batch, channels), F32), block
 
-    def products(self, channels: int, out: int) -> Result:
+    def products(self, channels: int, out: int) -> mosaic.Result:
         """Sums over the pixels of each group of pictures."""
         block = pl.BlockSpec((1, channels, out), lambda group, *_: (group, 0, 0))
         return jax.ShapeDtypeStruct((self.grid[0], channels, out), F32), block
@@ -325,7 +312,7 @@ def _normalize(row: jax.Array, last: Any, x: Any, scale: Any, shift: Any, normal
             normalized[slot, w + 1, :, c] = jnp.maximum(value, 0) if relu else value
             return nothing
 
-        columns(x.shape[1], column)
+        mosaic.columns(x.shape[1], column)
 
     @pl.when(row == 0)
     def _() -> None:
@@ -353,7 +340,7 @@ def _depthwise(row: jax.Array, normalized: Any, kernel: Any, middle: Any) -> Non
             middle[0, w, :, c] = _sum_of_products(taps, factors).astype(middle.dtype)
             return nothing
 
-        columns(middle.shape[1], column)
+        mosaic.columns(middle.shape[1], column)
 
     for c in _lanes(middle):
         some(c)
@@ -370,7 +357,7 @@ def _add_statistics(to_y: Any, y: Any, to_sums: Any, total: Any) -> None:
             total[w, :, c] = (to_y[0, w, :, c].astype(F32) + through_sums).astype(total.dtype)
             return nothing
 
-        columns(y.shape[1], column)
+        mosaic.columns(y.shape[1], column)
 
     for c in _lanes(y):
         some(c)
@@ -406,7 +393,7 @@ def _depthwise_backward(
             return tuple(total + term for total, term in zip(totals, terms, strict=True))
 
         nothing = jnp.zeros((to_x.shape[2], c.stop - c.start), F32)
-        for k, total in enumerate(columns(to_x.shape[1], column, (nothing,) * SUMS)):
+        for k, total in enumerate(mosaic.columns(to_x.shape[1], column, (nothing,) * SUMS)):
             sums[k, :, c] += total
 
     for c in _lanes(to_x):
@@ -420,7 +407,7 @@ def _sum_of_products(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Arra
 def _lanes(x: Any) -> list[slice]:
     """The channels, a register's at a time."""
     channels = x.shape[-1]
-    return [slice(c, min(c + LANES, channels)) for c in range(0, channels, LANES)]
+    return [slice(c, min(c + mosaic.LANES, channels)) for c in range(0, channels, mosaic.LANES)]
 
 
 def _ring_rows(row: jax.Array) -> list[jax.Array]:
