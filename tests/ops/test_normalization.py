@@ -85,10 +85,10 @@ def test_sharded_batch_has_the_whole_batch_s_statistics():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_normalize_is_batch_norm_with_its_own_statistics():
+def test_scale_and_shift_are_batch_norm_by_given_statistics():
     x, scale, bias = arguments((2, 3, 5, 4))
     y, mean, variance = by_definition(x, scale, bias)
-    np.testing.assert_allclose(ops.normalize(x, mean, variance, scale, bias, EPSILON), y, atol=1e-5)
+    np.testing.assert_allclose(ops.affine(x, *ops.scale_and_shift(mean, variance, scale, bias, EPSILON)), y, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [1e4, -1e4])

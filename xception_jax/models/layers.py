@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float
 
 from xception_jax import ops
@@ -90,10 +89,7 @@ class BatchNorm(nnx.BatchNorm):
         x = x.astype(self.dtype)
         if use_running_average:
             return ops.affine(x, *self.scale_and_shift(self.mean[...], self.var[...]))
-        scale = jnp.ones_like(self.mean[...]) if self.scale is None else self.scale[...].astype(jnp.float32)
-        assert self.bias is not None
-        bias = self.bias[...].astype(jnp.float32)
-        y, mean, variance = ops.batch_norm(x, scale, bias, self.epsilon)
+        y, mean, variance = ops.batch_norm(x, *self._scale_and_bias(), self.epsilon)
         self.update(mean, variance)
         return y
 
@@ -105,11 +101,13 @@ class BatchNorm(nnx.BatchNorm):
 
     def scale_and_shift(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> tuple[jax.Array, jax.Array]:
         """What normalizing by these statistics multiplies by, and what it adds: float32 [C]."""
+        return ops.scale_and_shift(mean, variance, *self._scale_and_bias(), self.epsilon)
+
+    def _scale_and_bias(self) -> tuple[jax.Array, jax.Array]:
+        """The parameters, float32 [C]."""
         assert self.bias is not None
-        scale = lax.rsqrt(variance + self.epsilon)
-        if self.scale is not None:
-            scale *= self.scale[...].astype(jnp.float32)
-        return scale, self.bias[...].astype(jnp.float32) - mean * scale
+        scale = jnp.ones_like(self.mean[...]) if self.scale is None else self.scale[...].astype(jnp.float32)
+        return scale, self.bias[...].astype(jnp.float32)
 
     def max_pool(self, x: Float[Array, "B H W C"], pool: Pool, use_running_average: bool) -> Float[Array, "B h w C"]:
         """The max pool of the normalized `x`, which itself is not computed on GPUs."""

@@ -5,6 +5,7 @@ Shape legend: B batch, H height, W width, C channels.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
@@ -46,6 +47,15 @@ def _backward(residuals: tuple, cotangents: tuple) -> tuple[jax.Array]:
 
 
 batch_statistics.defvjp(_forward, _backward)
+
+
+def scale_and_shift(
+    mean: Vector, variance: Vector, scale: Vector, bias: Vector, epsilon: float
+) -> tuple[Vector, Vector]:
+    """What batch normalization by these statistics multiplies by, and what it adds, as `affine` takes them."""
+    # Not (x - mean) a + bias: the gradient has x - mean too, and compilers keep what both have.
+    a = lax.rsqrt(variance + epsilon) * scale
+    return a, bias - mean * a
 
 
 def affine(x: Float[Array, "*B C"], scale: Vector, shift: Vector) -> Float[Array, "*B C"]:

@@ -8,7 +8,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from xception_jax.ops.affine import Vector, affine, moments, row, wide
+from xception_jax.ops.affine import Vector, affine, moments, row, scale_and_shift, wide
 from xception_jax.ops.lowering import use_reference
 
 
@@ -34,7 +34,7 @@ def batch_norm(
 
 def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
     mean, variance = moments(x)
-    return normalize(x, mean, variance, scale, bias, epsilon), mean, variance
+    return affine(x, *scale_and_shift(mean, variance, scale, bias, epsilon)), mean, variance
 
 
 _batch_norm = jax.custom_vjp(_batch_norm_forward, nondiff_argnums=(3,))
@@ -42,7 +42,8 @@ _batch_norm = jax.custom_vjp(_batch_norm_forward, nondiff_argnums=(3,))
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
     mean, variance = (checkpoint_name(s, "statistics") for s in moments(x))
-    return (normalize(x, mean, variance, scale, bias, epsilon), mean, variance), (x, scale, mean, variance)
+    y = affine(x, *scale_and_shift(mean, variance, scale, bias, epsilon))
+    return (y, mean, variance), (x, scale, mean, variance)
 
 
 def _backward(epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:
@@ -62,12 +63,3 @@ def _backward(epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:
 
 
 _batch_norm.defvjp(_forward, _backward)
-
-
-def normalize(
-    x: Float[Array, "*B C"], mean: Vector, variance: Vector, scale: Vector, bias: Vector, epsilon: float
-) -> Float[Array, "*B C"]:
-    """Batch normalization with given statistics, as in inference; computed as `batch_norm`."""
-    # Not (x - mean) a + bias: the gradient has x - mean too, and compilers keep what both have.
-    a = lax.rsqrt(variance + epsilon) * scale
-    return affine(x, a, bias - mean * a)
