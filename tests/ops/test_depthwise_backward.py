@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
 from xception_jax.ops import depthwise_backward
 from xception_jax.ops.depthwise_backward import in_one_kernel, plain_backward
@@ -79,14 +79,31 @@ def test_sharded():
         np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
+@pytest.fixture
+def kernels_in(monkeypatch):
+    """Counts the kernels in a program for devices that are not here: (platform, capability, devices) -> number."""
+
+    def count(platform: str, capability: str, devices: int) -> int:
+        monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"compute_capability": capability})])
+        monkeypatch.setattr(jax, "device_count", lambda: devices)
+        f = jax.jit(functools.partial(depthwise_backward.depthwise_backward, settings=Settings(True, 1)))
+        gpu = AbstractDevice("NVIDIA H100", num_cores=None, platform="gpu")  # Triton asks which, from JAX 0.12
+        with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=gpu)):
+            text = f.trace(*arguments((2, 5, 4, 3))).lower(lowering_platforms=(platform,)).as_text()
+        return text.count("@__gpu$xla.gpu.triton")
+
+    return count
+
+
 @pytest.mark.parametrize(
     ("platform", "capability", "devices", "used"),
     [("cuda", "9.0", 1, 1), ("cuda", "9.0", 2, 0), ("cuda", "7.5", 1, 0), ("rocm", "", 1, 0)],
 )
-def test_where_it_is_used(monkeypatch, platform, capability, devices, used):
+def test_where_it_is_used(kernels_in, platform, capability, devices, used):
     """By NVIDIA's GPUs that Triton knows, where it is known how the batch is split."""
-    monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"compute_capability": capability})])
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
-    f = jax.jit(functools.partial(depthwise_backward.depthwise_backward, settings=Settings(True, 1)))
-    text = f.trace(*arguments((2, 5, 4, 3))).lower(lowering_platforms=(platform,)).as_text()
-    assert text.count("@__gpu$xla.gpu.triton") == used
+    assert kernels_in(platform, capability, devices) == used
+
+
+def test_jax_without_triton_has_the_plain_form(kernels_in, monkeypatch):
+    monkeypatch.setattr(depthwise_backward, "triton", None)
+    assert kernels_in("cuda", "9.0", 1) == 0

@@ -15,12 +15,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from xception_jax.ops import kernels
 from xception_jax.ops.affine import Vector, row, wide
 from xception_jax.ops.separable_reference import Maps, Settings, affine_relu, depthwise_conv
+
+try:
+    from jax.experimental.pallas import triton
+except ImportError:  # JAX 0.12 says that a later version will not have it
+    triton = None  # type: ignore[assignment]
 
 Kernel = Float[Array, "3 3 1 C"]
 
@@ -64,7 +68,8 @@ def depthwise_backward(
 def _has_kernel(x: jax.Array) -> bool:
     """NVIDIA's GPUs before compute capability 8.0 have none. A GPU that is planned for, and is not there, has."""
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return kernels.pictures_a_device(x.shape[0]) > 0 and not re.match(r"[1-7]\.", capability)
+    known = kernels.pictures_a_device(x.shape[0]) > 0 and not re.match(r"[1-7]\.", capability)
+    return triton is not None and known
 
 
 def plain_backward(
