@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import pytest
 
 from xception_jax.commands import errors_in_one_line
@@ -25,7 +26,17 @@ def test_what_users_can_mend_ends_in_one_line(capsys, error, code, line):
     assert capsys.readouterr() == ("", line)
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault of ours"), OSError("of no file")])
+def test_too_little_memory_is_no_traceback(capsys):
+    with pytest.raises(SystemExit) as end, errors_in_one_line():
+        jnp.zeros(2**44)
+    assert end.value.code == 2
+    line = "error: too little memory: Out of memory allocating 70368744177664 bytes; take smaller batches, or "
+    assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a fault of ours"), OSError("of no file"), RuntimeError("INTERNAL: a compiler's")]
+)
 def test_what_they_cannot_keeps_its_traceback(error):
     with pytest.raises(type(error), match=str(error)), errors_in_one_line():
         raise error

@@ -18,6 +18,7 @@ from xception_jax.config import default
 from xception_jax.data import BrokenPictures
 from xception_jax.errors import UserError
 from xception_jax.sharding import bytes_on_each_device, partition_spec
+from xception_jax.summary import saved_bytes
 from xception_jax.train_state import num_bytes
 
 MESHES = [(True, 1), (False, 4), (True, 4)]  # fully_sharded, model
@@ -110,6 +111,14 @@ def test_program_holds_the_part_of_the_state_that_the_summary_says(fully_sharded
     assert memory.argument_size_in_bytes == mine.state_bytes + batch
     assert memory.alias_size_in_bytes == mine.state_bytes
     assert mine.state_bytes < num_bytes(mine.experiment.abstract_state)
+
+
+@pytest.mark.parametrize(("fully_sharded", "model"), MESHES)
+def test_estimate_of_memory_is_near_what_the_compiler_plans(fully_sharded, model):
+    """It leaves out what the compiler needs to work in: in networks as small as these, half of it."""
+    mine = run(fully_sharded, model)
+    planned = mine.program.memory_analysis().temp_size_in_bytes
+    assert planned / 3 < saved_bytes(mine.experiment) < planned
 
 
 def test_head_is_split_and_never_gathered():

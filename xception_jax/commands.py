@@ -15,6 +15,8 @@ from absl import logging as absl_logging
 from xception_jax import host_memory
 from xception_jax.errors import TrainingError, UserError, suggest
 
+SMALLER_BATCHES = "take smaller batches, or in training compute them in parts (config.optimizer.accumulate_steps)"
+
 
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
     """Prints one line and exits."""
@@ -35,6 +37,11 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         fail(e)
     except TrainingError as e:
         fail(e, 1)
+    except RuntimeError as e:
+        if not str(e).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        said = str(e).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()[0].rstrip(".")
+        fail(f"too little memory: {said}; {SMALLER_BATCHES}")
     except BrokenPipeError:  # who read what is printed has gone, `head` for one: there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -55,11 +62,15 @@ def keep_compiled_programs() -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds.
 
     They are in `$JAX_COMPILATION_CACHE_DIR`; where that is empty, nowhere; where it is not set, in the user's cache.
+    Those that took less than `$JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` are not kept.
     """
     default = str(Path.home() / ".cache" / "xception_jax" / "compiled")
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", default)
-    if jax := sys.modules.get("jax"):  # otherwise it reads the variable when it is imported: --help needs no jax
+    # JAX' own limit, a second, would leave out the program that makes the first state.
+    shortest = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    if jax := sys.modules.get("jax"):  # otherwise it reads the variables when it is imported: --help needs no jax
         jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", float(shortest))
 
 
 def prepare() -> None:

@@ -110,7 +110,7 @@ class Experiment:
             self.graphdef, self.optimizer, self.schedule, self.train_settings, self.mesh, self.state_shardings
         )
 
-    def compiled_train_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    def compiled_train_step(self) -> jax.stages.Compiled:
         """`train_step`, compiled now."""
         return self.train_step.lower(self.abstract_state, self.abstract_batch).compile()
 

@@ -130,6 +130,7 @@ def check(workdir: Path) -> None:
     splits = dict.fromkeys((data.train_split, data.validation_split, data.test_split))
     counts = [f"{split} {len(evaluation.open_split(run, split)):,}" for split in splits]
     summary.show(run)
+    summary.show_memory(run)
     print(f"data: {data.name}, {run.num_classes} classes, {', '.join(counts)}")
     print(f"ok: the run would be written to {workdir}")
 

@@ -118,7 +118,7 @@ def saved_bytes(experiment: Experiment) -> int:
 
 
 def show(experiment: Experiment) -> None:
-    """Prints the table of the network, and what its training needs."""
+    """Prints the table of the network, and how long it trains."""
     config, weights = experiment.config, experiment.abstract_weights
     layers = count_layers(experiment)
     table = Table(title=f"{config.model.name}, {config.image_size} px, {experiment.num_classes} classes")
@@ -131,17 +131,22 @@ def show(experiment: Experiment) -> None:
     total = sum(layer.multiply_adds for layer in layers.values())
     table.add_section()
     table.add_row("all", "", f"{num_parameters(weights):,}", f"{total / 1e9:,.2f} G")
-    console = Console()
-    console.print(table)
-    state = bytes_on_each_device(experiment.abstract_state, experiment.state_shardings)
-    saved = saved_bytes(experiment)
-    console.print(
+    Console().print(table)
+    print(
         f"{experiment.total_steps:,} steps of {config.batch_size} pictures "
-        f"({experiment.steps_per_epoch:,.1f} an epoch) on {_devices(experiment)}\n"
-        f"memory on each device: {gigabytes(state)} state, {gigabytes(saved)} kept for the backward pass",
-        highlight=False,
-        soft_wrap=True,
+        f"({experiment.steps_per_epoch:,.1f} an epoch) on {_devices(experiment)}"
     )
+
+
+def show_memory(experiment: Experiment, train_step: jax.stages.Compiled | None = None) -> None:
+    """Prints what training needs on each device: of a compiled step exactly, otherwise what the forward pass keeps."""
+    state = bytes_on_each_device(experiment.abstract_state, experiment.state_shardings)
+    planned = train_step.memory_analysis() if train_step else None
+    if planned:
+        needed = f"{gigabytes(planned.temp_size_in_bytes)} while a step runs"
+    else:
+        needed = f"about {gigabytes(saved_bytes(experiment))} kept for the backward pass"
+    print(f"memory on each device: {gigabytes(state)} state, {needed}")
 
 
 def gigabytes(size: int) -> str:

@@ -187,7 +187,11 @@ def ready(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Callable, T
         else:
             print(f"Resuming from step {latest}.")
             state = checkpoints.restore(latest, experiment.abstract_state, experiment.state_shardings)
-    return compiling.result() if compiling else experiment.train_step, state
+    if compiling is None:
+        return experiment.train_step, state
+    if primary():
+        summary.show_memory(experiment, compiling.result())
+    return compiling.result(), state
 
 
 def run_record(experiment: Experiment) -> dict[str, Any]:

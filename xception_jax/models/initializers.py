@@ -34,4 +34,4 @@ def glorot_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.
     if isinstance(seed, jax.core.Tracer):
         result = jax.ShapeDtypeStruct(tuple(shape), dtype)
         return jax.pure_callback(draw, result, seed, vmap_method="sequential")
-    return jnp.asarray(draw(seed))
+    return jax.device_put(draw(seed))  # `jnp.asarray` would compile a program for each shape
