@@ -15,8 +15,6 @@ from absl import logging as absl_logging
 from xception_jax import host_memory
 from xception_jax.errors import TrainingError, UserError, suggest
 
-SMALLER_BATCHES = "take smaller batches, or in training compute them in parts (config.optimizer.accumulate_steps)"
-
 
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
     """Prints one line and exits."""
@@ -41,7 +39,10 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         if not str(e).startswith("RESOURCE_EXHAUSTED"):
             raise
         said = str(e).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()[0].rstrip(".")
-        fail(f"too little memory: {said}; {SMALLER_BATCHES}")
+        fail(
+            f"too little memory: {said}; take smaller batches, or in training compute them in parts "
+            "(config.optimizer.accumulate_steps)"
+        )
     except BrokenPipeError:  # who read what is printed has gone, `head` for one: there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
