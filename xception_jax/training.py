@@ -189,9 +189,10 @@ def ready(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Callable, T
             state = checkpoints.restore(latest, experiment.abstract_state, experiment.state_shardings)
     if compiling is None:
         return experiment.train_step, state
+    train_step = compiling.result()
     if primary():
-        summary.show_memory(experiment, compiling.result())
-    return compiling.result(), state
+        summary.show_memory(experiment, train_step)
+    return train_step, state
 
 
 def run_record(experiment: Experiment) -> dict[str, Any]:
