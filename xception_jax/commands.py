@@ -12,7 +12,6 @@ from typing import NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from xception_jax import host_memory
 from xception_jax.errors import TrainingError, UserError, suggest
 
 
@@ -77,7 +76,6 @@ def keep_compiled_programs() -> None:
 def prepare() -> None:
     """What every command does first."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # absl shows what other libraries are informed of, too
-    host_memory.keep_freed_memory()
     quieten_orbax()
     keep_compiled_programs()
 

@@ -45,9 +45,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the mode asked for; a user's mistake exits with 2, a failed run with 1."""
-    from xception_jax import distributed
+    from xception_jax import distributed, host_memory
 
     del argv
+    host_memory.reuse_step_memory()
     modes: dict[str, Callable[[Path], None]] = {
         "train": train,
         "evaluate": evaluate,

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from xception_jax import commands, config, files, tables, train_state
+from xception_jax import commands, config, files, host_memory, tables, train_state
 from xception_jax.data import BrokenPictures, evaluation_batches
 from xception_jax.data.pictures import Pictures, find_pictures
 from xception_jax.data.preprocessing import central_crop, ten_crops
@@ -232,6 +232,7 @@ def main(arguments: Sequence[str]) -> int:
     if flag.features and Path(flag.features).suffix not in (".npz", ".parquet"):
         raise UserError(f"{flag.features} is no kind of features file: the name must end in .npz or .parquet")
     logging.set_verbosity(logging.ERROR)  # broken pictures are listed at the end
+    host_memory.reuse_step_memory()
     pictures = find_pictures([Path(a) for a in arguments])
     pretrained = load(flag.weights, flag.model)
     predictor = Predictor(
