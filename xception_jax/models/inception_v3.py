@@ -104,7 +104,10 @@ class ConvUnit(nnx.Module):
         self.bn = batch_norm(out_channels, use_scale=flavour.bn_scale, numerics=numerics, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
-        x = self.conv(x)
+        return self.activate(self.conv(x), train=train)
+
+    def activate(self, x: Float[Array, "B h w D"], *, train: bool) -> Float[Array, "B h w D"]:
+        """What follows the convolution."""
         if self.relu_first:
             return self.bn(nnx.relu(x), use_running_average=not train)
         return nnx.relu(self.bn(x, use_running_average=not train))
@@ -154,6 +157,19 @@ class Branch(nnx.Module):
 MakeBranch = Callable[..., Branch]  # (in_channels, *units), the other arguments given
 
 
+def pool_branch(
+    branch: Branch, x: Float[Array, "B H W C"], *, count_padding: bool, train: bool
+) -> Float[Array, "B H W D"]:
+    """An average over 3x3 pixels, then the branch's one unit, whose convolution is 1x1.
+
+    The average is taken of the convolution's result, which has a tenth to a third of the channels: the two commute, for
+    the one mixes pixels and the other channels. (With a bias they do where padding does not count, and elsewhere there
+    is none.)
+    """
+    (unit,) = branch.units
+    return unit.activate(ops.avg_pool(unit.conv(x), 3, 1, "SAME", count_padding=count_padding), train=train)
+
+
 class Stem(nnx.Module):
     """Five convolutions and two max pools: 192 channels.
 
@@ -191,9 +207,9 @@ class InceptionA(nnx.Module):
         self.out_channels = sum(b.out_channels for b in branches)
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W D"]:
-        pooled = ops.avg_pool(x, 3, 1, "SAME", count_padding=self.count_padding)
         maps = [b(x, train=train) for b in (self.branch1x1, self.branch5x5, self.branch3x3dbl)]
-        return jnp.concatenate([*maps, self.branch_pool(pooled, train=train)], axis=-1)
+        pooled = pool_branch(self.branch_pool, x, count_padding=self.count_padding, train=train)
+        return jnp.concatenate([*maps, pooled], axis=-1)
 
 
 class InceptionB(nnx.Module):
@@ -225,9 +241,9 @@ class InceptionC(nnx.Module):
         self.out_channels = sum(b.out_channels for b in branches)
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W D"]:
-        pooled = ops.avg_pool(x, 3, 1, "SAME", count_padding=self.count_padding)
         maps = [b(x, train=train) for b in (self.branch1x1, self.branch7x7, self.branch7x7dbl)]
-        return jnp.concatenate([*maps, self.branch_pool(pooled, train=train)], axis=-1)
+        pooled = pool_branch(self.branch_pool, x, count_padding=self.count_padding, train=train)
+        return jnp.concatenate([*maps, pooled], axis=-1)
 
 
 class InceptionD(nnx.Module):
@@ -263,14 +279,13 @@ class InceptionE(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W D"]:
         single, double = self.branch3x3(x, train=train), self.branch3x3dbl(x, train=train)
-        pooled = ops.avg_pool(x, 3, 1, "SAME", count_padding=self.count_padding)
         maps = [
             self.branch1x1(x, train=train),
             self.branch3x3_a(single, train=train),
             self.branch3x3_b(single, train=train),
             self.branch3x3dbl_a(double, train=train),
             self.branch3x3dbl_b(double, train=train),
-            self.branch_pool(pooled, train=train),
+            pool_branch(self.branch_pool, x, count_padding=self.count_padding, train=train),
         ]
         return jnp.concatenate(maps, axis=-1)
 
