@@ -26,12 +26,21 @@ def test_what_users_can_mend_ends_in_one_line(capsys, error, code, line):
     assert capsys.readouterr() == ("", line)
 
 
-def test_too_little_memory_is_no_traceback(capsys):
+@pytest.mark.parametrize(
+    ("allocate", "said"),
+    [
+        (lambda: jnp.zeros(2**44), "Out of memory allocating 70368744177664 bytes"),
+        (lambda: np.empty(2**50, np.uint8), "Unable to allocate 1.00 PiB for an array with shape (1125899906842624,)"),
+    ],
+    ids=["device", "host"],
+)
+def test_too_little_memory_is_no_traceback(allocate, said, capsys):
     with pytest.raises(SystemExit) as end, errors_in_one_line():
-        jnp.zeros(2**44)
+        allocate()
     assert end.value.code == 2
-    line = "error: too little memory: Out of memory allocating 70368744177664 bytes; take smaller batches, or "
-    assert capsys.readouterr().err.startswith(line)
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: too little memory: {said}")
+    assert "; take smaller batches, or " in error
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,15 @@ def fail(error: Exception | str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
+def fail_for_memory(said: str) -> NoReturn:
+    """Likewise, and says what needs less of it."""
+    reason = said.splitlines()[0].rstrip(".")
+    fail(
+        f"too little memory: {reason}; take smaller batches, or in training compute them in parts "
+        "(config.optimizer.accumulate_steps)"
+    )
+
+
 @contextlib.contextmanager
 def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
     """Within the context, a user's mistake ends the program by one line and exit code 2, a failed run with 1.
@@ -37,11 +46,9 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
     except RuntimeError as e:
         if not str(e).startswith("RESOURCE_EXHAUSTED"):
             raise
-        said = str(e).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()[0].rstrip(".")
-        fail(
-            f"too little memory: {said}; take smaller batches, or in training compute them in parts "
-            "(config.optimizer.accumulate_steps)"
-        )
+        fail_for_memory(str(e).removeprefix("RESOURCE_EXHAUSTED: "))
+    except MemoryError as e:  # the host's, most often from NumPy, which says how much was wanted
+        fail_for_memory(str(e) or "the host has no more")
     except BrokenPipeError:  # who read what is printed has gone, `head` for one: there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
