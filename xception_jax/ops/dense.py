@@ -22,34 +22,54 @@ def dense_conv(
 ) -> Float[Array, "B h w D"]:
     """`lax.conv_general_dilated`, away from YNNPACK's slow paths.
 
-    Jaxlib 0.10 leaves convolutions to YNNPACK where it can, which takes up to twice as long as Eigen, and for the
-    kernel's gradient (itself a convolution, with a kernel as large as the picture) three times as long as products of
-    patches. Derivatives of every order by reverse mode, and forward mode over reverse.
+    Jaxlib 0.10 leaves convolutions to YNNPACK where it can, which takes up to twice as long as Eigen. With strides, and
+    for the kernel's gradient (itself a convolution, with a kernel as large as the picture), it takes up to three times
+    as long as a product of patches. Derivatives of every order by reverse mode, and forward mode over reverse.
 
     Args:
       x: any floating-point dtype.
       kernel: of the same dtype.
       padding: zeros added (top, bottom), (left, right); none negative.
     """
-    return _with_eigen(x, kernel, strides, padding)
+    return _convolve(x, kernel, strides, padding)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+    """`dense_conv` with its automatic derivatives."""
+    if strides == (1, 1):
+        return _with_eigen(x, kernel, padding)
+    kh, kw, _, out_channels = kernel.shape
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    h, w = ((n - k) // s + 1 for n, k, s in zip(padded.shape[1:3], (kh, kw), strides, strict=True))
+    product = _patches(padded, (kh, kw), strides, (h, w)) @ kernel.reshape(-1, out_channels)
+    return product.reshape(len(x), h, w, out_channels)
+
+
+def _patches(x: Float[Array, "B H W C"], kernel_size: Pair, strides: Pair, size: Pair) -> Float[Array, "Bhw khkwC"]:
+    """What a kernel meets at each of h x w places, from the first pixel on."""
+    (kh, kw), (down, right), (h, w) = kernel_size, strides, size
+    bottom, end = (h - 1) * down + 1, (w - 1) * right + 1
+    taps = [x[:, i : i + bottom : down, j : j + end : right] for i in range(kh) for j in range(kw)]
+    # Of one axis of pixels: a product over three is up to twice as slow.
+    return jnp.concatenate(taps, -1).reshape(-1, kh * kw * x.shape[3])
 
 
 def _plain(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NHWC)
 
 
-def _with_eigen(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+def _with_eigen(x: jax.Array, kernel: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
     """Pads until the padding reaches the kernel's height, which YNNPACK refuses, and drops the rows too many."""
     (top, bottom), side = padding
-    rows = (x.shape[1] + top + bottom - kernel.shape[0]) // strides[0] + 1
+    rows = x.shape[1] + top + bottom - kernel.shape[0] + 1
     enough = max(bottom, kernel.shape[0] - top)
-    return _plain(x, kernel, strides, ((top, enough), side))[:, :rows]
+    return _plain(x, kernel, (1, 1), ((top, enough), side))[:, :rows]
 
 
 def _forward(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _with_eigen(x, kernel, strides, padding), (x, kernel)
+    return _convolve(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(
@@ -71,7 +91,7 @@ def _input_gradient(
     kh, kw = kernel.shape[0] - 1, kernel.shape[1] - 1
     margins = ((kh - top, kh - bottom), (kw - left, kw - right))
     if strides == (1, 1) and min(*margins[0], *margins[1]) >= 0:
-        return _with_eigen(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), strides, margins)
+        return _with_eigen(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), margins)
     (to_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, strides, padding), x)(cotangent)
     return to_x
 
@@ -89,10 +109,7 @@ def _kernel_gradient(
 
     def product(i: jax.Array | int) -> Float[Array, "khkwC D"]:
         lines = lax.dynamic_slice_in_dim(padded, i * rows * strides[0], (rows - 1) * strides[0] + kh, 1)
-        bottom, right = (rows - 1) * strides[0] + 1, (width - 1) * strides[1] + 1
-        taps = [lines[:, y : y + bottom : strides[0], x : x + right : strides[1]] for y in range(kh) for x in range(kw)]
-        # Of one axis of pixels: the product over three is up to twice as slow.
-        patches = jnp.concatenate(taps, -1).reshape(-1, len(flat))
+        patches = _patches(lines, (kh, kw), strides, (rows, width))
         out = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1).reshape(-1, flat.shape[1])
         # As a transpose, for which JAX knows how the result is sharded where the batch is.
         (to_kernel,) = jax.linear_transpose(lambda kernel: patches @ kernel, flat)(out)
