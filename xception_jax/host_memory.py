@@ -23,11 +23,13 @@ def reuse_step_memory() -> None:
 
     What is freed stays with the process (of glibc), which stays as large as it was at its largest. Steps run in the
     thread that starts them, which waits: in threads of their own, of which each may have a heap, a step could take
-    its memory before the last one has freed it. To be called before anything asks for a device.
+    its memory before the last one has freed it. Not so in one of several processes: there an exchange that fails would
+    be raised as a ValueError. To be called before anything asks for a device, and after `distributed.initialize`.
     """
     if any(importlib.util.find_spec(plugin) for plugin in ACCELERATOR_PLUGINS):
         return
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if not jax.distributed.is_initialized():
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> None:
     from xception_jax import distributed, host_memory
 
     del argv
-    host_memory.reuse_step_memory()
     modes: dict[str, Callable[[Path], None]] = {
         "train": train,
         "evaluate": evaluate,
@@ -60,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f'unknown --mode "{_MODE.value}"; {suggest(_MODE.value, MODES)}')
         with distributed.stopping_together():
             distributed.initialize(_DISTRIBUTED.value)
+            host_memory.reuse_step_memory()
             modes[_MODE.value](workdir())
 
 

@@ -162,9 +162,9 @@ def pool_branch(
 ) -> Float[Array, "B H W D"]:
     """An average over 3x3 pixels, then the branch's one unit, whose convolution is 1x1.
 
-    The average is taken of the convolution's result, which has a tenth to a third of the channels: the two commute, for
-    the one mixes pixels and the other channels. (With a bias they do where padding does not count, and elsewhere there
-    is none.)
+    The average is taken of the convolution's result, which has a tenth to a quarter of the channels: the two commute,
+    for the one mixes pixels and the other channels. (With a bias they do where padding does not count, and elsewhere
+    there is none.)
     """
     (unit,) = branch.units
     return unit.activate(ops.avg_pool(unit.conv(x), 3, 1, "SAME", count_padding=count_padding), train=train)
