@@ -1,5 +1,6 @@
 """How the commands end."""
 
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,30 @@ def test_too_little_memory_is_no_traceback(allocate, said, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"error: too little memory: {said}")
     assert "; take smaller batches, or " in error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc and the address space are set")
+def test_too_little_memory_for_a_later_step_is_no_traceback():
+    """JAX raises another kind of error where a step in the calling thread has run before."""
+    program = """
+import ctypes, resource
+from xception_jax import commands, host_memory
+host_memory.reuse_step_memory()
+import jax, jax.numpy as jnp
+
+wide, x = jnp.ones((16, 1 << 15)), jnp.ones((1 << 13, 16))
+step = jax.jit(lambda x: (x @ wide) @ wide.T).lower(x).compile()  # 1 GB is between the products
+step(x).block_until_ready()
+ctypes.CDLL("libc.so.6").malloc_trim(0)
+in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (in_use + (200 << 20), resource.RLIM_INFINITY))
+with commands.errors_in_one_line():
+    step(x).block_until_ready()
+"""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.startswith("error: too little memory: Out of memory allocating ")
 
 
 @pytest.mark.parametrize(

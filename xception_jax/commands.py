@@ -22,7 +22,7 @@ def fail(error: Exception | str, code: int = 2) -> NoReturn:
 
 
 def fail_for_memory(said: str) -> NoReturn:
-    """Likewise, and says what needs less of it."""
+    """Prints, in one line, that there is too little memory and what needs less of it, and exits."""
     reason = said.splitlines()[0].rstrip(".")
     fail(
         f"too little memory: {reason}; take smaller batches, or in training compute them in parts "
@@ -43,7 +43,7 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         fail(e)
     except TrainingError as e:
         fail(e, 1)
-    except RuntimeError as e:
+    except (RuntimeError, ValueError) as e:  # the latter from a step in this thread, see `host_memory`
         if not str(e).startswith("RESOURCE_EXHAUSTED"):
             raise
         fail_for_memory(str(e).removeprefix("RESOURCE_EXHAUSTED: "))

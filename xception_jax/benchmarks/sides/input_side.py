@@ -34,5 +34,5 @@ def prepare(task: dict[str, Any]) -> Work:
 
 
 if __name__ == "__main__":
-    host_memory.reuse_step_memory()  # as all commands do
+    host_memory.reuse_step_memory()  # as training does
     serve(prepare)

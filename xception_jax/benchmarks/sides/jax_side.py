@@ -223,5 +223,5 @@ def prepare(task: Task) -> Work:
 
 
 if __name__ == "__main__":
-    host_memory.reuse_step_memory()  # as all commands do
+    host_memory.reuse_step_memory()  # as training and prediction do
     serve(prepare)
