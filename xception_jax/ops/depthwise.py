@@ -66,7 +66,8 @@ def _kernel_gradient(
     """The kernel's gradient, float32: one loop over the output's rows, so that each is read once for all taps.
 
     What it accumulates has the shape of a row, [B, w, C], and is summed over B and w after the loop: a sum within it
-    would be slower, and a message between the devices in every turn where the batch is sharded.
+    would be slower, and a message between the devices in every turn where the batch is sharded. One sum for all taps,
+    because each would be compiled by itself.
     """
     padded = _pad(x, padding)
     kh, kw = kernel_size
@@ -81,7 +82,7 @@ def _kernel_gradient(
 
     nothing = jnp.zeros_like(wide(cotangent[:, 0]))
     sums = lax.fori_loop(0, cotangent.shape[1], add_row, [nothing] * (kh * kw))
-    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kh, kw, 1, -1)
+    return jnp.stack(sums).sum((1, 2)).reshape(kh, kw, 1, -1)
 
 
 def _forward(

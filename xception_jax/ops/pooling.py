@@ -74,24 +74,70 @@ def _pixels_around(
 
 
 def _separable_max_pool(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
-    """Maxima along W, then along H. The automatic gradient is selects and sums; `reduce_window`'s is a scatter."""
-    extent = (window - 1) * dilation + 1
-    (top, bottom), (left, right) = _pixels_around(x, window, stride, padding, dilation)
+    """Maxima along W, then along H."""
+    rows, columns = _pixels_around(x, window, stride, padding, dilation)
     # float32 within: the CPU emulates bfloat16, and where windows overlap the gradient is a sum.
     y = wide(x)
-    y = lax.pad(y, jnp.array(-jnp.inf, y.dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
-    for axis in (2, 1):
-        starts = y.shape[axis] - extent + 1  # first pixels that windows can have
-        first, *later = [lax.slice_in_dim(y, i, i + starts, stride, axis) for i in range(0, extent, dilation)]
-        for candidate in later:
-            first = _first_larger(first, candidate)
-        y = first
+    for axis, around in ((2, columns), (1, rows)):
+        y = _line_max_pool(y, Line(axis, y.shape[axis], around, window, stride, dilation))
     return y.astype(x.dtype)
 
 
-def _first_larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The larger one, NaN if either is. The gradient is `a`'s where they are equal (`jnp.maximum` would halve it)."""
-    return jnp.where((a >= b) | jnp.isnan(a), a, b)
+class Line(NamedTuple):
+    """Windows along one axis of `length` pixels: what is `around` these, their side, stride and dilation."""
+
+    axis: int
+    length: int
+    around: tuple[int, int]
+    side: int
+    stride: int
+    dilation: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _line_max_pool(x: jax.Array, line: Line) -> jax.Array:
+    """Maxima along one axis. `reduce_window`'s gradient is a scatter; this one's a sum of what each tap got."""
+    return _line_forward(x, line)[0]
+
+
+def _line_forward(x: jax.Array, line: Line) -> tuple[jax.Array, jax.Array]:
+    y = lax.pad(x, jnp.array(-jnp.inf, x.dtype), _only(line.axis, (*line.around, 0), x.ndim))
+    return _first_maximum(_taps(y, line.axis, line))
+
+
+def _line_backward(line: Line, index: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    """Tap i of all windows are every `stride`-th pixel: zeros go between and around what it gets."""
+    reach = (cotangent.shape[line.axis] - 1) * line.stride + 1  # from the first window's pixel to the last one's
+    total = jnp.zeros((), cotangent.dtype)
+    for i in range(line.side):
+        low = i * line.dilation - line.around[0]
+        spread = _only(line.axis, (low, line.length - low - reach, line.stride - 1), cotangent.ndim)
+        total += lax.pad(jnp.where(index == i, cotangent, 0), jnp.zeros((), cotangent.dtype), spread)
+    return (total,)
+
+
+_line_max_pool.defvjp(_line_forward, _line_backward)
+
+
+def _only(axis: int, padding: tuple[int, int, int], ndim: int) -> list[tuple[int, int, int]]:
+    """`lax.pad`'s configuration for one axis."""
+    return [padding if i == axis else (0, 0, 0) for i in range(ndim)]
+
+
+def _taps(y: jax.Array, axis: int, windows: "Line | Windows") -> list[jax.Array]:
+    """For each of the windows' pixels along the padded axis, those that it meets."""
+    extent = (windows.side - 1) * windows.dilation
+    starts = range(0, extent + 1, windows.dilation)
+    return [lax.slice_in_dim(y, i, i + y.shape[axis] - extent, windows.stride, axis) for i in starts]
+
+
+def _first_maximum(taps: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The largest one, NaN if any is, and which one that is, int8: the first of equal ones."""
+    best, index = taps[0], jnp.zeros(taps[0].shape, jnp.int8)
+    for i, tap in enumerate(taps[1:], 1):
+        keep = (best >= tap) | jnp.isnan(best)
+        best, index = jnp.where(keep, best, tap), jnp.where(keep, index, jnp.int8(i))
+    return best, index
 
 
 class Windows(NamedTuple):
@@ -113,18 +159,7 @@ def _indexed_max_pool(x: jax.Array, windows: Windows) -> jax.Array:
 def _maxima(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     """Each window's maximum, and which pixel of it that is, int8: row * side + column."""
     y = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), (*windows.rows, 0), (*windows.columns, 0), (0, 0, 0)))
-
-    def taps(y: jax.Array, axis: int) -> list[jax.Array]:
-        extent = (windows.side - 1) * windows.dilation
-        starts = range(0, extent + 1, windows.dilation)
-        return [lax.slice_in_dim(y, i, i + y.shape[axis] - extent, windows.stride, axis) for i in starts]
-
-    first, *others = [tap for line in taps(y, 1) for tap in taps(line, 2)]
-    best, index = first, jnp.zeros(first.shape, jnp.int8)
-    for i, tap in enumerate(others, 1):
-        keep = (best >= tap) | jnp.isnan(best)
-        best, index = jnp.where(keep, best, tap), jnp.where(keep, index, jnp.int8(i))
-    return best, index
+    return _first_maximum([tap for line in _taps(y, 1, windows) for tap in _taps(line, 2, windows)])
 
 
 def _forward(x: jax.Array, windows: Windows) -> tuple:
