@@ -106,11 +106,12 @@ def _kernel_gradient(
     rows = max(n for n in range(1, height + 1) if height % n == 0 and (n == 1 or n * row_bytes <= PATCH_BYTES))
     wide = jnp.promote_types(x.dtype, jnp.float32)
     flat = kernel.reshape(kh * kw * channels, -1)
+    take = functools.partial(lax.dynamic_slice_in_dim, axis=1, allow_negative_indices=False)
 
     def product(i: jax.Array | int) -> Float[Array, "khkwC D"]:
-        lines = lax.dynamic_slice_in_dim(padded, i * rows * strides[0], (rows - 1) * strides[0] + kh, 1)
+        lines = take(padded, i * rows * strides[0], (rows - 1) * strides[0] + kh)
         patches = _patches(lines, (kh, kw), strides, (rows, width))
-        out = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1).reshape(-1, flat.shape[1])
+        out = take(cotangent, i * rows, rows).reshape(-1, flat.shape[1])
         # As a transpose, for which JAX knows how the result is sharded where the batch is.
         (to_kernel,) = jax.linear_transpose(lambda kernel: patches @ kernel, flat)(out)
         return to_kernel.astype(wide)

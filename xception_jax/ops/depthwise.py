@@ -73,10 +73,10 @@ def _kernel_gradient(
     kh, kw = kernel_size
 
     def add_row(y: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-        out = wide(lax.dynamic_index_in_dim(cotangent, y, 1, keepdims=False))
+        out = wide(_line(cotangent, y))
         products = []
         for i in range(kh):
-            line = lax.dynamic_index_in_dim(padded, y * strides[0] + i * dilation[0], 1, keepdims=False)
+            line = _line(padded, y * strides[0] + i * dilation[0])
             products += [wide(_slice(line, 1, j, kw, strides[1], dilation[1])) * out for j in range(kw)]
         return [total + product for total, product in zip(sums, products, strict=True)]
 
@@ -112,6 +112,11 @@ def _pad(x: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
     (top, bottom), (left, right) = padding
     zero = jnp.zeros((), x.dtype)
     return lax.pad(x, zero, ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
+
+
+def _line(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Row y, 0 or more; that it could be negative would have to be compiled into every kernel that reads it."""
+    return lax.dynamic_index_in_dim(x, y, 1, keepdims=False, allow_negative_indices=False)
 
 
 def _slice(x: jax.Array, axis: int, tap: int, taps: int, stride: int, dilation: int) -> jax.Array:
