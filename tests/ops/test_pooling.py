@@ -63,6 +63,15 @@ def test_gradient_goes_to_the_first_maximum():
     np.testing.assert_array_equal(gradient.reshape(3, 3), [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
 
 
+def test_window_of_more_than_128_pixels():
+    """Too many for an int8 to number them, as the gradient does."""
+    x = jnp.arange(13.0 * 13).reshape(1, 13, 13, 1)
+    gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(x, 12, 1, "VALID")))(x)
+    expected = np.zeros((13, 13))
+    expected[11:, 11:] = 1
+    np.testing.assert_array_equal(gradient.reshape(13, 13), expected)
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
 @pytest.mark.parametrize(("window", "stride", "dilation"), [(3, 1, 2), (3, 2, 3), (2, 1, 4)])
 def test_dilated_max_pool(window, stride, dilation, padding):

@@ -133,11 +133,12 @@ def _taps(y: jax.Array, axis: int, windows: "Line | Windows") -> list[jax.Array]
 
 
 def _first_maximum(taps: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The largest one, NaN if any is, and which one that is, int8: the first of equal ones."""
-    best, index = taps[0], jnp.zeros(taps[0].shape, jnp.int8)
+    """The largest one, NaN if any is, and which one that is, an int8 if that holds it: the first of equal ones."""
+    number = jnp.int8 if len(taps) <= 128 else jnp.int32
+    best, index = taps[0], jnp.zeros(taps[0].shape, number)
     for i, tap in enumerate(taps[1:], 1):
         keep = (best >= tap) | jnp.isnan(best)
-        best, index = jnp.where(keep, best, tap), jnp.where(keep, index, jnp.int8(i))
+        best, index = jnp.where(keep, best, tap), jnp.where(keep, index, number(i))
     return best, index
 
 
@@ -158,7 +159,7 @@ def _indexed_max_pool(x: jax.Array, windows: Windows) -> jax.Array:
 
 
 def _maxima(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
-    """Each window's maximum, and which pixel of it that is, int8: row * side + column."""
+    """Each window's maximum, and which pixel of it that is: row * side + column."""
     y = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), (*windows.rows, 0), (*windows.columns, 0), (0, 0, 0)))
     return _first_maximum([tap for line in _taps(y, 1, windows) for tap in _taps(line, 2, windows)])
 
@@ -175,7 +176,7 @@ def _backward(windows: Windows, residuals: tuple, cotangent: jax.Array) -> tuple
     for rows, row_pixel in _windows_of_pixels(like.shape[1], windows.rows[0], windows):
         for columns, column_pixel in _windows_of_pixels(like.shape[2], windows.columns[0], windows):
             missed = (row_pixel[:, None] < 0) | (column_pixel < 0)
-            pixel = np.where(missed, -1, row_pixel[:, None] * windows.side + column_pixel).astype(np.int8)
+            pixel = np.where(missed, -1, row_pixel[:, None] * windows.side + column_pixel).astype(index.dtype)
 
             def spread(x: jax.Array, empty: int, shifts: tuple[int, int] = (rows, columns)) -> jax.Array:
                 """At each pixel what `x` has for its window; `empty` where there is no such window."""
@@ -209,9 +210,8 @@ def _stretch(x: jax.Array, axis: int, times: int, shift: int, length: int, empty
     shape = list(x.shape)
     shape[axis] *= times
     x = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), (*x.shape[: axis + 1], times, *x.shape[axis + 1 :]))
-    padding = [(0, 0, 0)] * len(shape)
-    padding[axis] = (shift, length - shift - shape[axis], 0)
-    return lax.pad(x.reshape(shape), jnp.array(empty, x.dtype), padding)
+    padding = (shift, length - shift - shape[axis], 0)
+    return lax.pad(x.reshape(shape), jnp.array(empty, x.dtype), _only(axis, padding, len(shape)))
 
 
 def avg_pool(
