@@ -3,7 +3,7 @@
     python -m xception_jax.main --config=configs/quickstart.py
 
 Expected: 98.6 to 99.2 % of the 360 test digits (seeds 0 to 4; 95 % interval of one: 96.8 to 99.7), in a minute on two
-CPU cores. At this learning rate rounding alone, by another version of JAX say, moves a run as far as another seed.
+CPU cores. At this learning rate rounding alone, by another lowering say, moves a run as far as another seed does.
 """
 
 from ml_collections import ConfigDict
