@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax import train_state
 from xception_jax.models import create_model
-from xception_jax.pretrained.table import to_ours
-from xception_jax.pretrained.timm_names import timm_table
+from xception_jax.pretrained.layouts.table import to_ours
+from xception_jax.pretrained.layouts.timm import timm_table
+from xception_jax.training import state as train_state
 
 INSTALL = (
     "pip install torch==2.13.0 safetensors huggingface_hub && pip install --no-deps torchvision==0.28.0 timm==1.0.31"

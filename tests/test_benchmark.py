@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from xception_jax import ops
-from xception_jax.benchmarks import lowerings, startup, subjects
-from xception_jax.benchmarks.sides import jax_side, operators
-from xception_jax.benchmarks.sides.protocol import BATCHES
-from xception_jax.benchmarks.turns import measure
+from xception_jax.benchmarking import lowerings, startup, subjects
+from xception_jax.benchmarking.sides import jax_side, operators
+from xception_jax.benchmarking.sides.protocol import BATCHES
+from xception_jax.benchmarking.turns import measure
 from xception_jax.config import default
-from xception_jax.durations import in_steps
-from xception_jax.ops import separable_reference
-from xception_jax.optimizers import create_optimizer, create_schedule
+from xception_jax.ops import reference
+from xception_jax.training.durations import in_steps
+from xception_jax.training.optimizers import create_optimizer, create_schedule
 
 # What is not there where only jax, flax and optax are.
 MISSING = (
@@ -124,8 +124,8 @@ def test_a_fused_operator_is_what_it_is_made_of():
     with ops.platform("gpu"):
         function, (x, parameters, cotangent) = operators.program(operator, "forward and gradient", "float32")
         (y, _, variance), gradients = function(x, parameters, cotangent)
-    settings = separable_reference.Settings(relu=True, dilation=1)
-    expected, _ = separable_reference.convolve(x, separable_reference.Weights(*parameters), settings)
+    settings = reference.Settings(relu=True, dilation=1)
+    expected, _ = reference.convolve(x, reference.Weights(*parameters), settings)
     np.testing.assert_allclose(y, expected, atol=1e-4)
     np.testing.assert_allclose(variance, expected.var((0, 1, 2)), rtol=1e-4)
     assert [g.shape for g in jax.tree.leaves(gradients)] == [a.shape for a in (x, *parameters)]

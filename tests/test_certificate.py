@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from xception_jax import certificate
-from xception_jax.certificate import Predictions
 from xception_jax.errors import UserError
-from xception_jax.sharding import data_mesh
-from xception_jax.train_state import Weights
+from xception_jax.evaluation import report
+from xception_jax.evaluation.report import Predictions
+from xception_jax.parallel.mesh import data_mesh
+from xception_jax.training.state import Weights
 
 FACTS = {
     "split": "test",
@@ -48,11 +48,11 @@ def predictions():
 
 def write(folder, **facts):
     p = predictions()
-    return certificate.write(folder, certificate.certificate(p, **{**FACTS, **facts}), p)
+    return report.write(folder, report.certificate(p, **{**FACTS, **facts}), p)
 
 
 def test_figures():
-    record = certificate.certificate(predictions(), **FACTS)
+    record = report.certificate(predictions(), **FACTS)
     figures = record["metrics"]
     assert figures["top1"] == 3 / 6
     assert figures["top5"] == 5 / 6
@@ -72,17 +72,17 @@ def test_top5_of_three_classes_is_all_of_them():
 
 def test_every_example_must_be_accounted_for():
     with pytest.raises(AssertionError, match="6 evaluated and 1 skipped of 8"):
-        certificate.certificate(predictions(), **{**FACTS, "split_size": 8})
+        report.certificate(predictions(), **{**FACTS, "split_size": 8})
     twice = dataclasses.replace(predictions(), ids=["same"] * 6)
     with pytest.raises(AssertionError, match="twice"):
-        certificate.certificate(twice, **FACTS)
+        report.certificate(twice, **FACTS)
 
 
 def test_what_is_written_is_read(tmp_path):
     path = write(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation-test-predictions.npz", "evaluation-test.json"]
     for place in (path, tmp_path):
-        record, actual = certificate.read(place)
+        record, actual = report.read(place)
         assert record["config"]["data"]["crop_area"] == [0.5, 1.0]
         assert record["weights_hash"] == "0123"
         for name, expected in vars(predictions()).items():
@@ -94,17 +94,17 @@ def test_what_is_written_is_read(tmp_path):
 def test_a_split_of_any_name_is_a_file(tmp_path):
     path = write(tmp_path, split="test[:50%]/x")
     assert path.parent == tmp_path
-    assert certificate.read(tmp_path, "test[:50%]/x")[0]["split"] == "test[:50%]/x"
+    assert report.read(tmp_path, "test[:50%]/x")[0]["split"] == "test[:50%]/x"
 
 
 def test_a_loss_that_is_no_number_is_still_json(tmp_path):
     p = predictions()
     p.loss[0] = np.nan
-    record = certificate.certificate(p, **FACTS)
+    record = report.certificate(p, **FACTS)
     assert math.isnan(record["metrics"]["loss"])
-    path = certificate.write(tmp_path, record, p)
+    path = report.write(tmp_path, record, p)
     assert "NaN" not in path.read_text()
-    assert certificate.read(path)[0]["metrics"]["loss"] is None
+    assert report.read(path)[0]["metrics"]["loss"] is None
 
 
 def damage_predictions(folder):
@@ -129,19 +129,19 @@ def test_what_cannot_be_believed_is_refused(tmp_path, damage, message):
     write(tmp_path)
     damage(tmp_path)
     with pytest.raises(UserError, match=message):
-        certificate.read(tmp_path)
+        report.read(tmp_path)
 
 
 def test_the_split_asked_for_is_the_one_read(tmp_path):
     write(tmp_path)
     path = write(tmp_path, split="validation")
-    assert certificate.read(tmp_path, "validation")[0]["split"] == "validation"
+    assert report.read(tmp_path, "validation")[0]["split"] == "validation"
     with pytest.raises(UserError, match='did you mean "test"'):
-        certificate.read(tmp_path, "tst")
+        report.read(tmp_path, "tst")
     with pytest.raises(UserError, match='is of split "validation", not "test"'):
-        certificate.read(path, "test")
+        report.read(path, "test")
     with pytest.raises(UserError, match="there is no certificate and no work directory"):
-        certificate.read(tmp_path / "absent")
+        report.read(tmp_path / "absent")
 
 
 def weights(kernel, mean=0.0):
@@ -150,11 +150,11 @@ def weights(kernel, mean=0.0):
 
 def test_hash_knows_values_shapes_dtypes_and_names_alone():
     kernel = jnp.arange(16.0).reshape(8, 2)
-    same = certificate.hash_weights(weights(kernel))
+    same = report.hash_weights(weights(kernel))
     sharded = jax.device_put(kernel, NamedSharding(data_mesh(), PartitionSpec(data_mesh().axis_names[0])))
     assert len(sharded.sharding.device_set) == 8
-    assert certificate.hash_weights(weights(sharded)) == same
-    assert certificate.hash_weights(weights(np.asfortranarray(kernel))) == same
+    assert report.hash_weights(weights(sharded)) == same
+    assert report.hash_weights(weights(np.asfortranarray(kernel))) == same
     others = [
         weights(kernel.at[0, 0].set(-0.0)),
         weights(kernel.reshape(2, 8)),
@@ -162,11 +162,11 @@ def test_hash_knows_values_shapes_dtypes_and_names_alone():
         weights(kernel, mean=1.0),
         Weights(weights(kernel).params, {"c": weights(kernel).batch_stats["a"]}),
     ]
-    assert len({same, *map(certificate.hash_weights, others)}) == 6
+    assert len({same, *map(report.hash_weights, others)}) == 6
 
 
 def test_environment_names_versions_and_devices():
-    environment = json.loads(json.dumps(certificate.environment()))
+    environment = json.loads(json.dumps(report.environment()))
     assert environment["versions"]["flax"] == importlib.metadata.version("flax")
     assert environment["versions"].keys() >= {"python", "jaxlib", "optax", "orbax", "numpy", "opencv", "xception_jax"}
     assert environment["device"] == {"platform": "cpu", "kind": "cpu", "count": 8}

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from xception_jax import train_state
-from xception_jax.checkpoints import Checkpoints
 from xception_jax.errors import UserError
-from xception_jax.train_state import Weights
+from xception_jax.training import state as train_state
+from xception_jax.training.state import Weights
+from xception_jax.workdir.checkpoints import Checkpoints
 
 
 def save(checkpoints, step, top1):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xception_jax.commands import errors_in_one_line
+from xception_jax.cli.common import errors_in_one_line
 from xception_jax.errors import TrainingError, UserError
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.test_certificate import FACTS
-from xception_jax import certificate
-from xception_jax.certificate import Predictions
 from xception_jax.compare import compare, verdict
 from xception_jax.errors import UserError
-from xception_jax.metrics import McNemar
+from xception_jax.evaluation import report
+from xception_jax.evaluation.report import Predictions
+from xception_jax.evaluation.statistics import McNemar
 
 N, NAMES = 100, ["[bold]cat", "dog", "newt"]
 LABELS = np.arange(N, dtype=np.int32) % 3
@@ -27,7 +27,7 @@ def evaluated(folder, wrong, *, order=None, labels=LABELS, ids=None, **facts):
     confidence, loss = np.full(N, 0.9, np.float32), np.full(N, 0.5, np.float32)
     p = Predictions([ids[i] for i in order], labels[order], top5[order], confidence, loss)
     facts = {**FACTS, "split_size": N, "skipped": [], "class_names": NAMES, **facts}
-    certificate.write(folder, certificate.certificate(p, **facts), p)
+    report.write(folder, report.certificate(p, **facts), p)
     return folder
 
 

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 import pytest
 
-from xception_jax import certificate, distributed
 from xception_jax.errors import UserError
-from xception_jax.logs import read_log
-from xception_jax.pretrained.workdir import read_weights
-from xception_jax.train_state import Weights
+from xception_jax.evaluation import report
+from xception_jax.parallel import distributed
+from xception_jax.pretrained.layouts.workdir import read_weights
+from xception_jax.training.state import Weights
+from xception_jax.workdir.log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 FULLY_SHARDED = "--config.mesh.fully_sharded"
@@ -167,7 +168,7 @@ def assert_same_to_rounding(workdir: Path, expected: Path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3), a["step"]
     for a, b in zip(*map(jax.tree.leaves, map(final_weights, (workdir, expected))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    (record, predictions), (other, others) = map(certificate.read, (workdir, expected))
+    (record, predictions), (other, others) = map(report.read, (workdir, expected))
     assert record["count"] == other["count"] == 19
     assert record["skipped"] == other["skipped"] == ["test/class 3/7.png"]
     assert predictions.ids == others.ids

@@ -10,16 +10,18 @@ from flax.traverse_util import flatten_dict
 
 from tests import peers
 from xception_jax import config as config_lib
-from xception_jax import durations, experiment, ops, train_state, training
-from xception_jax.checkpoints import Checkpoints
+from xception_jax import experiment, ops
 from xception_jax.errors import TrainingError, UserError
-from xception_jax.evaluation import Evaluator
-from xception_jax.inputs import InputSpec, Normalization
-from xception_jax.logs import RunLog
-from xception_jax.preemption import Preemption
+from xception_jax.evaluation.evaluator import Evaluator
+from xception_jax.models.input_spec import InputSpec, Normalization
+from xception_jax.parallel.preemption import Preemption
 from xception_jax.pretrained import Pretrained
-from xception_jax.speed import Profiler
-from xception_jax.status import Status
+from xception_jax.training import durations, loop
+from xception_jax.training import state as train_state
+from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.log import RunLog
+from xception_jax.workdir.status import Status
+from xception_jax.workdir.throughput import Profiler
 
 
 @pytest.mark.parametrize(
@@ -79,16 +81,16 @@ def test_mistyped_key_names_the_nearest(key, nearest):
 
 
 def test_work_directory_of_another_config_is_refused(tiny, tmp_path):
-    training.claim(tmp_path, tiny)
+    loop.claim(tmp_path, tiny)
     tiny.log_every = "5 steps"
-    training.claim(tmp_path, tiny)  # changes nothing that is computed
+    loop.claim(tmp_path, tiny)  # changes nothing that is computed
     tiny.learning_rate = 0.5
     with pytest.raises(UserError, match=r"learning_rate: 0.045 -> 0.5"):
-        training.claim(tmp_path, tiny)
+        loop.claim(tmp_path, tiny)
 
 
 def test_config_survives_its_file(tiny, tmp_path):
-    training.claim(tmp_path, tiny)
+    loop.claim(tmp_path, tiny)
     assert config_lib.read(tmp_path / "config.json").to_dict() == tiny.to_dict()
 
 
@@ -133,9 +135,9 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tiny, tmp_path, monkeyp
         Status(tmp_path) as status,
         RunLog(tmp_path, asked.total_steps, resume_step=0, primary=True) as log,
     ):
-        run = training.Run(asked, asked.train_step, validator, checkpoints, log, status, preemption, profiler)
+        run = loop.Run(asked, asked.train_step, validator, checkpoints, log, status, preemption, profiler)
         with pytest.raises(TrainingError, match=r"at step 3 the .*nan.*; the checkpoint of step 2 is kept"):
-            training.fit(run, state)
+            loop.fit(run, state)
     assert checkpoints.find("last") == 2
 
 

@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
-from xception_jax import manifest, training
-from xception_jax.checkpoints import Checkpoints
 from xception_jax.errors import TrainingError, UserError
-from xception_jax.logs import read_log
-from xception_jax.saving import Saver
-from xception_jax.status import Status, read_status
+from xception_jax.training import loop
+from xception_jax.workdir import checksums
+from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.log import read_log
+from xception_jax.workdir.saver import Saver
+from xception_jax.workdir.status import Status, read_status
 
 needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
@@ -49,14 +50,14 @@ def wait_for(path: Path) -> None:
 
 def at_step(monkeypatch, step: int, action) -> None:
     """Does something in the middle of a run: when it is about to report `step`."""
-    report = training.RunLog.train
+    report = loop.RunLog.train
 
     def train(log, at, *arguments):
         if at == step:
             action()
         report(log, at, *arguments)
 
-    monkeypatch.setattr(training.RunLog, "train", train)
+    monkeypatch.setattr(loop.RunLog, "train", train)
 
 
 @needs_mounts
@@ -72,13 +73,13 @@ def test_full_disk_in_the_middle_of_a_run(tiny, tmp_path, monkeypatch):
                 f.write(bytes(4096))
 
     def make_room():
-        assert training.Checkpoints(workdir, tiny.checkpoint, read_only=True).find("last") == 2
+        assert loop.Checkpoints(workdir, tiny.checkpoint, read_only=True).find("last") == 2
         filling.unlink()
 
     at_step(monkeypatch, 3, fill)
     at_step(monkeypatch, 10, make_room)
     with mounted(workdir, "-t", "tmpfs", "-o", "size=40m", "none"):
-        training.train(tiny, workdir)
+        loop.train(tiny, workdir)
         assert Checkpoints(workdir, tiny.checkpoint, read_only=True).find("last") == 12
         assert "the save of step 4 failed" in notes(workdir)
         assert "No space left" in notes(workdir)
@@ -91,7 +92,7 @@ def test_full_disk_in_the_middle_of_a_run(tiny, tmp_path, monkeypatch):
 def test_checkpoints_become_read_only_and_stay_so(tiny, tmp_path, monkeypatch):
     """The run goes on to its end, tries again there, says that it could not save, and fails. What was saved is kept."""
     folder = tmp_path / "checkpoints"
-    monkeypatch.setattr("xception_jax.saving.LAST_WAITS", (0, 0))
+    monkeypatch.setattr("xception_jax.workdir.saver.LAST_WAITS", (0, 0))
     with contextlib.ExitStack() as stack:
 
         def make_read_only():
@@ -101,7 +102,7 @@ def test_checkpoints_become_read_only_and_stay_so(tiny, tmp_path, monkeypatch):
 
         at_step(monkeypatch, 3, make_read_only)
         with pytest.raises(TrainingError, match=r"step 6 could not be saved; the checkpoint of step 2 is kept"):
-            training.train(tiny, tmp_path)
+            loop.train(tiny, tmp_path)
         assert "the save of step 4 failed ([Errno 30] Read-only file system" in notes(tmp_path)
         assert read_status(tmp_path)["state"] == "failed"
         assert Checkpoints(tmp_path, tiny.checkpoint, read_only=True).find("last") == 2
@@ -179,9 +180,9 @@ def test_damage_to_any_file_is_recognised(tmp_path, kind):
     for name, data in contents.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    manifest.write(tmp_path)
-    assert manifest.damage(tmp_path) is None
-    for path in [tmp_path / name for name in contents] + [tmp_path / manifest.NAME]:
+    checksums.write(tmp_path)
+    assert checksums.damage(tmp_path) is None
+    for path in [tmp_path / name for name in contents] + [tmp_path / checksums.NAME]:
         data = path.read_bytes()
         at = rng.randrange(
             len(data) - 2
@@ -192,12 +193,12 @@ def test_damage_to_any_file_is_recognised(tmp_path, kind):
             path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :])
         else:
             path.write_bytes(data[:at] if kind == "cut" else b"")
-        assert manifest.damage(tmp_path) is not None, path
+        assert checksums.damage(tmp_path) is not None, path
         path.write_bytes(data)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tiny, tmp_path, capsys):
-    training.train(tiny, tmp_path)
+    loop.train(tiny, tmp_path)
     before = (tmp_path / "evaluation-validation.json", tmp_path / "evaluation-validation-predictions.npz")
     predictions = before[1].read_bytes()
     victim = max((tmp_path / "checkpoints" / "6" / "state" / "d").iterdir(), key=lambda path: path.stat().st_size)
@@ -206,7 +207,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tiny, tmp_
     victim.write_bytes(data)
     assert Checkpoints(tmp_path, tiny.checkpoint, read_only=True).find("last") == 4
     assert "the checkpoint of step 6 is damaged" in capsys.readouterr().out
-    training.train(tiny, tmp_path)
+    loop.train(tiny, tmp_path)
     assert "Resuming from step 4" in capsys.readouterr().out
     assert f"it is now {tmp_path / 'damaged' / '6.0'}" in notes(tmp_path)
     assert (tmp_path / "damaged" / "6.0" / "state").is_dir()
@@ -228,7 +229,7 @@ def test_a_second_run_is_refused_and_a_dead_one_is_not_in_the_way(tiny, tmp_path
     )
     assert owner.stdout.readline() == "mine\n"
     with pytest.raises(UserError, match=rf"process {owner.pid} on .* is at work in"):
-        training.train(tiny, tmp_path)
+        loop.train(tiny, tmp_path)
     owner.kill()
     owner.communicate()
     assert read_status(tmp_path)["state"] == "starting"  # it had no time to say that it ended
@@ -265,8 +266,8 @@ def test_broken_pictures_are_listed_and_bounded(tiny, tmp_path):
                 path.write_bytes(path.read_bytes()[:40])
     tiny.data.name, tiny.data.path, tiny.data.most_broken = "folder", str(tmp_path / "pictures"), 1
     with pytest.raises(UserError, match=r"picture train/./\d.png cannot be read .*, nor can 1 others"):
-        training.train(tiny, tmp_path / "run")
+        loop.train(tiny, tmp_path / "run")
     tiny.data.most_broken = 2
-    results = training.train(tiny, tmp_path / "run")
+    results = loop.train(tiny, tmp_path / "run")
     assert results["broken_pictures"] == ["train/a/4.png", "train/b/3.png"]
     assert read_status(tmp_path / "run")["broken_pictures"] == 2

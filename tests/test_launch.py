@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.test_distributed import free_port
-from xception_jax import distributed, main
+from xception_jax import main
+from xception_jax.parallel import distributed
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "experiments" / "launch"

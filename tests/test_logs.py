@@ -9,10 +9,9 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from xception_jax import logs
-from xception_jax.curves import plot_curves
 from xception_jax.errors import UserError
-from xception_jax.logs import RunLog, read_log
+from xception_jax.workdir.curves import plot_curves
+from xception_jax.workdir.log import RunLog, read_log
 
 SPEED = {"steps_per_second": 2.0, "images_per_second": 200.0, "data_wait": 0.1, "memory_bytes": 10}
 
@@ -140,13 +139,13 @@ class Terminal(io.StringIO):
 
 def test_a_terminals_line_is_overwritten_and_left_for_others(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
-    monkeypatch.setattr(logs.sys, "stdout", Terminal())
+    monkeypatch.setattr(log.sys, "stdout", Terminal())
     with RunLog(tmp_path, 10, resume_step=0, primary=True) as log:
         log.train(1, metrics(1), {})
         log.train(2, metrics(2), {})
         log.note("a remark")
         log.train(3, metrics(3), {})
-    lines = logs.sys.stdout.getvalue().split("\n")
+    lines = log.sys.stdout.getvalue().split("\n")
     assert len(lines) == 4
     assert lines[0].split("\r")[2].startswith("step 2/10")
     assert lines[1] == "a remark"

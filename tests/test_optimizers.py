@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from xception_jax.config import default
-from xception_jax.optimizers import OPTIMIZERS, create_optimizer
+from xception_jax.training.optimizers import OPTIMIZERS, create_optimizer
 
 PARAMS = {"layer": {"kernel": np.float64([[1.0, -2.0], [0.5, 3.0]]), "bias": np.float64([0.3, -0.1])}}
 

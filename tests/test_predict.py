@@ -15,13 +15,13 @@ import pytest
 from flax import nnx
 
 from tests.conftest import SMALL_RUN
-from xception_jax import train_state
 from xception_jax.data import BrokenPictures
-from xception_jax.explain import grad_cam
-from xception_jax.inputs import InputSpec, Normalization
+from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.models import create_model
+from xception_jax.models.input_spec import InputSpec, Normalization
 from xception_jax.predict import Predictor
 from xception_jax.pretrained import Pretrained, load
+from xception_jax.training import state as train_state
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("cat", "dog", "owl", "rat", "yak")

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments.runs import Running
-from xception_jax import training
-from xception_jax.checkpoints import Checkpoints
 from xception_jax.errors import UserError
-from xception_jax.evaluation import Evaluator
-from xception_jax.logs import read_log
-from xception_jax.preemption import RESTART, Preempted
-from xception_jax.speed import parse_profile
-from xception_jax.status import read_status
+from xception_jax.evaluation.evaluator import Evaluator
+from xception_jax.parallel.preemption import RESTART, Preempted
+from xception_jax.resilience.runs import Running
+from xception_jax.training import loop
+from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.log import read_log
+from xception_jax.workdir.status import read_status
+from xception_jax.workdir.throughput import parse_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [
@@ -55,11 +55,11 @@ def test_during_evaluation_the_step_is_saved_and_its_evaluation_made_up_for(tiny
     monkeypatch.setattr(Evaluator, "predict", predict_and_be_stopped)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted):
-        training.train(tiny, tmp_path)
+        loop.train(tiny, tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
     assert read_status(tmp_path)["state"] == "preempted"
     assert Checkpoints(tmp_path, tiny.checkpoint, read_only=True).latest == 3  # the evaluation's; saves are every 2
-    training.train(tiny, tmp_path)
+    loop.train(tiny, tmp_path)
     records = read_log(tmp_path)
     assert [r["step"] for r in records if r["kind"] == "evaluation"] == [3, 6]
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]

@@ -1,12 +1,15 @@
-"""Runs that are interrupted and started again: real processes, real signals. The long forms are in experiments/."""
+"""Runs that are interrupted and started again: real processes, real signals.
+
+The long forms are `resilience.chaos` and `resilience.verify_resume`.
+"""
 
 import json
 
 import pytest
 
-from experiments import chaos, verify_resume
-from experiments.runs import Running, compare, last_state
-from xception_jax.logs import read_log
+from xception_jax.resilience import chaos, verify_resume
+from xception_jax.resilience.runs import Running, compare, last_state
+from xception_jax.workdir.log import read_log
 
 N = 6
 FLAGS = [

@@ -12,14 +12,15 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from xception_jax import experiment as experiment_lib
-from xception_jax import sharding, training
-from xception_jax.checkpoints import Checkpoints
 from xception_jax.config import default
 from xception_jax.data import BrokenPictures
 from xception_jax.errors import UserError
-from xception_jax.sharding import bytes_on_each_device, partition_spec
-from xception_jax.summary import saved_bytes
-from xception_jax.train_state import num_bytes
+from xception_jax.parallel import mesh as mesh_lib
+from xception_jax.parallel.mesh import bytes_on_each_device, partition_spec
+from xception_jax.training import loop
+from xception_jax.training.state import num_bytes
+from xception_jax.training.summary import saved_bytes
+from xception_jax.workdir.checkpoints import Checkpoints
 
 MESHES = [(True, 1), (False, 4), (True, 4)]  # fully_sharded, model
 
@@ -82,9 +83,9 @@ def run(fully_sharded: bool, model: int, num_devices: int = 8) -> Run:
     devices = jax.devices()[:num_devices]
     experiment = experiment_lib.create(settings(fully_sharded, model), devices)
     state, losses = jax.device_put(first_state(), experiment.state_shardings), []
-    batches = training.batches_on_devices(experiment, 0, BrokenPictures())
+    batches = loop.batches_on_devices(experiment, 0, BrokenPictures())
     program = experiment.train_step.lower(state, next(batches)).compile()
-    for batch in itertools.islice(training.batches_on_devices(experiment, 0, BrokenPictures()), 3):
+    for batch in itertools.islice(loop.batches_on_devices(experiment, 0, BrokenPictures()), 3):
         state, metrics = program(state, batch)
         losses.append(float(metrics["loss"]))
     size = bytes_on_each_device(experiment.abstract_state, experiment.state_shardings)
@@ -94,7 +95,7 @@ def run(fully_sharded: bool, model: int, num_devices: int = 8) -> Run:
 @pytest.fixture(autouse=True)
 def split_small_arrays(monkeypatch):
     """The networks of these tests are small."""
-    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+    monkeypatch.setattr(mesh_lib, "SMALLEST_SPLIT", 64)
 
 
 @pytest.mark.parametrize(("fully_sharded", "model"), MESHES)

@@ -10,13 +10,14 @@ import optax
 import pytest
 from flax import nnx
 
-from xception_jax import ops, train_state
-from xception_jax.inputs import Normalization
+from xception_jax import ops
 from xception_jax.models import create_model
+from xception_jax.models.input_spec import Normalization
 from xception_jax.ops import kernels
-from xception_jax.sharding import data_mesh, put_batch, replicated
-from xception_jax.steps import TrainSettings, make_eval_step, make_train_step
-from xception_jax.train_state import Weights, num_bytes
+from xception_jax.parallel.mesh import data_mesh, put_batch, replicated
+from xception_jax.training import state as train_state
+from xception_jax.training.state import Weights, num_bytes
+from xception_jax.training.step import TrainSettings, make_eval_step, make_train_step
 
 NUM_CLASSES = 4
 

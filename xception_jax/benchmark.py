@@ -15,10 +15,11 @@ from typing import Any
 
 from absl import flags
 
-from xception_jax import commands, files
-from xception_jax.benchmarks import lowerings, report
-from xception_jax.benchmarks.subjects import PEERS, SUBJECTS, Runner, Settings
+from xception_jax.benchmarking import lowerings, results
+from xception_jax.benchmarking.subjects import PEERS, SUBJECTS, Runner, Settings
+from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
+from xception_jax.workdir import atomic
 
 USAGE = "usage: python -m xception_jax.benchmark [--model=NAME] [--what=SUBJECT,...] [--against=PEER,...] [--json=FILE]"
 
@@ -51,16 +52,16 @@ def main(arguments: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
 
     def record() -> dict[str, Any]:
-        return report.record(rows, runner.machine, dataclasses.asdict(settings), command)
+        return results.record(rows, runner.machine, dataclasses.asdict(settings), command)
 
     for what in subjects:
         for row in SUBJECTS[what](runner):
             print(f"measured {row['what']} {row['name']} {row.get('direction', '')}", file=sys.stderr)
             rows.append(row)
             if flags.FLAGS.json:  # after each row: a run that is stopped keeps what it has
-                files.write_atomically(Path(flags.FLAGS.json), json.dumps(record(), indent=2) + "\n")
-    report.show(rows, runner.machine)
-    if report.failed(rows):
+                atomic.write_atomically(Path(flags.FLAGS.json), json.dumps(record(), indent=2) + "\n")
+    results.show(rows, runner.machine)
+    if results.failed(rows):
         return 1
     if flags.FLAGS.lowerings:
         lowerings.update(Path(flags.FLAGS.lowerings), record())
@@ -114,4 +115,4 @@ def read_option(text: str) -> tuple[str, Any]:
 
 
 if __name__ == "__main__":
-    commands.run(main, define_flags)
+    common.run(main, define_flags)

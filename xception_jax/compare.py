@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from xception_jax import certificate, commands, files, metrics
-from xception_jax.certificate import Predictions
+from xception_jax.cli import common
 from xception_jax.errors import UserError
+from xception_jax.evaluation import report, statistics
+from xception_jax.evaluation.report import Predictions
+from xception_jax.workdir import atomic
 
 SIGNIFICANT = 0.05
 MOST_CLASSES = 10
@@ -40,8 +42,8 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
     Raises:
       UserError: a certificate cannot be read, or they are not of the same examples.
     """
-    record_a, a = certificate.read(path_a, split)
-    record_b, b = certificate.read(path_b, split)
+    record_a, a = report.read(path_a, split)
+    record_b, b = report.read(path_b, split)
     names = _names(record_a)
     if record_a["split"] != record_b["split"]:
         raise UserError(
@@ -50,20 +52,20 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
     if names != _names(record_b):
         raise UserError(f"A and B are not of the same classes: A has {len(names)}, B {len(_names(record_b))}")
     b = _in_order_of(a, b)
-    test = metrics.mcnemar(a.correct, b.correct)
+    test = statistics.mcnemar(a.correct, b.correct)
     return {
         "split": record_a["split"],
         "a": _figures(path_a, record_a),
         "b": _figures(path_b, record_b),
         **test._asdict(),
         "difference": (test.only_b - test.only_a) / len(a.ids),
-        "difference_interval": metrics.paired_difference_interval(test.only_a, test.only_b, len(a.ids)),
+        "difference_interval": statistics.paired_difference_interval(test.only_a, test.only_b, len(a.ids)),
         "verdict": verdict(test, len(a.ids)),
         "classes": _classes(a, b, names),
     }
 
 
-def verdict(test: metrics.McNemar, n: int) -> str:
+def verdict(test: statistics.McNemar, n: int) -> str:
     """What the test says of `n` examples, as a sentence."""
     points = 100 * (test.only_b - test.only_a) / n
     chance = "p < 0.0001" if test.p_value < 1e-4 else f"p = {test.p_value:.2g}"
@@ -190,9 +192,9 @@ def main(arguments: Sequence[str]) -> None:
     a, b = map(Path, arguments)
     result = compare(a, b, flags.FLAGS.split)
     if output := flags.FLAGS.json:
-        files.write_atomically(Path(output), json.dumps(result, indent=2) + "\n")
+        atomic.write_atomically(Path(output), json.dumps(result, indent=2) + "\n")
     show(result)
 
 
 if __name__ == "__main__":
-    commands.run(main, define_flags)
+    common.run(main, define_flags)

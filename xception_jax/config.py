@@ -11,8 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from xception_jax import files
 from xception_jax.errors import UserError, suggest
+from xception_jax.workdir import atomic
 
 
 def default() -> ConfigDict:
@@ -153,7 +153,7 @@ def read(path: Path) -> ConfigDict:
     Raises:
       UserError: the file is missing, damaged, or has settings this version does not know.
     """
-    settings = _flatten(files.read_json(path), "")
+    settings = _flatten(atomic.read_json(path), "")
     for key in settings:
         check_key(key)
     config = default()

@@ -13,18 +13,22 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from xception_jax import commands, config, files, train_state
-from xception_jax.data.preprocessing import BrokenPictureError, central_crop, decode
+from xception_jax import config
+from xception_jax.cli import common
+from xception_jax.data.views import BrokenPictureError, central_crop, decode
 from xception_jax.errors import UserError
+from xception_jax.formats import writing
+from xception_jax.inference.activations import activations
 from xception_jax.models import create_model
 from xception_jax.models.backbone import Backbone
-from xception_jax.pretrained import Pretrained, fill, load, transplant, writing
-from xception_jax.pretrained.activations import activations
-from xception_jax.pretrained.keras_names import keras_layers, keras_table
-from xception_jax.pretrained.recognize import OPTIONS
-from xception_jax.pretrained.table import Table as NameTable
-from xception_jax.pretrained.table import to_foreign
-from xception_jax.pretrained.timm_names import timm_table
+from xception_jax.pretrained import Pretrained, fill, load, transplant
+from xception_jax.pretrained.identify import OPTIONS
+from xception_jax.pretrained.layouts.keras import keras_layers, keras_table
+from xception_jax.pretrained.layouts.table import Table as NameTable
+from xception_jax.pretrained.layouts.table import to_foreign
+from xception_jax.pretrained.layouts.timm import timm_table
+from xception_jax.training import state as train_state
+from xception_jax.workdir import atomic
 
 USAGE = (
     "usage: python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz --output=Y, "
@@ -89,7 +93,7 @@ def convert(weights: str, to: str, output: Path) -> Pretrained:
     if output.suffix != suffix or output.name.endswith(".weights.h5"):
         raise UserError(f"--to={to} writes a {suffix} file (Keras takes .weights.h5 for another format), not {output}")
     pretrained = load(weights)
-    files.write_atomically(output, encode(pretrained, to))
+    atomic.write_atomically(output, encode(pretrained, to))
     return pretrained
 
 
@@ -109,8 +113,8 @@ def diff(a: str, b: str, picture: Path | None = None) -> list[tuple[str, float]]
         raise UserError(f"{a} is {first.model}, {b} is {second.model}: networks of different layers cannot be compared")
     pixels = _pixels(first, picture)
     of_a, of_b = (activations(network(p), p.input.normalization(pixels)) for p in (first, second))
-    common = [layer for layer in of_a if layer in of_b and of_a[layer].shape == of_b[layer].shape]
-    return [(k, float(np.abs(of_a[k] - of_b[k]).max() / max(np.abs(of_a[k]).max(), 1e-30))) for k in common]
+    shared = [layer for layer in of_a if layer in of_b and of_a[layer].shape == of_b[layer].shape]
+    return [(k, float(np.abs(of_a[k] - of_b[k]).max() / max(np.abs(of_a[k]).max(), 1e-30))) for k in shared]
 
 
 def network(pretrained: Pretrained) -> Backbone:
@@ -173,4 +177,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, define_flags)
+    common.run(main, define_flags)

@@ -12,18 +12,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
-from xception_jax import distributed, ops, train_state
+from xception_jax import ops
 from xception_jax.data import Source, open_source
-from xception_jax.durations import in_steps
 from xception_jax.errors import UserError
-from xception_jax.inputs import InputSpec, input_spec
 from xception_jax.models import check_options, create_model
+from xception_jax.models.input_spec import InputSpec, input_spec
 from xception_jax.models.layers import check_image_size
-from xception_jax.optimizers import create_optimizer, create_schedule
+from xception_jax.parallel import distributed
+from xception_jax.parallel.mesh import check_batch_size, data_mesh, state_shardings
 from xception_jax.pretrained import Pretrained, fill, load, transplant
-from xception_jax.sharding import check_batch_size, data_mesh, state_shardings
-from xception_jax.steps import Batch, Metrics, TrainSettings, make_eval_step, make_train_step
-from xception_jax.train_state import TrainState, Weights
+from xception_jax.training import state as train_state
+from xception_jax.training.durations import in_steps
+from xception_jax.training.optimizers import create_optimizer, create_schedule
+from xception_jax.training.state import TrainState, Weights
+from xception_jax.training.step import Batch, Metrics, TrainSettings, make_eval_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from xception_jax import commands
 from xception_jax import config as config_lib
+from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
 
 MODES = ("train", "evaluate", "check", "show_batch")
@@ -34,18 +34,18 @@ _DISTRIBUTED = flags.DEFINE_bool(
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line; what is mistyped ends in one line that says so, and exit code 2."""
     try:
-        commands.check_config_flags(argv[1:])
+        common.check_config_flags(argv[1:])
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise UserError(f'"{rest[1]}" is no flag; flags are written --name=value')
         return rest
     except (UserError, flags.Error) as e:
-        commands.fail(e)
+        common.fail(e)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the mode asked for; a user's mistake exits with 2, a failed run with 1."""
-    from xception_jax import distributed, host_memory
+    from xception_jax.parallel import distributed, host_memory
 
     del argv
     modes: dict[str, Callable[[Path], None]] = {
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         "check": check,
         "show_batch": show_batch,
     }
-    with commands.errors_in_one_line("interrupted; the same command goes on from the last checkpoint"):
+    with common.errors_in_one_line("interrupted; the same command goes on from the last checkpoint"):
         if _MODE.value not in modes:
             raise UserError(f'unknown --mode "{_MODE.value}"; {suggest(_MODE.value, MODES)}')
         with distributed.stopping_together():
@@ -80,12 +80,12 @@ def workdir() -> Path:
 
 def train(workdir: Path) -> None:
     """Trains to the end, or goes on from where the work directory stopped."""
-    from xception_jax import training
-    from xception_jax.preemption import RESTART, Preempted
-    from xception_jax.speed import parse_profile
+    from xception_jax.parallel.preemption import RESTART, Preempted
+    from xception_jax.training import loop
+    from xception_jax.workdir.throughput import parse_profile
 
     try:
-        results = training.train(config(), workdir, parse_profile(_PROFILE.value))
+        results = loop.train(config(), workdir, parse_profile(_PROFILE.value))
     except Preempted:
         print("Stopped by SIGTERM; all is saved, and the same command goes on.", file=sys.stderr)
         sys.exit(RESTART)
@@ -98,8 +98,9 @@ def train(workdir: Path) -> None:
 
 def evaluate(workdir: Path) -> None:
     """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`."""
-    from xception_jax import evaluation, experiment
-    from xception_jax.checkpoints import Checkpoints
+    from xception_jax import experiment
+    from xception_jax.evaluation.evaluator import Evaluator
+    from xception_jax.workdir.checkpoints import Checkpoints
 
     settings = config_lib.read(workdir / "config.json")
     settings.mesh = config_lib.default().mesh  # the one it was trained on may not fit these devices
@@ -112,7 +113,7 @@ def evaluate(workdir: Path) -> None:
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
     step = checkpoints.find(_STEP.value or "last")
     run = experiment.create(settings)
-    evaluator = evaluation.Evaluator(run, settings.data.test_split)
+    evaluator = Evaluator(run, settings.data.test_split)
     state = checkpoints.restore(step, run.abstract_state, run.state_shardings)
     record = evaluator.certify(state, *evaluator.predict(state), workdir)
     metrics = record["metrics"]
@@ -124,12 +125,14 @@ def evaluate(workdir: Path) -> None:
 
 def check(workdir: Path) -> None:
     """Says what the config means, and whether its data is there, without computing anything."""
-    from xception_jax import evaluation, experiment, summary
+    from xception_jax import experiment
+    from xception_jax.evaluation.evaluator import open_split
+    from xception_jax.training import summary
 
     run = experiment.create(config())
     data = run.config.data
     splits = dict.fromkeys((data.train_split, data.validation_split, data.test_split))
-    counts = [f"{split} {len(evaluation.open_split(run, split)):,}" for split in splits]
+    counts = [f"{split} {len(open_split(run, split)):,}" for split in splits]
     summary.show(run)
     summary.show_memory(run)
     print(f"data: {data.name}, {run.num_classes} classes, {', '.join(counts)}")
@@ -139,8 +142,8 @@ def check(workdir: Path) -> None:
 def show_batch(workdir: Path) -> None:
     """Draws the batch of a step."""
     from xception_jax import experiment
-    from xception_jax.processes import primary
-    from xception_jax.show_batch import show_batch
+    from xception_jax.cli.show_batch import show_batch
+    from xception_jax.parallel.processes import primary
 
     if _STEP.value is None or not _STEP.value.isdecimal():
         raise UserError("--mode=show_batch needs --step=NUMBER, the training step to look at, counted from 0")
@@ -154,7 +157,7 @@ def show_batch(workdir: Path) -> None:
 
 def run() -> None:
     """The command's entry."""
-    commands.prepare()
+    common.prepare()
     app.run(main, flags_parser=parse_flags)
 
 

@@ -19,11 +19,13 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from xception_jax import certificate, commands, files
+from xception_jax.cli import common
 from xception_jax.errors import UserError
-from xception_jax.planning.plan import Plan, largest_batch, plan_step
+from xception_jax.evaluation import report
+from xception_jax.parallel.mesh import check_batch_size
+from xception_jax.planning.compiled_step import Plan, largest_batch, plan_step
 from xception_jax.planning.topology import Topology, open_topology
-from xception_jax.sharding import check_batch_size
+from xception_jax.workdir import atomic
 
 USAGE = "usage: python -m xception_jax.plan --config=configs/xception.py --topology=v5e:4x4 (or h200:1, or cpu:8)"
 
@@ -43,7 +45,7 @@ def record(plan: Plan, topology: Topology, settings: dict[str, Any]) -> dict[str
         **settings,
         **numbers,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": certificate.environment()["versions"] | topology.versions,
+        "versions": report.environment()["versions"] | topology.versions,
     }
 
 
@@ -158,9 +160,9 @@ def main(arguments: Sequence[str]) -> int | None:
             "dtype": flag.config.model.dtype,
             "lowering": flag.config.lowering,
         }
-        files.write_atomically(Path(flag.json), json.dumps(record(plan, topology, settings), indent=2) + "\n")
+        atomic.write_atomically(Path(flag.json), json.dumps(record(plan, topology, settings), indent=2) + "\n")
     return 0 if plan.fits else 1
 
 
 if __name__ == "__main__":
-    commands.run(main, define_flags)
+    common.run(main, define_flags)

@@ -21,17 +21,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from xception_jax import commands, config, files, host_memory, tables, train_state
+from xception_jax import config
+from xception_jax.cli import common, tables
 from xception_jax.data import BrokenPictures, evaluation_batches
-from xception_jax.data.pictures import Pictures, find_pictures
-from xception_jax.data.preprocessing import central_crop, ten_crops
+from xception_jax.data.sources.images import Pictures, find_pictures
+from xception_jax.data.views import central_crop, ten_crops
 from xception_jax.errors import UserError
-from xception_jax.explain import grad_cam, overlay
+from xception_jax.inference.grad_cam import grad_cam, overlay
+from xception_jax.inference.mc_dropout import monte_carlo_dropout
 from xception_jax.models import create_model
 from xception_jax.models.layers import global_average
+from xception_jax.parallel import host_memory
+from xception_jax.parallel.mesh import batch_sharded, data_mesh, put_batch, replicated
 from xception_jax.pretrained import Pretrained, load, transplant
-from xception_jax.sharding import batch_sharded, data_mesh, put_batch, replicated
-from xception_jax.uncertainty import monte_carlo_dropout
+from xception_jax.training import state as train_state
+from xception_jax.workdir import atomic
 
 CROPS = {1: central_crop, 10: ten_crops}
 SHOWN = 50  # pictures in the table that people read
@@ -197,7 +201,7 @@ def write_features(path: Path, names: Sequence[str], features: Sequence[np.ndarr
         return
     buffer = io.BytesIO()
     np.savez(buffer, files=np.array(names), features=np.stack(features))
-    files.write_atomically(path, buffer.getvalue())
+    atomic.write_atomically(path, buffer.getvalue())
 
 
 def write_explanation(folder: Path, prediction: Prediction, name: str) -> None:
@@ -206,7 +210,7 @@ def write_explanation(folder: Path, prediction: Prediction, name: str) -> None:
     picture = cv2.cvtColor(overlay(prediction.view, prediction.evidence), cv2.COLOR_RGB2BGR)
     folder.mkdir(parents=True, exist_ok=True)
     encoded = cv2.imencode(".png", picture)[1].tobytes()
-    files.write_atomically(folder / f"{stem}.{name.replace(os.sep, '_')}.png", encoded)
+    atomic.write_atomically(folder / f"{stem}.{name.replace(os.sep, '_')}.png", encoded)
 
 
 def define_flags() -> None:
@@ -276,4 +280,4 @@ def _progress() -> Progress:
 
 
 if __name__ == "__main__":
-    commands.run(main, define_flags)
+    common.run(main, define_flags)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from xception_jax import experiment
 from xception_jax.config import default
 from xception_jax.data import jpeg
-from xception_jax.data.preprocessing import BrokenPictureError, random_crop, random_view, resize
+from xception_jax.data.views import BrokenPictureError, random_crop, random_view, resize
 
 SAMPLINGS = [getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{n}") for n in (411, 420, 422, 440, 444)]
 

@@ -10,13 +10,7 @@ from PIL import Image
 
 from xception_jax import experiment
 from xception_jax.config import default
-from xception_jax.data.preprocessing import (
-    BrokenPictureError,
-    central_crop,
-    decode,
-    preprocessing_fingerprint,
-    random_view,
-)
+from xception_jax.data.views import BrokenPictureError, central_crop, decode, preprocessing_fingerprint, random_view
 
 
 def options(**changes) -> ConfigDict:

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from xception_jax import experiment
 from xception_jax.config import default
 from xception_jax.data import open_source
-from xception_jax.data.preprocessing import decode
+from xception_jax.data.views import decode
 from xception_jax.errors import UserError
 
 

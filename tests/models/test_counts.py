@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 from tests import peers
-from xception_jax import train_state
 from xception_jax.errors import UserError
 from xception_jax.models import create_model
 from xception_jax.models.layers import SeparableConv
 from xception_jax.ops.lowering import reference
+from xception_jax.training import state as train_state
 
 KINDS = ("inception_v3", "xception", "xception41", "xception41p")  # the others have more blocks of the same kinds
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests import peers
-from xception_jax import train_state
 from xception_jax.errors import UserError
+from xception_jax.training import state as train_state
 
 METHODS = ("feature_pyramid", "features", "pooled_features", "__call__")
 

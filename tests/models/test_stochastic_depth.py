@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from tests import peers
-from xception_jax import train_state
 from xception_jax.models import create_model
+from xception_jax.training import state as train_state
 
 NAMES = ["xception", "xception41", "xception41p"]
 

@@ -7,8 +7,8 @@ from flax.traverse_util import flatten_dict
 
 from tests import peers
 from xception_jax.models import list_models
-from xception_jax.pretrained.table import to_ours
-from xception_jax.pretrained.timm_names import timm_table
+from xception_jax.pretrained.layouts.table import to_ours
+from xception_jax.pretrained.layouts.timm import timm_table
 
 DEEPER = ("xception65", "xception65p")  # with more blocks of the same kinds
 

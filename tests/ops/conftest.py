@@ -5,7 +5,10 @@ import functools
 import jax
 import pytest
 
-from xception_jax.ops import kernels, mosaic, pooling_tpu, separable_tpu
+from xception_jax.ops import kernels
+from xception_jax.ops.tpu import mosaic
+from xception_jax.ops.tpu import pooling as pooling_tpu
+from xception_jax.ops.tpu import separable as separable_tpu
 
 
 @pytest.fixture

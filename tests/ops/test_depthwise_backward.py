@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
-from xception_jax.ops import depthwise_backward
-from xception_jax.ops.depthwise_backward import in_one_kernel, plain_backward
-from xception_jax.ops.separable_reference import Settings
-from xception_jax.sharding import data_mesh
+from xception_jax.ops.gpu import depthwise_backward
+from xception_jax.ops.gpu.depthwise_backward import in_one_kernel, plain_backward
+from xception_jax.ops.reference import Settings
+from xception_jax.parallel.mesh import data_mesh
 
 
 @pytest.fixture(autouse=True)

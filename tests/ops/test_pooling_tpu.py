@@ -11,9 +11,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
-from xception_jax.ops import kernels, pooling_tpu
-from xception_jax.ops.pooling_tpu import Border
-from xception_jax.sharding import data_mesh
+from xception_jax.ops import kernels
+from xception_jax.ops.tpu import pooling as pooling_tpu
+from xception_jax.ops.tpu.pooling import Border
+from xception_jax.parallel.mesh import data_mesh
 
 
 def arguments(shape, dtype=np.float32):

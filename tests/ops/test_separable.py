@@ -8,7 +8,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
-from xception_jax.sharding import data_mesh
+from xception_jax.parallel.mesh import data_mesh
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

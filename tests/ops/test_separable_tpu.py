@@ -10,9 +10,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
-from xception_jax.ops import kernels, separable_reference, separable_tpu
-from xception_jax.ops.separable_reference import Settings, Weights
-from xception_jax.sharding import data_mesh
+from xception_jax.ops import kernels, reference
+from xception_jax.ops.reference import Settings, Weights
+from xception_jax.ops.tpu import separable as separable_tpu
+from xception_jax.parallel.mesh import data_mesh
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 
@@ -51,7 +52,7 @@ def test_derivatives(shape, relu):
     mine = jax.jit(functools.partial(derivatives, separable_tpu.convolve, settings=settings))(x, weights)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (x, weights))
-        exact = derivatives(separable_reference.convolve, *wide, settings)
+        exact = derivatives(reference.convolve, *wide, settings)
     for ours, expected in zip(jax.tree.leaves(mine), jax.tree.leaves(exact), strict=True):
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, expected, atol=6e-6 * np.abs(expected).max(), rtol=0)
@@ -61,7 +62,7 @@ def test_on_a_simulated_tpu():
     """With rows that arrive while others are worked on, and NaN where nothing was written."""
     x, weights = arguments(16, 2, 2, 130, 128)
     settings, simulated = Settings(True, 1), pltpu.InterpretParams(uninitialized_memory="nan")
-    y, sums = separable_reference.convolve(x, weights, settings)
+    y, sums = reference.convolve(x, weights, settings)
     args = x, weights, y, np.cos(y), np.cos(sums)
     ours = (
         jax.jit(functools.partial(separable_tpu.forward_kernel, settings=settings, interpret=simulated))(x, weights),
@@ -81,7 +82,7 @@ def test_short_floats():
         (y, sums), back = jax.vjp(functools.partial(convolve, settings=settings), x, weights)
         return (y, sums), back((jnp.cos(y), jnp.ones_like(sums)))
 
-    ours, theirs = (jax.jit(gradients, static_argnums=0)(m.convolve) for m in (separable_tpu, separable_reference))
+    ours, theirs = (jax.jit(gradients, static_argnums=0)(m.convolve) for m in (separable_tpu, reference))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.dtype == b.dtype
         a, b = (v.astype(jnp.float32) for v in (a, b))
@@ -102,7 +103,7 @@ def test_sharded():
         compiled = jax.jit(functools.partial(gradients, separable_tpu.convolve)).lower(split, weights).compile()
     assert "all-gather" not in compiled.as_text()
     assert "all-reduce" in compiled.as_text()
-    exact = gradients(separable_reference.convolve, x, weights)
+    exact = gradients(reference.convolve, x, weights)
     for ours, expected in zip(jax.tree.leaves(compiled(split, weights)), jax.tree.leaves(exact), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 

@@ -14,10 +14,10 @@ import pytest
 from configs.quickstart import get_config
 from xception_jax import experiment
 from xception_jax.errors import UserError
-from xception_jax.planning.plan import Plan, largest_batch, needed_and_available
+from xception_jax.planning.compiled_step import Plan, largest_batch, needed_and_available
 from xception_jax.planning.topology import open_topology
-from xception_jax.summary import count_layers
-from xception_jax.train_state import num_bytes, num_parameters
+from xception_jax.training.state import num_bytes, num_parameters
+from xception_jax.training.summary import count_layers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

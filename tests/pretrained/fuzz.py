@@ -24,10 +24,10 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from xception_jax.pretrained.bounds import max_expansion
-from xception_jax.pretrained.errors import WeightsFileError
-from xception_jax.pretrained.files import child, guarded, safetensors
-from xception_jax.pretrained.formats import read_tensors
+from xception_jax.formats import safetensors, sandbox, sandbox_child
+from xception_jax.formats.detect import read_tensors
+from xception_jax.formats.errors import WeightsFileError
+from xception_jax.formats.limits import max_expansion
 
 BUNDLE = Path(__file__).parent / "fixtures" / "bundle"
 MEMORY = 1 << 30  # beside what the libraries take
@@ -161,22 +161,26 @@ def compare(found, sound) -> str:
 
 def read_here(reader, path, source):
     """`guarded.read`, without a process."""
-    budget = child.Budget(max_expansion(path.stat().st_size))
+    budget = sandbox_child.Budget(max_expansion(path.stat().st_size))
     try:
-        tensors, metadata = (child.read_torch if reader == "torch" else child.read_hdf5)(str(path), budget)
+        tensors, metadata = (sandbox_child.read_torch if reader == "torch" else sandbox_child.read_hdf5)(
+            str(path), budget
+        )
     except Exception as e:  # as `child.main`
         raise WeightsFileError(str(e)) from None
     if reader == "torch":
-        tensors = {name: np.frombuffer(child._bytes(x), np.uint8).reshape(*x.shape, -1) for name, x in tensors.items()}
+        tensors = {
+            name: np.frombuffer(sandbox_child._bytes(x), np.uint8).reshape(*x.shape, -1) for name, x in tensors.items()
+        }
     return tensors, metadata
 
 
 def main() -> None:
     folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    guarded.read = read_here
+    sandbox.read = read_here
     sound = folder / "weights"
     _, expected, _ = read_tensors(sound)
-    child.limit_memory(MEMORY)
+    sandbox_child.limit_memory(MEMORY)
     for number in range(first, last):
         print(json.dumps({"begun": number}), flush=True)
         path = damaged_copy(sound, number, folder)

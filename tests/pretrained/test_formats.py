@@ -18,12 +18,11 @@ import pytest
 from keras import layers
 
 from tests.pretrained import fuzz
-from xception_jax.crc32c import crc32c
-from xception_jax.pretrained import formats, tensor_bundle
-from xception_jax.pretrained.errors import WeightsFileError
-from xception_jax.pretrained.files import safetensors, torch_pickle
-from xception_jax.pretrained.formats import read_tensors
-from xception_jax.protobuf import fields
+from xception_jax.formats import detect, safetensors, tensor_bundle, torch_pickle
+from xception_jax.formats.crc32c import crc32c
+from xception_jax.formats.detect import read_tensors
+from xception_jax.formats.errors import WeightsFileError
+from xception_jax.formats.protobuf import fields
 
 BUNDLE = Path(__file__).parent / "fixtures" / "bundle"
 MIB = 1 << 20
@@ -164,7 +163,7 @@ def test_torch(tmp_path, wrap, zipped):
 
 
 def test_without_torch_the_error_says_what_to_do(tmp_path, monkeypatch):
-    (tmp_path / "weights").write_bytes(formats.TORCH_MAGIC + bytes(100))
+    (tmp_path / "weights").write_bytes(detect.TORCH_MAGIC + bytes(100))
     monkeypatch.setattr(torch_pickle.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsFileError, match=r"install torch, or use a \.safetensors"):
         read_tensors(tmp_path / "weights")

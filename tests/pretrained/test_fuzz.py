@@ -14,9 +14,9 @@ import sys
 import pytest
 
 from tests.pretrained import fuzz
-from xception_jax.pretrained.errors import WeightsFileError
-from xception_jax.pretrained.files import guarded
-from xception_jax.pretrained.formats import read_tensors
+from xception_jax.formats import sandbox
+from xception_jax.formats.detect import read_tensors
+from xception_jax.formats.errors import WeightsFileError
 
 DAMAGES = 1000
 CHECKED = {"npz", "npz_deflated", "bundle", "keras", "torch"}
@@ -57,7 +57,7 @@ def test_damaged_files(kind, tmp_path, monkeypatch):
     if kind in CHECKED:
         assert counts.keys() <= {"error", "same"}
     # What crashed a library, or made it hang, is a user's error: it has a process of its own.
-    monkeypatch.setattr(guarded, "SECONDS", 3)
+    monkeypatch.setattr(sandbox, "SECONDS", 3)
     crashes = [n for n, outcome in outcomes.items() if outcome == "crash"]
     assert not crashes or kind in IN_C
     for number in crashes[:3]:

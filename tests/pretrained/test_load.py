@@ -12,13 +12,14 @@ import pytest
 from flax import nnx
 
 from tests import peers
-from xception_jax import train_state
 from xception_jax.errors import UserError
-from xception_jax.inputs import InputSpec, Normalization
-from xception_jax.pretrained import create_model, hub, load, transplant, writing
+from xception_jax.formats import writing
+from xception_jax.models.input_spec import InputSpec, Normalization
+from xception_jax.pretrained import create_model, hub, load, transplant
+from xception_jax.pretrained.layouts.table import to_foreign, to_ours
+from xception_jax.pretrained.layouts.timm import timm_table
 from xception_jax.pretrained.pretrained import imagenet_classes
-from xception_jax.pretrained.table import to_foreign, to_ours
-from xception_jax.pretrained.timm_names import timm_table
+from xception_jax.training import state as train_state
 
 SIZE = 97  # odd, so that "same" and symmetric padding differ
 CLASSES = 7

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax import train_state
 from xception_jax.data import stain
+from xception_jax.formats.errors import WeightsFileError
+from xception_jax.inference.mc_dropout import monte_carlo_dropout
 from xception_jax.models import create_model
-from xception_jax.pretrained import slideflow
-from xception_jax.pretrained.errors import WeightsFileError
-from xception_jax.uncertainty import monte_carlo_dropout
+from xception_jax.pretrained.layouts import slideflow
+from xception_jax.training import state as train_state
 
 FOLDER = Path(__file__).parent / "fixtures" / "pathology"
 

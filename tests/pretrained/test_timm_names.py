@@ -7,8 +7,8 @@ import pytest
 from tests import peers
 from xception_jax.errors import UserError
 from xception_jax.models import list_models
-from xception_jax.pretrained.table import to_foreign, to_ours
-from xception_jax.pretrained.timm_names import canonical, timm_table
+from xception_jax.pretrained.layouts.table import to_foreign, to_ours
+from xception_jax.pretrained.layouts.timm import canonical, timm_table
 
 
 def shapes(tree):

@@ -15,8 +15,8 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from xception_jax.data.preprocessing import BrokenPictureError, central_crop, decode, normalize_stain, random_view
-from xception_jax.data.source import Source
+from xception_jax.data.sources.base import Source
+from xception_jax.data.views import BrokenPictureError, central_crop, decode, normalize_stain, random_view
 from xception_jax.errors import UserError
 
 # image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; in evaluation mask bool [B].

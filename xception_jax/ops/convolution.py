@@ -12,10 +12,10 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from xception_jax.ops.dense import NHWC, dense_conv
-from xception_jax.ops.depthwise import depthwise_conv
+from xception_jax.ops.cpu.dense import NHWC, dense_conv
+from xception_jax.ops.cpu.depthwise import depthwise_conv
+from xception_jax.ops.cpu.pointwise import pointwise_conv
 from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu, target
-from xception_jax.ops.pointwise import pointwise_conv
 
 MAX_TAPS = 49  # of a depthwise kernel as shifted products: 7x7. Beyond that the time to compile grows out of hand.
 

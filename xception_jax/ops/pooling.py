@@ -12,9 +12,9 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from xception_jax.ops import pooling_tpu
 from xception_jax.ops.affine import affine, row, wide
 from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu, fast_on_tpu
+from xception_jax.ops.tpu import pooling as pooling_tpu
 
 Padding = str | Sequence[tuple[int, int]]
 

@@ -9,10 +9,12 @@ Shape legend: B batch, H height, W width, C channels in, D channels out.
 import jax
 from jaxtyping import Array, Float
 
-from xception_jax.ops import separable_gpu, separable_reference, separable_tpu
+from xception_jax.ops import reference
 from xception_jax.ops.affine import variance
+from xception_jax.ops.gpu import separable as separable_gpu
 from xception_jax.ops.lowering import fast_on_gpu, fast_on_tpu
-from xception_jax.ops.separable_reference import Settings, Weights
+from xception_jax.ops.reference import Settings, Weights
+from xception_jax.ops.tpu import separable as separable_tpu
 
 
 def normalized_separable_conv(
@@ -49,4 +51,4 @@ def _convolve(x: jax.Array, weights: Weights, settings: Settings) -> tuple[jax.A
         return separable_gpu.convolve(x, weights, settings)
     if fast_on_tpu() and separable_tpu.takes(x, weights.pointwise, settings):
         return separable_tpu.convolve(x, weights, settings)
-    return separable_reference.convolve(x, weights, settings)
+    return reference.convolve(x, weights, settings)

@@ -4,10 +4,11 @@ from typing import Any
 
 from flax import nnx
 
-from xception_jax import models, train_state
+from xception_jax import models
 from xception_jax.models.backbone import Backbone
 from xception_jax.pretrained.load import load
 from xception_jax.pretrained.transplant import fill, transplant
+from xception_jax.training import state as train_state
 
 
 def create_model(

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from xception_jax.errors import UserError
-from xception_jax.inputs import InputSpec, Normalization
-from xception_jax.pretrained import hub, slideflow
-from xception_jax.pretrained.formats import read_tensors
+from xception_jax.formats.detect import read_tensors
+from xception_jax.models.input_spec import InputSpec, Normalization
+from xception_jax.pretrained import hub
+from xception_jax.pretrained.identify import FAMILIES, recognize
+from xception_jax.pretrained.layouts import slideflow
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
-from xception_jax.pretrained.recognize import FAMILIES, recognize
 
 IMAGENET = 1000
 # timm's defaults by network; a config.json beside the weights comes first. (crop fraction, interpolation)
@@ -50,7 +51,7 @@ def load(weights: str | Path, model: str | None = None) -> Pretrained:
 def read(path: Path, source: str) -> Pretrained:
     """The weights in a file or folder; `source` is what people call it."""
     if (path / "checkpoints").is_dir():
-        from xception_jax.pretrained.workdir import read_workdir  # Orbax is slow to import
+        from xception_jax.pretrained.layouts.workdir import read_workdir  # Orbax is slow to import
 
         return read_workdir(path, source)
     if slideflow.find(path) is not None:

@@ -1,0 +1,39 @@
+"""This project's input: training batches of pictures in a folder, as training takes them."""
+
+import collections
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xception_jax import config
+from xception_jax.benchmarking.sides.protocol import BATCHES, Work, serve
+from xception_jax.data import Batch, BrokenPictures, train_batches
+from xception_jax.data.sources.images import Pictures, find_pictures
+from xception_jax.parallel import host_memory
+
+
+def batches(task: dict[str, Any]) -> Iterator[Batch]:
+    """What `training` iterates over, with the default augmentation."""
+    data = config.default().data
+    data.interpolation, data.stain_means = "bilinear", ()
+    return train_batches(
+        Pictures(find_pictures([Path(task["data"])])),
+        data,
+        image_size=task["image_size"],
+        batch_size=task["batch"],
+        seed=0,
+        start_step=0,
+        broken=BrokenPictures(),
+    )
+
+
+def prepare(task: dict[str, Any]) -> Work:
+    """One batch after another."""
+    stream = batches(task)
+    return Work(lambda: collections.deque(itertools.islice(stream, BATCHES), maxlen=1))
+
+
+if __name__ == "__main__":
+    host_memory.reuse_step_memory()  # as training does
+    serve(prepare)

@@ -1,0 +1,216 @@
+"""What can be measured: each subject gives rows of a table.
+
+A row is a dictionary for JSON: `what`, `name`; `sides`, from a side's name to its figures: `ms` and `images_per_second`
+(median, low, high), `memory`, the side's own facts, and for others than ours `ratio`; or `left_out`, the reason; and
+`ratio`, from a peer's name to how many times faster we are.
+"""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xception_jax.benchmarking import startup
+from xception_jax.benchmarking.sides.protocol import BATCHES
+from xception_jax.benchmarking.turns import Measured, Side, measure, ratio, spread
+from xception_jax.errors import UserError
+
+Row = dict[str, Any]
+OURS = "ours"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command's flags say; see there."""
+
+    model: str
+    batch: int
+    image_size: int
+    dtype: str
+    options: dict[str, Any]
+    against: tuple[str, ...]
+    peer_python: str
+    rounds: int
+    only: str
+    data: str
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What every side is told."""
+        names = ("model", "batch", "image_size", "dtype", "options", "data")
+        return {name: getattr(self, name) for name in names}
+
+
+class Variant(NamedTuple):
+    """A program in `sides/`, and what it is told beside the task."""
+
+    program: str
+    task: dict[str, Any]
+    is_peer: bool = True
+
+
+# By the names that --against knows; from a side's name to what it is. Of a peer's variants the fastest counts.
+PEERS: dict[str, dict[str, Variant]] = {
+    "timm": {
+        "timm eager": Variant("torch_side", {"compiled": False}),
+        "timm compiled": Variant("torch_side", {"compiled": True}),
+    },
+    "keras": {"keras": Variant("keras_side", {})},
+    "tfdata": {"tfdata": Variant("tfdata_side", {})},
+    "reference": {"reference": Variant("jax_side", {"lowering": "reference"}, is_peer=False)},
+}
+
+
+class Runner:
+    """Starts sides and lets them take turns.
+
+    Attributes:
+      machine: what the device is and can do: `device`, `bytes_per_second` of a copy, `flops_per_second` of a product.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.machine: dict[str, Any] = {}
+
+    def measure_machine(self) -> None:
+        """Fills in `machine`.
+
+        Raises:
+          UserError: there is no such network.
+        """
+        with Side("jax_side") as side:
+            alone = {what: self._alone(side, what) for what in ("machine", "copy", "product")}
+        if alone["machine"].left_out:
+            raise UserError(alone["machine"].left_out)
+        self.machine = alone["machine"].facts
+        for what, unit in (("copy", "bytes"), ("product", "flops")):
+            measured = alone[what]
+            self.machine[f"{unit}_per_second"] = spread([measured.facts[unit] / s for s in measured.seconds])
+
+    def _alone(self, side: Side, what: str) -> Measured:
+        task = {**self.settings.task, "what": what}
+        return measure({OURS: (side, task)}, self.settings.rounds)[OURS]
+
+    def peers(self, *names: str) -> list[str]:
+        """Those of the names that the user asked for."""
+        return [name for name in names if name in self.settings.against]
+
+    def open(
+        self, stack: contextlib.ExitStack, peers: list[str], *, ours: str = "jax_side", lowering: str = "auto"
+    ) -> dict[str, Any]:
+        """Starts our program and those of the peers; from a side's name to its process and task."""
+        variants = {OURS: Variant(ours, {"lowering": lowering}, is_peer=False)}
+        for peer in peers:
+            variants |= PEERS[peer]
+        return {name: (stack.enter_context(self._side(v)), v.task) for name, v in variants.items()}
+
+    def _side(self, variant: Variant) -> Side:
+        return Side(variant.program, self.settings.peer_python if variant.is_peer else None)
+
+    def row(self, sides: Mapping[str, Any], what: str, name: str, *, units: int = 0, **task: Any) -> Row:
+        """Measures a task on all sides. `units` are the pictures in a unit of work, if it is about pictures."""
+        given = {**self.settings.task, "what": what, **task}
+        measured = measure(
+            {side: (process, {**given, **own}) for side, (process, own) in sides.items()}, self.settings.rounds
+        )
+        ours = measured[OURS]
+        figures = {side: _figures(m, units, ours if side != OURS else None) for side, m in measured.items()}
+        return {"what": what, "name": name, "sides": figures, "ratio": best_ratios(figures)}
+
+
+def _figures(measured: Measured, units: int, ours: Measured | None) -> dict[str, Any]:
+    """A side's figures for JSON; with the ratio to ours where that was measured."""
+    if measured.left_out is not None:
+        return {"left_out": measured.left_out}
+    figures: dict[str, Any] = {"ms": spread([1000 * s for s in measured.seconds]), "memory": measured.memory}
+    if units:
+        figures["images_per_second"] = spread([units / s for s in measured.seconds])
+    if ours is not None and ours.left_out is None:
+        figures["ratio"] = ratio(ours, measured)
+    return figures | measured.facts
+
+
+def best_ratios(figures: dict[str, Any]) -> dict[str, Any]:
+    """Each peer's ratio; where it has variants ("timm eager", "timm compiled"), the one that is least in our favour."""
+    best = {}
+    for peer, variants in PEERS.items():
+        ratios = [figures[side]["ratio"] for side in variants if "ratio" in figures.get(side, {})]
+        if ratios:
+            best[peer] = min(ratios, key=lambda r: r["median"])
+    return best
+
+
+def steps(what: str) -> Callable[[Runner], Iterator[Row]]:
+    """Training or inference of the network."""
+
+    def rows(runner: Runner) -> Iterator[Row]:
+        with contextlib.ExitStack() as stack:
+            sides = runner.open(stack, runner.peers("timm", "keras", "reference"))
+            yield runner.row(sides, what, runner.settings.model, units=runner.settings.batch)
+
+    return rows
+
+
+def operators(runner: Runner) -> Iterator[Row]:
+    """Each operator that the network uses, in each direction; its own lowering, with the reference beside it."""
+    with contextlib.ExitStack() as stack:
+        sides = runner.open(stack, ["reference", *runner.peers("timm")], lowering="fast")
+        sides.pop("timm compiled", None)  # one operator gives a compiler nothing to do
+        process, _ = sides[OURS]
+        listed = process.ask({"do": "prepare", "task": {**runner.settings.task, "what": "list_operators"}})
+        for operator in listed["facts"]["operators"]:
+            name, count, directions = (operator.pop(key) for key in ("name", "count", "directions"))
+            if runner.settings.only not in name:
+                continue
+            for direction in directions:
+                row = runner.row(sides, "operators", name, operator=operator, direction=direction)
+                yield {**row, "kind": operator["kind"], "direction": direction, "count": count}
+
+
+def compilation(runner: Runner) -> Iterator[Row]:
+    """Tracing, lowering and compiling the training step, and the plain network's."""
+    with contextlib.ExitStack() as stack:
+        sides = runner.open(stack, ["reference"])
+        yield runner.row(sides, "compile", runner.settings.model)
+
+
+def nothing(what: str, why: Exception) -> Row:
+    """The row of what could not be measured."""
+    return {"what": what, "name": "", "sides": {OURS: {"left_out": str(why)}}, "ratio": {}}
+
+
+def starting(runner: Runner) -> Iterator[Row]:
+    """What a user waits for before the first step."""
+    try:
+        yield from startup.measure(runner.settings.task, runner.settings.rounds)
+    except RuntimeError as e:
+        yield nothing("startup", e)
+
+
+def pictures(runner: Runner) -> Iterator[Row]:
+    """Training batches from JPEG files: the user's, or made-up ones of ImageNet's mean size."""
+    with contextlib.ExitStack() as stack:
+        folder = runner.settings.data
+        if not folder:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            try:
+                from xception_jax.benchmarking.photographs import write_photographs
+            except ImportError as e:
+                yield nothing("input", e)
+                return
+            write_photographs(Path(folder))
+        sides = runner.open(stack, runner.peers("tfdata"), ours="input_side")
+        name = Path(runner.settings.data).name or "500x375"
+        yield runner.row(sides, "input", name, units=BATCHES * runner.settings.batch, data=folder)
+
+
+SUBJECTS: dict[str, Callable[[Runner], Iterator[Row]]] = {
+    "train": steps("train"),
+    "infer": steps("infer"),
+    "input": pictures,
+    "operators": operators,
+    "compile": compilation,
+    "startup": starting,
+}

@@ -1,0 +1,138 @@
+"""Sides of a comparison take turns: one measures, the others are stopped. See `sides/protocol.py`."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+PACKAGE = Path(__file__).resolve().parent.parent
+SIDES = PACKAGE / "benchmarking" / "sides"
+
+
+class Side:
+    """A process that measures when it is asked to, and is stopped in between. Use it in a `with` block.
+
+    Threads of one that merely waits would spin for a while, or read data ahead.
+
+    Args:
+      program: a file in `sides/`.
+      python: the interpreter; None: this one, which finds this package.
+    """
+
+    def __init__(self, program: str, python: str | None = None):
+        # What is on one accelerator at a time must share its memory.
+        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+        if python is None:
+            paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
+            command = [sys.executable, "-m", f"xception_jax.benchmarking.sides.{program}"]
+        else:
+            command = [python, str(SIDES / f"{program}.py")]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._signal("SIGCONT")
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer; "left_out", with the reason, where the side cannot do it or has died."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._signal("SIGCONT")
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if answer:
+            self._signal("SIGSTOP")
+        return json.loads(answer) if answer else {"left_out": self._last_words()}
+
+    def _signal(self, name: str) -> None:
+        if hasattr(signal, name):  # not on Windows
+            self._process.send_signal(getattr(signal, name))
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines() or ["nothing"]
+        return f"its process ended with {code}, saying: {lines[-1]}"
+
+
+@dataclasses.dataclass
+class Measured:
+    """What a side said of a task.
+
+    Attributes:
+      seconds: of a unit of work, one number a round.
+      facts: the side's.
+      memory: highest use in bytes, and of what ("device" or "process").
+      left_out: why it could not be measured, or None.
+    """
+
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    memory: dict[str, Any] = dataclasses.field(default_factory=dict)
+    left_out: str | None = None
+
+
+def measure(sides: Mapping[str, tuple[Side, Mapping[str, Any]]], rounds: int) -> dict[str, Measured]:
+    """Each side's task, in turns: the first side's, the second's, ..., the first side's again.
+
+    Args:
+      sides: by name, the side and its task.
+      rounds: how often.
+    """
+    result = {name: Measured() for name in sides}
+
+    def ask(name: str, message: dict[str, Any]) -> dict[str, Any]:
+        answer = sides[name][0].ask(message)
+        result[name].left_out = answer.get("left_out")
+        return answer
+
+    def at_work() -> Iterator[str]:
+        return (name for name in sides if result[name].left_out is None)
+
+    for name in sides:
+        result[name].facts = ask(name, {"do": "prepare", "task": dict(sides[name][1])}).get("facts", {})
+    for _ in range(rounds):
+        for name in at_work():
+            if (seconds := ask(name, {"do": "turn"}).get("seconds")) is not None:
+                result[name].seconds.append(seconds)
+    for name in at_work():
+        answer = ask(name, {"do": "finish"})
+        result[name].memory, result[name].facts = answer.get("memory", {}), {**result[name].facts, **answer["facts"]}
+    return result
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def ratio(ours: Measured, theirs: Measured) -> dict[str, float]:
+    """How many times faster we are, round by round."""
+    return spread([b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True)])

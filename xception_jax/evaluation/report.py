@@ -1,0 +1,228 @@
+"""Evaluation certificates: what a network's figures are, and all that is needed to believe or repeat them.
+
+`evaluation-<split>.json` holds the figures; `evaluation-<split>-predictions.npz` beside it holds what the network said
+of each example, so that two networks can be compared example by example. The first names the second and its SHA-256.
+
+Shape legend: N examples, K classes.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import io
+import json
+import math
+import platform
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from xception_jax.errors import UserError, suggest
+from xception_jax.evaluation import statistics
+from xception_jax.version import __version__
+from xception_jax.workdir import atomic
+
+
+@dataclasses.dataclass
+class Predictions:
+    """What a network said of the examples of a split.
+
+    Attributes:
+      ids: N names, each once.
+      labels: int32 [N], 0..K-1.
+      top5: int32 [N, min(5, K)], the most probable classes, the first first.
+      confidence: float32 [N], softmax probability of the most probable class, 0..1.
+      loss: float32 [N], cross-entropy in nats, without label smoothing.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    top5: np.ndarray
+    confidence: np.ndarray
+    loss: np.ndarray
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        assert len(lengths) == 1, f"columns of different lengths: {lengths}"
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the most probable class is the right one: bool [N]."""
+        return self.top5[:, 0] == self.labels
+
+    @property
+    def correct_top5(self) -> np.ndarray:
+        """Whether the right class is among the five most probable: bool [N]."""
+        return (self.top5 == self.labels[:, None]).any(axis=1)
+
+    def metrics(self) -> dict[str, float]:
+        """The means top1, top5 and loss."""
+        columns = {"top1": self.correct, "top5": self.correct_top5, "loss": self.loss}
+        return {name: float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
+
+
+def certificate(
+    predictions: Predictions,
+    *,
+    split: str,
+    split_size: int,
+    skipped: Sequence[str],
+    class_names: Sequence[str],
+    weights_hash: str,
+    preprocessing: dict[str, Any] | str,
+    averaged: bool,
+    step: int,
+    model_name: str,
+    num_parameters: int,
+    config: dict[str, Any],
+) -> dict[str, Any]:
+    """The certificate of an evaluation, for JSON.
+
+    Args:
+      predictions: of each example of the split that could be read.
+      split: its name.
+      split_size: its examples.
+      skipped: names of those that could not be read.
+      class_names: K names.
+      weights_hash: `hash_weights` of the weights evaluated.
+      preprocessing: what was done to the pictures.
+      averaged: whether the weights are Polyak averages.
+      step: optimizer steps that the weights were trained for.
+      model_name: the network's.
+      num_parameters: its trainable parameters.
+      config: the run's settings.
+    """
+    count = len(predictions.ids)
+    assert count + len(skipped) == split_size, f"{count} evaluated and {len(skipped)} skipped of {split_size} examples"
+    assert len(set(predictions.ids)) == count, "an example was evaluated twice"
+    return {
+        "model": model_name,
+        "num_parameters": num_parameters,
+        "step": step,
+        "averaged": averaged,
+        "weights_hash": weights_hash,
+        "split": split,
+        "split_size": split_size,
+        "count": count,
+        "skipped": list(skipped),
+        "metrics": {
+            **predictions.metrics(),
+            "top1_interval": statistics.wilson_interval(int(predictions.correct.sum()), count),
+            "top5_interval": statistics.wilson_interval(int(predictions.correct_top5.sum()), count),
+            "ece": statistics.expected_calibration_error(predictions.confidence, predictions.correct),
+        },
+        "preprocessing": preprocessing,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **environment(),
+        "config": config,
+        "per_class": statistics.class_results(predictions.labels, predictions.top5[:, 0], list(class_names)),
+    }
+
+
+def hash_weights(tree: Any) -> str:
+    """SHA-256, as hexadecimal digits, of a pytree's paths, dtypes, shapes and values, wherever its arrays lie."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    digest = hashlib.sha256()
+    for name in sorted(named):
+        array = np.asarray(named[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What a run runs on: versions by name (None where not installed), and device (platform, kind, count)."""
+    versions: dict[str, str | None] = {"xception_jax": __version__, "python": platform.python_version()}
+    versions |= {name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+    versions |= {"orbax": _version("orbax-checkpoint")}
+    versions |= {"opencv": _version("opencv-python-headless") or _version("opencv-python")}
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def write(folder: Path, record: dict[str, Any], predictions: Predictions) -> Path:
+    """Writes a certificate and its predictions into a folder, over those of the same split.
+
+    Returns:
+      The certificate's path.
+    """
+    path = folder / f"evaluation-{_file_name(record['split'])}.json"
+    file = path.with_name(f"{path.stem}-predictions.npz")
+    buffer = io.BytesIO()
+    columns = {**vars(predictions), "ids": np.array(predictions.ids, dtype=np.str_)}
+    np.savez_compressed(buffer, **columns)
+    atomic.write_atomically(file, buffer.getvalue())
+    entry = {"file": file.name, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    # JSON has no NaN, which the loss of a broken network may be.
+    figures = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record["metrics"].items()}
+    contents = {**record, "metrics": figures, "predictions": entry}
+    atomic.write_atomically(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], Predictions]:
+    """A certificate and its predictions.
+
+    Args:
+      path: of the certificate, or of the work directory it is in.
+      split: which, where the work directory has several.
+
+    Raises:
+      UserError: there is none, there are several, or it or its predictions are damaged.
+    """
+    path = _find(path, split)
+    try:
+        record = json.loads(path.read_bytes())
+        file, sha256 = path.with_name(record["predictions"]["file"]), record["predictions"]["sha256"]
+        certified_split = record["split"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{path} is no evaluation certificate, or a damaged one ({e!r}); evaluate again") from None
+    if split not in (None, certified_split):
+        raise UserError(f'{path} is of split "{certified_split}", not "{split}"')
+    try:
+        contents = file.read_bytes()
+    except OSError as e:
+        raise UserError(f"{file}, which {path.name} names, cannot be read ({e.strerror}); evaluate again") from None
+    if hashlib.sha256(contents).hexdigest() != sha256:
+        raise UserError(f"{file} is damaged, or not what {path.name} was written with; evaluate again")
+    with np.load(io.BytesIO(contents)) as columns:  # refuses pickles
+        return record, Predictions(**{**columns, "ids": columns["ids"].tolist()})
+
+
+def _find(path: Path, split: str | None) -> Path:
+    """The certificate that `read` is asked for."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"there is no certificate and no work directory {path}")
+    found = {p.stem.removeprefix("evaluation-"): p for p in sorted(path.glob("evaluation-*.json"))}
+    if not found:
+        command = f"python -m xception_jax.main --mode=evaluate --workdir={path}"
+        raise UserError(f"{path} has no evaluation-<split>.json; {command} writes it")
+    if split is None and len(found) > 1:
+        raise UserError(f"{path} has the evaluations of several splits; choose with --split: {', '.join(found)}")
+    name = next(iter(found)) if split is None else _file_name(split)
+    if name not in found:
+        raise UserError(f'{path} has no evaluation of split "{split}"; {suggest(name, found)}')
+    return found[name]
+
+
+def _file_name(split: str) -> str:
+    """A split's name ("test[:50%]") as part of a file's."""
+    return re.sub(r"[^\w.+-]", "_", split)

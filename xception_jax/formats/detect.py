@@ -1,0 +1,89 @@
+"""Weight files of every kind, known by what is in them and not by their names."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xception_jax.formats import hdf5, npz, safetensors, tensor_bundle, torch_pickle
+from xception_jax.formats.errors import WeightsFileError
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+TORCH_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # before PyTorch 1.6
+LFS_START = b"version https://git-lfs"
+
+Reader = Callable[[Path], tuple[dict[str, np.ndarray], dict[str, Any]]]
+READERS: dict[str, Reader] = {
+    "safetensors": safetensors.read,
+    "npz": npz.read,
+    "hdf5": hdf5.read_hdf5,
+    "keras": hdf5.read_keras,
+    "torch": torch_pickle.read,
+    "tensor bundle": lambda path: (tensor_bundle.read(path), {}),
+}
+
+
+def read_tensors(path: str | Path) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a weight file.
+
+    Args:
+      path: a file, a TensorFlow SavedModel or checkpoint folder, or a TensorFlow checkpoint's prefix. Our own work
+        directories and checkpoints are not read here.
+
+    Returns:
+      The format, one of `READERS`; the arrays by the file's own names, Keras' as "layer/variable"; what else the file
+      says of itself, by format.
+
+    Raises:
+      WeightsFileError: there is no such file, it is of no known kind, or it is damaged.
+    """
+    path = Path(path)
+    name = recognize(path)
+    try:
+        return name, *READERS[name](path)
+    except OSError as e:
+        raise WeightsFileError(f"{path} cannot be read: {e.strerror or e}") from None
+
+
+def recognize(path: Path) -> str:
+    """The format of a file or folder, one of `READERS`.
+
+    Raises:
+      WeightsFileError: there is none, or it is of no known kind.
+    """
+    if tensor_bundle.find(path) is not None:
+        return "tensor bundle"
+    if path.is_dir():
+        raise WeightsFileError(f"{path} is no SavedModel: it has neither variables/variables.index nor a *.index file")
+    if not path.is_file():
+        raise WeightsFileError(f"{path} does not exist")
+    with path.open("rb") as f:
+        start = f.read(32)
+    if start.startswith(HDF5_MAGIC):
+        return "hdf5"
+    if start.startswith(b"PK\x03\x04"):
+        return _recognize_zip(path)
+    if start.startswith(TORCH_MAGIC):
+        return "torch"
+    if start[8:9] == b"{":
+        return "safetensors"
+    if start.startswith(LFS_START):
+        raise WeightsFileError(f"{path} is a pointer to a file that was not downloaded; fetch it with `git lfs pull`")
+    raise WeightsFileError(f"{path} is no weight file: it begins with {start[:8]!r}; known kinds: {', '.join(READERS)}")
+
+
+def _recognize_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception as e:  # `zipfile` raises many kinds for damaged files
+        raise WeightsFileError(f"{path} is a damaged zip file: {e}") from None
+    if hdf5.CONFIG in names and hdf5.WEIGHTS in names:
+        return "keras"
+    if any(name.endswith("data.pkl") for name in names):
+        return "torch"
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    raise WeightsFileError(f"{path} is a zip file, but neither .npz, .keras nor PyTorch's")

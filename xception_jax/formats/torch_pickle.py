@@ -1,0 +1,32 @@
+"""PyTorch's .pth and .pt: a pickle. Only with PyTorch, which reads it without running it (`weights_only`)."""
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xception_jax.formats import sandbox
+from xception_jax.formats.errors import WeightsFileError
+from xception_jax.formats.zips import ERRORS, open_zip
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a state dict by name.
+
+    Raises:
+      WeightsFileError: PyTorch is not installed, the file is damaged, or it wants to run something.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise WeightsFileError(
+            f"{path} is a pickle, which only PyTorch reads: install torch, or use a .safetensors file"
+        )
+    if zipfile.is_zipfile(path):  # older ones aren't
+        try:
+            with open_zip(path) as archive:
+                if (name := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of {name!r} is wrong")
+        except ERRORS as e:
+            raise WeightsFileError(f"{path} is damaged: {e}") from None
+    return sandbox.read("torch", path, path)

@@ -1,0 +1,1 @@
+"""How each framework names its arrays and orders their axes."""

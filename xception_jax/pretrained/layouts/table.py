@@ -1,0 +1,76 @@
+"""A foreign format as a table: each array's path here, its name there, and how its axes are ordered there.
+
+The one table is read in both directions, so what is converted there and back is the same, bit by bit.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from xception_jax.training.state import Weights
+
+Path = tuple[str | int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array.
+
+    Attributes:
+      collection: the part of `Weights` that it is in.
+      path: in that part, e.g. ("block2", "sepconvs", 0, "depthwise", "kernel").
+      name: in the foreign format, e.g. "block1.rep.0.conv1.weight".
+      axes: ours is the foreign array transposed by them; None where the layouts agree.
+    """
+
+    collection: Literal["params", "batch_stats"]
+    path: Path
+    name: str
+    axes: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All arrays of a network.
+
+    Attributes:
+      entries: every array of ours once, every foreign name once.
+      constants: arrays that only the foreign format has: not needed to read, written with these values.
+    """
+
+    entries: tuple[Entry, ...]
+    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def to_ours(foreign: Mapping[str, np.ndarray], table: Table) -> Weights:
+    """The weights in a foreign file, as our networks take them; names that the table does not have are left out.
+
+    Raises:
+      KeyError: the file has no array of a name in the table.
+    """
+    flat: dict[str, dict[Path, Any]] = {"params": {}, "batch_stats": {}}
+    for entry in table.entries:
+        x = foreign[entry.name]
+        flat[entry.collection][entry.path] = x if entry.axes is None else x.transpose(entry.axes)
+    return Weights(unflatten_dict(flat["params"]), unflatten_dict(flat["batch_stats"]))
+
+
+def to_foreign(weights: Weights, table: Table) -> dict[str, np.ndarray]:
+    """The reverse of `to_ours`, every array contiguous, with the table's constants.
+
+    Raises:
+      KeyError: the weights have no array at a path in the table.
+      ValueError: the weights have arrays that the table does not have.
+    """
+    flat = {"params": flatten_dict(weights.params), "batch_stats": flatten_dict(weights.batch_stats)}
+    foreign = {name: np.array(x) for name, x in table.constants.items()}
+    for entry in table.entries:
+        x = np.asarray(flat[entry.collection].pop(entry.path))
+        foreign[entry.name] = np.ascontiguousarray(x if entry.axes is None else x.transpose(np.argsort(entry.axes)))
+    left = ["/".join(map(str, path)) for part in flat.values() for path in part]
+    if left:
+        raise ValueError(f"the format has no place for {', '.join(left)}")
+    return foreign

@@ -1,0 +1,1 @@
+"""Runs as real processes that are interrupted, damaged and compared."""

@@ -1,0 +1,137 @@
+"""Kills a run again and again, at random moments, and shows that nothing is lost.
+
+    python -m xception_jax.resilience.chaos --config=configs/quickstart.py --kills=25 --seed=0 --damage
+
+Sends SIGKILL or SIGTERM while the run starts, trains, evaluates or saves; with `--damage` also damages files of the
+newest checkpoint in between, with `--processes=2` kills one or both of two processes. Then the run ends in peace, and
+is compared with one that was left alone. Exits with 1 where a bit differs. Flags that are not named below are the
+training command's.
+"""
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xception_jax.parallel.preemption import RESTART
+from xception_jax.resilience.runs import Running, compare, damage, saved_steps
+
+STEPS_A_KILL = 6  # most that a run does before its next kill
+MOMENTS = {"while it trains": 0.4, "while it saves": 0.3, "while it evaluates": 0.15, "at any time": 0.15}
+DAMAGED = 0.4  # share of the kills after which a file is damaged, with --damage
+MOST_SECONDS = 120  # that the processes of a run take to end when one of them is killed
+
+
+@dataclasses.dataclass
+class Kill:
+    """One interruption, and what came of it."""
+
+    signal: str
+    moment: str
+    processes: list[int]
+    exit_codes: list[int] = dataclasses.field(default_factory=list)
+    step: int = -1  # last reported before; -1: it was still starting
+    saved: int | None = None  # last complete checkpoint after it
+    damage: str = ""
+
+    def as_promised(self) -> bool:
+        """Whether all exit codes are those that docs/resilience.md promises."""
+        expected, of_survivors = {RESTART}, {RESTART}
+        if self.signal == "SIGKILL":
+            expected |= {-signal.SIGKILL}  # and not of necessity: it may have ended because another one was killed
+            of_survivors |= {-signal.SIGABRT}  # JAX aborts a process whose peer died before it could say so itself
+        elif self.step < 0:
+            expected |= {-signal.SIGTERM}  # what a process that is still starting to run Python does is not ours
+        return all(
+            code in (expected if i in self.processes else of_survivors) for i, code in enumerate(self.exit_codes)
+        )
+
+
+def kill_once(run: Running, rng: np.random.Generator, start_seconds: float) -> Kill:
+    """Waits for a random moment, and sends a random signal to some of the run's processes."""
+    number = signal.SIGKILL if rng.random() < 0.7 else signal.SIGTERM
+    moment = str(rng.choice(list(MOMENTS), p=list(MOMENTS.values())))
+    count = len(run.processes)
+    which = sorted(rng.choice(count, size=int(rng.integers(1, count + 1)), replace=False).tolist())
+    steps, deadline = int(rng.integers(1, STEPS_A_KILL + 1)), time.monotonic() + start_seconds * 1.2 * rng.random()
+    first: list[int] = []
+
+    def trained() -> bool:
+        if run.step() >= 0 and not first:
+            first.append(run.step())
+        return bool(first) and run.step() >= first[0] + steps
+
+    conditions: dict[str, Callable[[], bool]] = {
+        "while it trains": trained,
+        "while it saves": run.saving,
+        "while it evaluates": run.evaluating,
+        "at any time": lambda: time.monotonic() >= deadline or trained(),
+    }
+    assert run.wait_until(conditions[moment]), f"the run ended before it was killed; see {run.output}"
+    kill = Kill(number.name, moment, which, step=run.step())
+    kill.exit_codes = run.end(number, which, timeout=MOST_SECONDS)
+    steps_saved = saved_steps(run.workdir)
+    kill.saved = steps_saved[-1] if steps_saved else None
+    return kill
+
+
+def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: int, damaging: bool) -> bool:
+    """Kills, compares and prints; writes kills.jsonl into `folder`. Returns whether all is as promised."""
+    rng = np.random.default_rng(seed)
+    steps = STEPS_A_KILL * kills
+    flags = [
+        *flags,
+        f"--config.num_steps={steps}",
+        "--config.schedule.warmup=0 steps",  # it might be longer than that
+        "--config.log_every=1 steps",
+        "--config.checkpoint.every=4 steps",
+        "--config.evaluation.every=5 steps",
+    ]
+    unbroken, workdir = folder / "unbroken", folder / "killed"
+    began = time.monotonic()
+    run = Running(flags, unbroken, processes=processes, devices=1)
+    assert run.wait_until(lambda: run.step() >= 1), f"the run failed; see {run.output}"
+    start_seconds = time.monotonic() - began
+    assert run.end(timeout=3600) == [0] * processes, f"the run failed; see {run.output}"
+    good = True
+    with (folder / "kills.jsonl").open("w") as log:
+        for i in range(kills):
+            kill = kill_once(Running(flags, workdir, processes=processes, devices=1), rng, start_seconds)
+            if damaging and kill.saved is not None and rng.random() < DAMAGED:
+                files = sorted(p for p in (workdir / "checkpoints" / str(kill.saved)).rglob("*") if p.is_file())
+                kill.damage = damage(files[rng.integers(len(files))], rng)
+            good = good and kill.as_promised()
+            print(f"{i + 1}/{kills} {json.dumps(dataclasses.asdict(kill))}", flush=True)
+            log.write(json.dumps(dataclasses.asdict(kill)) + "\n")
+    last = Running(flags, workdir, processes=processes, devices=1)
+    assert last.end(timeout=3600) == [0] * processes, f"the run failed; see {last.output}"
+    difference = compare(workdir, unbroken, steps)
+    print(f"{kills} kills, {steps} steps: {dataclasses.asdict(difference)}")
+    return good and difference.within({})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=25, help="(25)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments, signals and damages (0)")
+    parser.add_argument("--processes", type=int, default=1, help="of the run (1)")
+    parser.add_argument("--damage", action="store_true", help="also damage files of the newest checkpoint")
+    parser.add_argument("--folder", type=Path, help="where the runs are kept (default: nowhere)")
+    options, flags = parser.parse_known_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        good = chaos(flags, folder, options.kills, options.seed, options.processes, options.damage)
+    print("as promised" if good else "NOT as promised")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Proves that a run which is killed and started again is the run that was not: for any config, on the machine at hand.
+
+    python -m xception_jax.resilience.verify_resume --config=configs/quickstart.py
+
+Trains 2N steps; then, for each way to be interrupted, N steps or a few more, the interruption, and the rest. Compares
+parameters, batch statistics, averages, optimizer state and the examples of each step, prints a table, and exits with 1
+where two runs differ: on the same devices by a bit; moved to another number of them by more than three times what a run
+differs that was there from its start, which is what rounding becomes. Flags that are not named below are the training
+command's.
+"""
+
+import argparse
+import functools
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from xception_jax.parallel.preemption import RESTART
+from xception_jax.resilience.runs import PARTS, Running, compare, saved_steps
+
+# Rounding differs with the number of devices, and training amplifies it: by how much is partly chance.
+TIMES = 3
+ELSEWHERE = "on other devices"
+Moment = Callable[[Running], bool]
+
+
+def ways(n: int) -> dict[str, tuple[signal.Signals, Moment]]:
+    """The interruptions: which signal, and when."""
+    return {
+        "killed between saves": (signal.SIGKILL, lambda run: run.step() > n),
+        "killed during evaluation": (signal.SIGKILL, lambda run: run.evaluating() and saved_steps(run.workdir) != []),
+        "killed during a save": (signal.SIGKILL, lambda run: run.saving(after=n)),
+        "preempted": (signal.SIGTERM, lambda run: run.step() > n),
+        ELSEWHERE: (signal.SIGKILL, lambda run: run.step() > n),
+    }
+
+
+def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], devices: int | None) -> bool:
+    """Runs, compares and prints.
+
+    Args:
+      flags: of the training command.
+      folder: for the work directories.
+      n: half of the steps.
+      names: of the `ways` to try.
+      devices: CPU devices of the runs; None: the machine's accelerators.
+
+    Returns:
+      Whether all runs are as promised.
+    """
+    flags = [
+        *flags,
+        f"--config.num_steps={2 * n}",
+        "--config.schedule.warmup=0 steps",  # it might be longer than that
+        "--config.log_every=1 steps",
+        f"--config.checkpoint.every={max(1, n // 2)} steps",
+        f"--config.evaluation.every={n} steps",
+    ]
+
+    def finish(workdir: Path, devices: int | None) -> None:
+        run = Running(flags, workdir, devices=devices)
+        assert run.end(timeout=24 * 3600) == [0], f"the run failed; see {run.output}"
+
+    unbroken = folder / "unbroken"
+    finish(unbroken, devices)
+    table = Table(box=box.SIMPLE, title=f"{2 * n} steps against {2 * n} with an interruption", title_justify="left")
+    for column in ("", "resumed from", *PARTS, "examples"):
+        table.add_column(column)
+    good, rounding = True, {}
+    if ELSEWHERE in names and devices:
+        control = folder / "all-on-other-devices"
+        finish(control, 2 * devices)
+        difference = compare(control, unbroken, 2 * n)
+        rounding = {part: TIMES * distance for part, distance in difference.parts.items()}
+        table.add_row(f"all of it {ELSEWHERE}", "", *difference.cells())
+    for name in names:
+        number, moment = ways(n)[name]
+        workdir = folder / name.replace(" ", "-")
+        run = Running(flags, workdir, devices=devices)
+        assert run.wait_until(functools.partial(moment, run)), f"{name}: it ended before; see {run.output}"
+        codes = run.end(number)
+        assert codes == [RESTART if number == signal.SIGTERM else -number], f"{name}: exit code {codes}"
+        resumed_from = saved_steps(workdir)[-1:]
+        finish(workdir, 2 * devices if name == ELSEWHERE and devices else devices)
+        difference = compare(workdir, unbroken, 2 * n)
+        good = good and difference.within(rounding if name == ELSEWHERE else {})
+        table.add_row(name, str(*resumed_from), *difference.cells())
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return good
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10, help="N (10)")
+    parser.add_argument("--ways", nargs="+", choices=ways(0), default=list(ways(0)), help="interruptions to try (all)")
+    parser.add_argument("--devices", type=int, help="CPU devices of the runs (default: the machine's accelerators)")
+    parser.add_argument("--folder", type=Path, help="where the runs are kept (default: nowhere)")
+    options, flags = parser.parse_known_args(argv)
+    if options.devices is None:
+        options.ways = [way for way in options.ways if way != ELSEWHERE]
+        print("The number of devices cannot be chosen here; --devices=1 runs on the CPU, and on two devices.")
+    with tempfile.TemporaryDirectory() as temporary:
+        good = verify(flags, options.folder or Path(temporary), options.steps, options.ways, options.devices)
+    print("as promised" if good else "NOT as promised")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

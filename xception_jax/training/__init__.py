@@ -1,0 +1,1 @@
+"""Training: the loop, the step that it compiles, the state that it changes."""

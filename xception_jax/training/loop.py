@@ -1,0 +1,279 @@
+"""The training loop."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from xception_jax import config as config_lib
+from xception_jax import experiment as experiment_lib
+from xception_jax.data import BrokenPictures, train_batches
+from xception_jax.errors import TrainingError, UserError
+from xception_jax.evaluation import report
+from xception_jax.evaluation.evaluator import Evaluator
+from xception_jax.experiment import Experiment
+from xception_jax.parallel.mesh import put_batch
+from xception_jax.parallel.preemption import Preempted, Preemption
+from xception_jax.parallel.processes import any_of, gather, primary
+from xception_jax.training import summary
+from xception_jax.training.state import TrainState, num_parameters
+from xception_jax.training.step import Batch, Metrics
+from xception_jax.workdir import atomic, curves
+from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.log import RunLog
+from xception_jax.workdir.saver import Saver
+from xception_jax.workdir.status import Status
+from xception_jax.workdir.throughput import Clock, Profiler
+
+# Batches on their way to the devices while a step runs.
+TRANSFERS_AHEAD = 2
+
+
+def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[str, Any]:
+    """Trains, from the work directory's last checkpoint if there is one, and evaluates the test split at the end.
+
+    Writes config.json, status.json, checkpoints/, log.jsonl, tensorboard/, evaluation-<split>.json, curves.png and
+    results.json.
+
+    Args:
+      config: the settings.
+      workdir: the run's folder.
+      profile: the steps to trace, into profile/.
+
+    Returns:
+      The contents of results.json.
+
+    Raises:
+      UserError: the config or the data is wrong, or another run is at work in `workdir`.
+      TrainingError: the loss is NaN or infinite, or the end could not be saved.
+      Preempted: SIGTERM came; all is saved.
+    """
+    began = time.monotonic()
+    with Preemption() as preemption, Status(workdir) as status:
+        preemption.leave = lambda: status.close("preempted")
+        experiment = experiment_lib.create(config)
+        config = experiment.config
+        validator = Evaluator(experiment, config.data.validation_split)
+        tester = Evaluator(experiment, config.data.test_split)
+        claim(workdir, config)
+        if primary():
+            summary.show(experiment)
+        checkpoints = Checkpoints(workdir, config.checkpoint)
+        status.update(state="training", step=checkpoints.latest or 0, total_steps=experiment.total_steps)
+        train_step, state = ready(experiment, checkpoints)
+        with RunLog(workdir, experiment.total_steps, resume_step=int(state.step), primary=primary()) as log:
+            for sentence in checkpoints.set_aside:
+                log.note(sentence)
+            profiler = Profiler(workdir / "profile", profile)
+            run = Run(experiment, train_step, validator, checkpoints, log, status, preemption, profiler)
+            state, speed, broken = fit(run, state)
+            with status.evaluating():
+                predictions, skipped = tester.predict(state, preemption.check)
+            record = tester.certify(state, predictions, skipped, workdir)
+        checkpoints.close()
+        results = {
+            "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss")},
+            "split": tester.split,
+            "count": record["count"],
+            "model": config.model.name,
+            "num_parameters": num_parameters(state.weights),
+            "step": int(state.step),
+            "images_per_second": speed,
+            "wall_time": time.monotonic() - began,
+            "broken_pictures": gather(broken.names),
+            **report.environment(),
+        }
+        if primary():
+            atomic.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+            curves.plot_curves(workdir)
+    return results
+
+
+@dataclasses.dataclass
+class Run:
+    """What the loop works with."""
+
+    experiment: Experiment
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    validator: Evaluator
+    checkpoints: Checkpoints
+    log: RunLog
+    status: Status
+    preemption: Preemption
+    profiler: Profiler
+
+
+def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPictures]:
+    """The steps from the state's to the last, with what happens between them.
+
+    Returns:
+      The last state; images a second, or None where no step was left to do; the pictures that could not be read.
+
+    Raises:
+      Preempted: SIGTERM came; the state is saved.
+    """
+    experiment, log, status, check = run.experiment, run.log, run.status, run.preemption.check
+    config, start, total = experiment.config, int(state.step), experiment.total_steps
+    every = {key: experiment.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
+    broken, reader, clock = BrokenPictures(config.data.most_broken), MetricsReader(run.checkpoints), Clock()
+    saver = Saver(run.checkpoints, log, status, run_record(experiment))
+
+    def due(key: str, step: int) -> bool:
+        return step % every[key] == 0 or step == total
+
+    def evaluate(step: int) -> dict[str, float]:
+        reader.finish()
+        with clock.stopped(), status.evaluating():
+            predictions, _ = run.validator.predict(state, check)
+        metrics = predictions.metrics()
+        log.evaluation(step, metrics, run.validator.split)
+        return metrics
+
+    batches = batches_on_devices(experiment, start, broken)
+    evaluated = None
+    try:
+        if start and due("evaluation.every", start) and not any_of(log.has_evaluation(start)):
+            evaluate(start)  # SIGTERM broke it off
+        for step in range(start + 1, total + 1):
+            check()
+            with clock.waiting():
+                batch = next(batches)
+            with run.profiler.step(step, finish=reader.finish):
+                state, metrics = run.train_step(state, batch)
+                run.preemption.nothing_to_lose = False
+                reader.add(step, metrics)
+            if step == start + 1:  # the first batch and what is allocated once are no part of the speed
+                reader.finish()
+                clock.restart()
+            else:
+                clock.count(config.batch_size)
+            if due("log_every", step):
+                log.train(step, reader.means(), clock.lap())
+                status.update(step=step, seconds_left=log.seconds_left, broken_pictures=len(broken.names))
+            evaluated = evaluate(step) if due("evaluation.every", step) else None
+            if due("checkpoint.every", step) or (due("log_every", step) and saver.due()):
+                reader.finish()  # a state after a NaN is never saved
+                with clock.stopped():
+                    saver.save(state, evaluated)
+    except Preempted:
+        reader.finish()
+        if int(state.step) > start:
+            saver.finish(state, None)
+        raise
+    saver.finish(state, evaluated)
+    run.preemption.nothing_to_lose = True
+    return state, clock.mean(), broken
+
+
+def ready(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
+    """The training step, and the state of the last checkpoint, or the one before the first step where there is none.
+
+    The step is compiled, where one is left to do, while the state is drawn or read.
+    """
+    latest, total = checkpoints.latest, experiment.total_steps
+    if latest is not None and latest > total:
+        raise UserError(f"the work directory is at step {latest}, past the {total} steps that the config asks for")
+    with ThreadPoolExecutor(1, "compilation") as pool:
+        compiling = pool.submit(experiment.compiled_train_step) if latest != total else None
+        if latest is None:
+            state = experiment.initial_state()
+        else:
+            print(f"Resuming from step {latest}.")
+            state = checkpoints.restore(latest, experiment.abstract_state, experiment.state_shardings)
+    if compiling is None:
+        return experiment.train_step, state
+    train_step = compiling.result()
+    if primary():
+        summary.show_memory(experiment, train_step)
+    return train_step, state
+
+
+def run_record(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint says of the run it is from."""
+    return {
+        "config": experiment.config.to_dict(),
+        "class_names": list(experiment.source.class_names),
+        "environment": report.environment(),
+    }
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes the config into a new work directory; refuses one that belongs to another config."""
+    path = workdir / "config.json"
+    if path.exists():
+        config_lib.check_same_run(workdir, config_lib.read(path), config)
+    if primary():
+        atomic.write_atomically(path, config_lib.to_json(config) + "\n")
+
+
+def batches_on_devices(experiment: Experiment, start: int, broken: BrokenPictures) -> Iterator[dict[str, jax.Array]]:
+    """The training batches from step `start` on, in transfer to the devices before they are needed."""
+    config = experiment.config
+    local = train_batches(
+        experiment.source,
+        config.data,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        broken=broken,
+    )
+    ahead: collections.deque[Batch] = collections.deque()
+    for batch in local:
+        ahead.append(put_batch({k: batch[k] for k in ("image", "label")}, experiment.mesh))
+        if len(ahead) > TRANSFERS_AHEAD:
+            yield ahead.popleft()
+
+
+class MetricsReader:
+    """Reads each step's metrics when the next step is already dispatched, so that the device does not wait.
+
+    Raises:
+      TrainingError: in any method, when a loss or gradient was not finite.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+        self._pending: tuple[int, Metrics] | None = None
+        self._read: list[dict[str, float]] = []
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step just dispatched and reads those of the one before."""
+        self.finish()
+        self._pending = step, metrics
+
+    def finish(self) -> None:
+        """Reads what is not yet read."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
+            with contextlib.suppress(Exception):  # a save that fails now is not what has to be said
+                self._checkpoints.wait()
+            kept = self._checkpoints.latest
+            raise TrainingError(
+                f"at step {step} the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}; "
+                + (f"the checkpoint of step {kept} is kept. " if kept else "there is no checkpoint yet. ")
+                + "A lower config.learning_rate, a warm-up (config.schedule.warmup) or config.optimizer.clip_norm helps"
+            )
+        self._read.append(values)
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps since the last call; of the learning rate, the last value."""
+        self.finish()
+        values, self._read = self._read, []
+        result = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
+        return result | {"learning_rate": values[-1]["learning_rate"]}

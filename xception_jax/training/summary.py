@@ -1,0 +1,160 @@
+"""The network as a table: output shapes, parameters, multiply-adds and memory, found without computing anything.
+
+Shape legend: B batch, S image side.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.extend import core
+from rich.console import Console
+from rich.table import Table
+
+from xception_jax import ops
+from xception_jax.experiment import Experiment
+from xception_jax.parallel.mesh import bytes_on_each_device, data_mesh, state_shardings
+from xception_jax.training import state as train_state
+from xception_jax.training.state import Weights, num_bytes, num_parameters
+from xception_jax.training.step import cross_entropy
+
+
+@dataclasses.dataclass
+class Layer:
+    """One top-level part of a network, for one picture.
+
+    Attributes:
+      shape: of its output, without the batch.
+      multiply_adds: of its convolutions and matrix products.
+    """
+
+    shape: tuple[int, ...] = ()
+    multiply_adds: int = 0
+
+
+def count_layers(experiment: Experiment) -> dict[str, Layer]:
+    """Output shape and multiply-adds of each named part of the network, in the order they run."""
+    side = experiment.config.image_size
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+
+    def forward(weights: Weights, x: jax.Array) -> jax.Array:
+        return train_state.merge(experiment.graphdef, weights)(x)
+
+    layers: dict[str, Layer] = {}
+    with ops.reference():  # the other lowerings do the same work in other operations
+        _count(jax.make_jaxpr(forward)(experiment.abstract_weights, images).jaxpr, "", 1, layers)
+    return layers
+
+
+def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) -> None:
+    """Adds a jaxpr's operations, and those of the jaxprs inside it, to the layers that their named scopes tell."""
+    for eqn in jaxpr.eqns:
+        name = scope or str(eqn.source_info.name_stack).split("/")[0]
+        if eqn.primitive.name == "pallas_call":  # what is inside is of a part of a picture
+            continue
+        inner = times * eqn.params.get("length", 1) if eqn.primitive.name == "scan" else times
+        for value in eqn.params.values():
+            if isinstance(value, core.ClosedJaxpr):
+                value = value.jaxpr
+            if isinstance(value, core.Jaxpr):
+                _count(value, name, inner, layers)
+        if not name:
+            continue
+        layer = layers.setdefault(name, Layer())
+        layer.multiply_adds += times * _multiply_adds(eqn)
+        shape = getattr(eqn.outvars[0].aval, "shape", ())
+        if len(shape) > 1:
+            layer.shape = shape[1:]
+
+
+def multiply_adds(jaxpr: core.Jaxpr) -> int:
+    """Multiply-adds of all convolutions and matrix products of a jaxpr, and of those inside it, kernels excepted."""
+    total: dict[str, Layer] = {}
+    _count(jaxpr, "all", 1, total)
+    return total["all"].multiply_adds
+
+
+def _multiply_adds(eqn: Any) -> int:
+    """Multiply-adds of a convolution or matrix product; 0 for any other operation."""
+    out = eqn.outvars[0].aval
+    if eqn.primitive.name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval.shape
+        return out.size * math.prod(kernel) // kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return out.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    return 0
+
+
+def saved_bytes(experiment: Experiment) -> int:
+    """What the forward pass keeps for the backward pass, on each device: most of the memory that training takes.
+
+    The compiler may keep less by computing some of it again; it also needs room to work in.
+    """
+    config = experiment.config
+    size = config.batch_size // config.optimizer.accumulate_steps // experiment.mesh.size
+    images = jax.ShapeDtypeStruct((size, config.image_size, config.image_size, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+
+    def residuals(weights: Weights, x: jax.Array, y: jax.Array) -> Any:
+        def loss(params: dict) -> jax.Array:
+            model = train_state.merge(experiment.graphdef, Weights(params, weights.batch_stats))
+            outputs = model(experiment.input.normalization(x), train=True, rngs=nnx.Rngs(dropout=0))
+            return jnp.stack([cross_entropy(o, y).mean() for o in jax.tree.leaves(outputs)]).sum()
+
+        return jax.vjp(loss, weights.params)[1]
+
+    params = experiment.abstract_weights.params
+    one_device = data_mesh([experiment.mesh.devices.flat[0]])
+    with jax.sharding.use_abstract_mesh(one_device.abstract_mesh):
+        kept = num_bytes(jax.eval_shape(residuals, experiment.abstract_weights, images, labels)) - num_bytes(params)
+    # What the data axis splits is gathered for the length of a step.
+    stored = experiment.state_shardings.weights.params
+    used = state_shardings(params, experiment.mesh, fully_sharded=False)
+    copies = jax.tree.map(lambda x, a, b: 0 if a == b else bytes_on_each_device(x, b), params, stored, used)
+    return max(0, kept + sum(jax.tree.leaves(copies)))
+
+
+def show(experiment: Experiment) -> None:
+    """Prints the table of the network, and how long it trains."""
+    config, weights = experiment.config, experiment.abstract_weights
+    layers = count_layers(experiment)
+    table = Table(title=f"{config.model.name}, {config.image_size} px, {experiment.num_classes} classes")
+    for title in ("part", "output", "parameters", "multiply-adds"):
+        table.add_column(title, justify="left" if title == "part" else "right")
+    for name, layer in layers.items():
+        parameters = sum(x.size for x in jax.tree.leaves(weights.params.get(name, {})))
+        shape = " x ".join(map(str, layer.shape))
+        table.add_row(name, shape, f"{parameters:,}", f"{layer.multiply_adds / 1e6:,.1f} M")
+    total = sum(layer.multiply_adds for layer in layers.values())
+    table.add_section()
+    table.add_row("all", "", f"{num_parameters(weights):,}", f"{total / 1e9:,.2f} G")
+    Console().print(table)
+    print(
+        f"{experiment.total_steps:,} steps of {config.batch_size} pictures "
+        f"({experiment.steps_per_epoch:,.1f} an epoch) on {_devices(experiment)}"
+    )
+
+
+def show_memory(experiment: Experiment, train_step: jax.stages.Compiled | None = None) -> None:
+    """Prints what training needs on each device: of a compiled step exactly, otherwise what the forward pass keeps."""
+    state = bytes_on_each_device(experiment.abstract_state, experiment.state_shardings)
+    planned = train_step.memory_analysis() if train_step else None
+    if planned:
+        needed = f"{gigabytes(planned.temp_size_in_bytes)} while a step runs"
+    else:
+        needed = f"about {gigabytes(saved_bytes(experiment))} kept for the backward pass"
+    print(f"memory on each device: {gigabytes(state)} state, {needed}")
+
+
+def gigabytes(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _devices(experiment: Experiment) -> str:
+    devices = experiment.mesh.devices.flat
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

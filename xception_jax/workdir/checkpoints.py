@@ -1,0 +1,183 @@
+"""Orbax checkpoints of a work directory: asynchronous, atomic, verified, the last N and the best kept."""
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers
+
+from xception_jax.errors import UserError
+from xception_jax.parallel.processes import barrier, primary
+from xception_jax.training.state import TrainState
+from xception_jax.workdir import checksums
+
+_UNFINISHED = ".orbax-checkpoint-tmp*"  # what Orbax adds to the name of a folder that it is writing
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax' manager, which leaves preemption to the training loop: it counts other steps than Orbax."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+class Checkpoints:
+    """The checkpoints under `workdir`/checkpoints, one folder a step.
+
+    Each holds the train state, the metrics of its evaluation and, as JSON, what is needed to know what was run: config,
+    versions and class names. A save becomes visible only when it is complete and its files' hashes are written, by a
+    rename; what a killed process left half-written is removed. Checkpoints that are not as they were written are moved
+    to `workdir`/damaged when the run is started again.
+
+    Args:
+      workdir: the run's folder.
+      settings: `config.checkpoint`.
+      read_only: nothing is saved, moved or tidied up: a run may be writing there.
+
+    Attributes:
+      set_aside: a sentence on each checkpoint that was moved.
+
+    Raises:
+      UserError: `read_only`, and the metrics of a checkpoint are damaged.
+    """
+
+    def __init__(self, workdir: Path, settings: ConfigDict, *, read_only: bool = False):
+        metric, policies = settings.best_metric, checkpoint_managers
+
+        def score(metrics: dict[str, float]) -> float:
+            return metrics[metric]
+
+        self._score, self._lowest = score, metric == "loss"
+        self._directory = (workdir / "checkpoints").absolute()
+        self._saving: int | None = None
+        self.set_aside: list[str] = []
+        if primary() and not read_only:
+            self.set_aside = _set_damaged_aside(self._directory)
+        barrier("damaged checkpoints are set aside")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(settings.keep_last),
+                    policies.BestN(
+                        get_metric_fn=score,
+                        reverse=self._lowest,  # Orbax keeps the end of the sorted list
+                        n=settings.keep_best,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            # Without it Orbax writes no metrics, and a resumed run would not know the best so far.
+            best_fn=score,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        try:
+            self._manager = _Manager(self._directory, options=options)
+        except ValueError as e:
+            raise UserError(f"a checkpoint in {self._directory} is damaged ({e}); train on, which sets it aside") from e
+
+    def save(self, state: TrainState, metrics: dict[str, float] | None, run: dict[str, Any]) -> None:
+        """Begins to save; returns when the state's buffers may be donated. Raises what went wrong in the save before.
+
+        Args:
+          state: to be saved.
+          metrics: of the validation split at this step, or None where it was not evaluated; such a checkpoint can't
+            be the best.
+          run: what was run, for JSON.
+        """
+        # CPU arrays reach Orbax' writer without a copy, and a donated buffer is written over.
+        state = jax.tree.map(jnp.copy, state)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+        self.wait()  # the save before is told from this one by its step
+        self._saving = int(state.step)
+        self._manager.save(self._saving, args=args, metrics=metrics, force=True)
+
+    def _write_manifest(self) -> None:
+        """Orbax calls this in the background, in the first process, just before the rename."""
+        (folder,) = self._directory.glob(f"{self._saving}{_UNFINISHED}")
+        checksums.write(folder)
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether a save is under way."""
+        return self._manager.is_saving_in_progress()
+
+    def holds(self, step: int) -> bool:
+        """Whether there is a complete checkpoint of `step`."""
+        return (self._directory / str(step) / checksums.NAME).exists()
+
+    def discard_unfinished(self) -> None:
+        """Removes what saves that failed have left, which may be what fills the disk."""
+        if primary():
+            for folder in self._directory.glob(f"*{_UNFINISHED}"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
+        """The state saved at `step`, on other devices and split otherwise than it was saved from, if need be.
+
+        Args:
+          abstract: shapes and dtypes that it must have.
+          shardings: where each array shall lie, as `sharding.state_shardings` gives it.
+        """
+        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+
+    @property
+    def latest(self) -> int | None:
+        """The last complete step, or None."""
+        return self._manager.latest_step()
+
+    def find(self, which: str) -> int:
+        """The step that "last", "best" or a number names. Damaged checkpoints are passed over, and said so.
+
+        Raises:
+          UserError: there is no such checkpoint; the message lists those there are. Or it is damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
+            raise UserError(f"there is no checkpoint in {self._directory}; train first, or give another --workdir")
+        if which == "last":
+            candidates = steps
+        elif which == "best":
+            scores = {step: self._score(metrics) for step in steps if (metrics := self._manager.metrics(step))}
+            if not scores:
+                raise UserError(f"none of the checkpoints in {self._directory} was evaluated; --step=last is the last")
+            candidates = sorted(scores, key=lambda step: scores[step], reverse=not self._lowest)
+        elif which.isdecimal() and int(which) in steps:
+            candidates = [int(which)]
+        else:
+            there = steps[::-1]
+            raise UserError(f'no checkpoint of step "{which}" in {self._directory}; there are: {there}, last and best')
+        for step in candidates:
+            why = checksums.damage(self._directory / str(step))
+            if why is None:
+                return step
+            print(f"the checkpoint of step {step} is damaged: {why}")
+        raise UserError(f'no checkpoint in {self._directory} that "{which}" names is intact')
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and releases the folder."""
+        self._manager.close()
+
+
+def _set_damaged_aside(directory: Path) -> list[str]:
+    """Moves the damaged checkpoints to damaged/ beside `directory`; returns a sentence on each."""
+    sentences = []
+    for folder in sorted((p for p in directory.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name)):
+        if (why := checksums.damage(folder)) is not None:
+            aside = directory.with_name("damaged")
+            aside.mkdir(exist_ok=True)
+            target = next(t for i in itertools.count() if not (t := aside / f"{folder.name}.{i}").exists())
+            folder.rename(target)
+            sentences.append(f"the checkpoint of step {folder.name} is damaged: {why}; it is now {target}")
+    return sentences

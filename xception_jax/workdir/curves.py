@@ -1,0 +1,91 @@
+"""Draws a run's curves: `curves.png` in its work directory."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xception_jax.workdir import atomic
+from xception_jax.workdir.log import read_log
+
+TRAIN, EVALUATION = "#9aa5b1", ("#1f6fb4", "#d9822b", "#2e8b57")  # colours: training, evaluated splits in order
+LOG_SCALE_FROM = 20  # losses that span a larger factor are drawn on a logarithmic scale
+
+
+def plot_curves(workdir: Path, title: str | None = None) -> Path:
+    """Draws loss, accuracy and learning rate over the steps of log.jsonl.
+
+    Args:
+      workdir: the run's folder.
+      title: over the picture; None: the network, its data and its last top-1.
+
+    Returns:
+      The picture's path.
+
+    Raises:
+      UserError: there is no log, or it is damaged.
+    """
+    # A run writes nothing into ~/.config.
+    os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "xception_jax" / "matplotlib"))
+    from matplotlib.figure import Figure
+
+    records = read_log(workdir)
+    train = [r for r in records if r["kind"] == "train"]
+    evaluations = [r for r in records if r["kind"] == "evaluation"]
+    # Not pyplot: a figure of its own needs no display and leaves no state behind.
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    figure.suptitle(_title(workdir, evaluations) if title is None else title, fontsize=13)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    _curve(loss, train, "loss", label="train", color=TRAIN)
+    _curve(accuracy, train, "top1", label="train top-1", color=TRAIN)
+    for split, color in zip(dict.fromkeys(r["split"] for r in evaluations), EVALUATION, strict=False):
+        of_split = [r for r in evaluations if r["split"] == split]
+        _curve(loss, of_split, "loss", label=split, color=color, marker="o")
+        _curve(accuracy, of_split, "top1", label=f"{split} top-1", color=color, marker="o")
+        _curve(accuracy, of_split, "top5", label=f"{split} top-5", color=color, marker="o", linestyle="--")
+    _curve(rate, train, "learning_rate", color=EVALUATION[0])
+    for axes, title in ((loss, "loss (nats)"), (accuracy, "accuracy"), (rate, "learning rate")):
+        _finish(axes, title)
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    losses = [r["loss"] for r in train + evaluations if r.get("loss")]
+    if losses and max(losses) > LOG_SCALE_FROM * min(losses):
+        loss.set_yscale("log")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    path = workdir / "curves.png"
+    atomic.write_atomically(path, buffer.getvalue())
+    return path
+
+
+def _title(workdir: Path, evaluations: list[dict[str, Any]]) -> str:
+    """The network, its data, and the last figure."""
+    config = workdir / "config.json"
+    name = workdir.name
+    if config.exists():
+        settings = atomic.read_json(config)
+        name = f"{settings['model']['name']} on {settings['data']['name']}"
+    if not evaluations or evaluations[-1].get("top1") is None:
+        return name
+    last = evaluations[-1]
+    return f"{name}: {100 * last['top1']:.2f} % top-1 on {last['split']} after {last['step']:,} steps"
+
+
+def _curve(axes: Any, records: list[dict[str, Any]], field: str, **style: Any) -> None:
+    """Draws a field of those records that have it; one that is None (not finite) leaves a gap."""
+    points = [(r["step"], r[field]) for r in records if field in r]
+    if points:
+        steps, values = np.array(points, dtype=np.float64).T
+        axes.plot(steps, values, markersize=3, linewidth=1.6, **style)
+
+
+def _finish(axes: Any, title: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.locator_params(axis="x", nbins=6, integer=True)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False)

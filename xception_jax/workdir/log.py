@@ -1,0 +1,199 @@
+"""What a run reports on its way: log.jsonl, TensorBoard events, and a line of progress."""
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from xception_jax.errors import UserError
+from xception_jax.workdir import atomic
+from xception_jax.workdir.atomic import PatientFile
+
+PROGRESS = {
+    "loss": "loss {:.4f}",
+    "top1": "top-1 {:.4f}",
+    "learning_rate": "lr {:.3g}",
+    "steps_per_second": "{:.3g} steps/s",
+    "images_per_second": "{:,.1f} images/s",
+}
+WORTH_A_WORD = 0.05  # share of the time waited for data from which the progress line says so
+
+
+class RunLog:
+    """Writes log.jsonl and tensorboard/ in the work directory, and prints progress. Use it in a `with` block.
+
+    What the log holds of steps after `resume_step` is dropped: those steps are about to be done again. TensorBoard
+    is told to hide it.
+
+    Args:
+      workdir: the run's folder.
+      total_steps: length of training.
+      resume_step: optimizer steps already done.
+      primary: False in all processes but one; there, nothing is written or printed.
+      clock: seconds, as `time.monotonic`.
+
+    Attributes:
+      seconds_left: expected at the last report of a training step, or None.
+
+    Raises:
+      UserError: the log there is damaged.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        total_steps: int,
+        *,
+        resume_step: int,
+        primary: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._total, self._step, self._primary, self._clock = total_steps, resume_step, primary, clock
+        self._in_place = False  # whether the cursor stands in a progress line
+        self._since: tuple[int, float] = resume_step, clock()
+        self._timed = False
+        self._evaluated: set[int] = set()
+        self.seconds_left: float | None = None
+        if not primary:
+            return
+        from xception_jax.workdir.tensorboard import EventFile
+
+        path = _path(workdir)
+        kept = [record for record in read_log(workdir) if record["step"] <= resume_step] if path.exists() else []
+        atomic.write_atomically(path, "".join(map(_line, kept)))
+        self._evaluated = {record["step"] for record in kept if record["kind"] == "evaluation"}
+        self._file = PatientFile(path)
+        self._events = EventFile(workdir / "tensorboard", first_step=resume_step + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._primary:
+            self._leave_line()
+            self._file.close()
+            self._events.close()
+
+    def train(self, step: int, metrics: Mapping[str, float], speed: Mapping[str, float]) -> None:
+        """Reports the training metrics (loss, top1, learning_rate and others) after `step` steps, and progress.
+
+        Args:
+          speed: what is known of it: steps_per_second, images_per_second, data_wait (share of the time that the loop
+            waited for pictures), memory_bytes (most that was in use on one of the devices).
+        """
+        if not self._primary:
+            return
+        self._record("train", step, {**metrics, **speed})
+        self._events.add_scalars("train", step, {**metrics, **speed})
+        self.seconds_left = self._seconds_left(step)
+        text = progress_line(step, self._total, metrics, speed, self.seconds_left)
+        if not sys.stdout.isatty():
+            print(text, flush=True)
+            return
+        # One column less than the terminal has: a wrapped line could not be overwritten.
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{text[:width]}\x1b[K", end="", flush=True)
+        self._in_place = True
+
+    def evaluation(self, step: int, metrics: Mapping[str, float], split: str = "validation") -> None:
+        """Reports a split's metrics (loss, top1, top5) after `step` steps."""
+        if not self._primary:
+            return
+        self._record("evaluation", step, {"split": split, **metrics})
+        self._events.add_scalars(f"evaluation/{split}", step, metrics)
+        self._say(f"step {step:,}, {split}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}")
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the log, as it was found, has an evaluation after `step` steps."""
+        return step in self._evaluated
+
+    def saved(self, step: int, seconds: float) -> None:
+        """Reports that the state after `step` steps is on disk, `seconds` after its save began."""
+        if not self._primary:
+            return
+        self._record("save", step, {"seconds": seconds})
+        self._events.add_scalars("save", step, {"seconds": seconds})
+
+    def note(self, text: str) -> None:
+        """Writes a remark on the run, at the step last reported."""
+        if not self._primary:
+            return
+        self._record("note", self._step, {"text": text})
+        self._say(text)
+
+    def _record(self, kind: str, step: int, fields: Mapping[str, Any]) -> None:
+        self._step = max(self._step, step)  # a save ends in a later step
+        self._file.append(_line({"kind": kind, "step": step, **fields, "time": time.time()}).encode())
+
+    def _say(self, text: str) -> None:
+        self._leave_line()
+        print(text, flush=True)
+
+    def _leave_line(self) -> None:
+        if self._in_place:
+            print(flush=True)
+        self._in_place = False
+
+    def _seconds_left(self, step: int) -> float | None:
+        """The time that the other steps take at the rate of this process."""
+        since_step, since = self._since
+        now = self._clock()
+        if not self._timed:  # from here on, without the time that compilation took
+            self._timed, self._since = True, (step, now)
+        return (now - since) / (step - since_step) * (self._total - step) if step > since_step else None
+
+
+def progress_line(
+    step: int, total: int, metrics: Mapping[str, float], speed: Mapping[str, float], seconds_left: float | None
+) -> str:
+    """Step, loss, accuracy, learning rate, speed and the time left (hh:mm:ss), as far as they are known."""
+    parts = [f"step {step:,}/{total:,} {100 * step / total:.1f} %"]
+    values = {**metrics, **speed}
+    parts += [form.format(values[name]) for name, form in PROGRESS.items() if name in values]
+    if values.get("data_wait", 0) >= WORTH_A_WORD:
+        parts.append(f"{100 * values['data_wait']:.0f} % waiting for data")
+    if seconds_left is not None:
+        minutes, seconds = divmod(round(seconds_left), 60)
+        parts.append(f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02} left")
+    return "  ".join(parts)
+
+
+def read_log(workdir: Path) -> list[dict[str, Any]]:
+    """The records of a run's log, in the order written.
+
+    Each has kind, step and time (seconds since 1970); kind "train" and "evaluation" their metrics (None where one was
+    not finite), "train" also its speed, "evaluation" its split, "save" its seconds, "note" its text. A last line that a
+    killed process left half-written is none.
+
+    Raises:
+      UserError: there is no log, or it is damaged.
+    """
+    path = _path(workdir)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; is {workdir} a work directory?") from None
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last end of line is nothing, or half a line
+        try:
+            records.append(json.loads(line))
+        except ValueError as e:
+            raise UserError(f"line {number} of {path} is damaged ({e}); delete the line") from None
+    return records
+
+
+def _path(workdir: Path) -> Path:
+    return workdir / "log.jsonl"
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    """A record as a line; None stands for numbers that are not finite, which JSON has not."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"

@@ -1,0 +1,110 @@
+"""When a run is saved, and what is done about saves that fail: the run goes on, and they are tried again."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from xception_jax.errors import TrainingError
+from xception_jax.parallel.processes import any_of
+from xception_jax.training.state import TrainState
+from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.log import RunLog
+from xception_jax.workdir.status import Status
+
+# After the n-th failure in a row the next try waits for 2**(n-1) calls of `due`; after the last, for a regular save.
+MOST_TRIES = 6
+LAST_WAITS = (1, 2, 4, 8, 16)  # seconds before each further try to save the end of a run
+
+
+class Saver:
+    """Saves the state of one run in the background, and notes in the log how each save ended.
+
+    All processes have to call the same methods at the same steps; they agree on how a save ended.
+
+    Args:
+      checkpoints: where to.
+      log, status: of the run.
+      run: what was run, for JSON.
+      sleep: `time.sleep`.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        log: RunLog,
+        status: Status,
+        run: dict[str, Any],
+        sleep: Callable[[float], None] = time.sleep,
+    ):
+        self._checkpoints, self._log, self._status, self._run, self._sleep = checkpoints, log, status, run, sleep
+        self._saved = checkpoints.latest
+        self._under_way: tuple[int, float] | None = None  # step, and when it began
+        self._failures = 0  # in a row
+        self._calls_to_wait = 0
+
+    def save(self, state: TrainState, metrics: dict[str, float] | None) -> None:
+        """Begins to save, when the save before has ended. Arguments as `Checkpoints.save`."""
+        self._settle()
+        step = int(state.step)
+        if step == self._saved:
+            return
+        self._under_way = step, time.monotonic()
+        try:
+            self._checkpoints.save(state, metrics, self._run)
+        except Exception as e:  # whatever the storage raises: a run is worth more than a save
+            self._end(e)
+
+    def due(self) -> bool:
+        """Whether the last save failed and is to be tried again now. Asked from time to time while training goes on."""
+        if self._under_way is not None and not any_of(self._checkpoints.in_progress):
+            self._settle()
+        self._calls_to_wait -= 1
+        return 0 < self._failures < MOST_TRIES and self._calls_to_wait <= 0
+
+    def finish(self, state: TrainState, metrics: dict[str, float] | None) -> None:
+        """Saves `state` if it is not yet saved, and returns when it is.
+
+        Raises:
+          TrainingError: it could not be saved, after several tries.
+        """
+        for wait in (0, *LAST_WAITS):
+            self._sleep(wait)
+            self.save(state, metrics)
+            self._settle()
+            if not self._failures:
+                return
+        raise TrainingError(
+            f"step {int(state.step)} could not be saved; {self._kept()}. When the cause is mended, the same command "
+            "goes on from there"
+        )
+
+    def _settle(self) -> None:
+        """Waits for the save under way."""
+        if self._under_way is None:
+            return
+        error: Exception | None = None
+        try:
+            self._checkpoints.wait()
+        except Exception as e:  # as above
+            error = e
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        assert self._under_way is not None
+        step, began = self._under_way
+        self._under_way = None
+        if not any_of(error is not None and not self._checkpoints.holds(step)):
+            self._saved, self._failures, seconds = step, 0, time.monotonic() - began
+            self._log.saved(step, seconds)
+            self._status.update(saved_step=step, save_seconds=seconds, failed_saves=0)
+            return
+        self._failures += 1
+        self._status.update(failed_saves=self._failures)
+        self._calls_to_wait = 2 ** (self._failures - 1)
+        self._checkpoints.discard_unfinished()
+        why = "in another process" if error is None else (str(error) or type(error).__name__).splitlines()[0]
+        self._log.note(f"the save of step {step} failed ({why}); {self._kept()}; it will be tried again")
+
+    def _kept(self) -> str:
+        latest = self._checkpoints.latest
+        return "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
