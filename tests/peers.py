@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax.models import create_model
+from xception_jax.models import create_model, variables
 from xception_jax.pretrained.layouts.table import to_ours
 from xception_jax.pretrained.layouts.timm import timm_table
-from xception_jax.training import state as train_state
 
 INSTALL = (
     "pip install torch==2.13.0 safetensors huggingface_hub && pip install --no-deps torchvision==0.28.0 timm==1.0.31"
@@ -108,14 +107,14 @@ def run_torch(model, images):
 def structure(name, **options):
     """Our network as timm's is, without weights, and the shapes of the weights."""
     options = {"bn_momentum": MOMENTUM, **OPTIONS.get(name, {}), **options}
-    return nnx.eval_shape(lambda: train_state.split(create_model(name, rngs=nnx.Rngs(0), **options)))
+    return nnx.eval_shape(lambda: variables.split(create_model(name, rngs=nnx.Rngs(0), **options)))
 
 
 @functools.cache
 def tiny(name, **options):
     """Structure and random weights of a narrow network; the weights depend on the names of its arrays alone."""
     options = {"num_classes": 5, "width": 0.05, **options}
-    graphdef, abstract = nnx.eval_shape(lambda: train_state.split(create_model(name, rngs=nnx.Rngs(0), **options)))
+    graphdef, abstract = nnx.eval_shape(lambda: variables.split(create_model(name, rngs=nnx.Rngs(0), **options)))
 
     def random(path, x):
         rng = np.random.default_rng(list(jax.tree_util.keystr(path).encode()))
@@ -134,9 +133,9 @@ def same_weights(name, twin):
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def run_ours(graphdef, weights, images, method="__call__", train=False):
     """What a method of our network returns, and its batch statistics afterwards."""
-    model = train_state.merge(graphdef, weights)
+    model = variables.merge(graphdef, weights)
     output = getattr(model, method)(images, train=train)
-    return output, train_state.split(model)[1].batch_stats
+    return output, variables.split(model)[1].batch_stats
 
 
 def pictures(size, batch=2):

@@ -93,7 +93,7 @@ def test_the_fastest_variant_of_a_peer_counts():
 
 @pytest.mark.parametrize(("platform", "fused"), [("cpu", 0), ("gpu", 34), ("tpu", 34)])
 def test_operators_are_those_of_the_paper(platform, fused):
-    with ops.platform(platform):
+    with ops.for_platform(platform):
         listed = operators.used(lambda: jax_side.split_network(TASK), TASK)
     counts = dict.fromkeys(operators.DIRECTIONS, 0)
     for operator in listed:
@@ -121,11 +121,11 @@ def test_costs_of_an_operator():
 def test_a_fused_operator_is_what_it_is_made_of():
     """Its result by the parts, and its arithmetic: nine products a pixel and channel, then those of the channels."""
     operator = operators.Operator("separable", (2, 5, 4, 6), 8, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 6)
-    with ops.platform("gpu"):
+    with ops.for_platform("gpu"):
         function, (x, parameters, cotangent) = operators.program(operator, "forward and gradient", "float32")
         (y, _, variance), gradients = function(x, parameters, cotangent)
     settings = reference.Settings(relu=True, dilation=1)
-    expected, _ = reference.convolve(x, reference.Weights(*parameters), settings)
+    expected, _ = reference.convolve(x, reference.Parameters(*parameters), settings)
     np.testing.assert_allclose(y, expected, atol=1e-4)
     np.testing.assert_allclose(variance, expected.var((0, 1, 2)), rtol=1e-4)
     assert [g.shape for g in jax.tree.leaves(gradients)] == [a.shape for a in (x, *parameters)]
@@ -139,7 +139,7 @@ def test_optimizer_is_the_default_one():
     to_steps = functools.partial(in_steps, batch_size=32, num_examples=1_281_167)
     schedule = create_schedule(config, total_steps=10**6, in_steps=to_steps)
     updates = []
-    for optimizer in (jax_side.paper_optimizer()[0], create_optimizer(config, schedule)):
+    for optimizer in (jax_side.paper_optimizer()[0], create_optimizer(config.optimizer, schedule)):
         state = optimizer.init(params)
         for _ in range(3):
             update, state = optimizer.update(grads, state, params)

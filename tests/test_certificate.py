@@ -14,8 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.report import Predictions
+from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import data_mesh
-from xception_jax.training.state import Weights
 
 FACTS = {
     "split": "test",

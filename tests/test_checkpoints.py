@@ -5,13 +5,13 @@ import optax
 import pytest
 
 from xception_jax.errors import UserError
-from xception_jax.training import state as train_state
-from xception_jax.training.state import Weights
+from xception_jax.models.variables import Weights
+from xception_jax.training.state import create_state
 from xception_jax.workdir.checkpoints import Checkpoints
 
 
 def save(checkpoints, step, top1):
-    state = train_state.create(Weights({"kernel": jnp.ones(3)}, {}), optax.sgd(0.1), averaging=False)
+    state = create_state(Weights({"kernel": jnp.ones(3)}, {}), optax.sgd(0.1), averaging=False)
     state.step = jnp.int32(step)
     # A loss that is lower where top-1 is lower: what is best depends on the metric.
     checkpoints.save(state, None if top1 is None else {"top1": top1, "loss": top1}, run={})

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.test_certificate import FACTS
-from xception_jax.compare import compare, verdict
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
+from xception_jax.evaluation.comparison import compare, verdict
 from xception_jax.evaluation.report import Predictions
 from xception_jax.evaluation.statistics import McNemar
 

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 import pytest
 
+from xception_jax.config import default
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
+from xception_jax.models.variables import Weights
 from xception_jax.parallel import distributed
-from xception_jax.pretrained.layouts.workdir import read_weights
-from xception_jax.training.state import Weights
+from xception_jax.workdir.checkpoints import Checkpoints
 from xception_jax.workdir.log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,7 +158,8 @@ def latest_checkpoint(workdir: Path) -> int:
 
 
 def final_weights(workdir: Path) -> Weights:
-    return read_weights(workdir / "checkpoints" / str(STEPS) / "state", averaged=False)
+    checkpoints = Checkpoints(workdir, default().checkpoint, read_only=True)
+    return checkpoints.restore_weights(STEPS, averaged=False)[0]
 
 
 def assert_same_to_rounding(workdir: Path, expected: Path) -> None:

@@ -1,8 +1,10 @@
 """What users get wrong, and what they read then."""
 
 import dataclasses
+import json
 import math
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -10,14 +12,18 @@ from flax.traverse_util import flatten_dict
 
 from tests import peers
 from xception_jax import config as config_lib
-from xception_jax import experiment, ops
+from xception_jax import experiment
+from xception_jax.data.sources.registry import open_synthetic
 from xception_jax.errors import TrainingError, UserError
-from xception_jax.evaluation.evaluator import Evaluator
+from xception_jax.evaluation.evaluator import Evaluator, eval_step
+from xception_jax.models import variables
 from xception_jax.models.input_spec import InputSpec, Normalization
 from xception_jax.parallel.preemption import Preemption
 from xception_jax.pretrained import Pretrained
-from xception_jax.training import durations, loop
-from xception_jax.training import state as train_state
+from xception_jax.training import durations, loop, recipe
+from xception_jax.training.recipe import create_recipe
+from xception_jax.training.state import create_state
+from xception_jax.workdir import identity
 from xception_jax.workdir.checkpoints import Checkpoints
 from xception_jax.workdir.log import RunLog
 from xception_jax.workdir.status import Status
@@ -40,7 +46,7 @@ from xception_jax.workdir.throughput import Profiler
         ("image_size", 16, "pictures of 16x16 pixels are too small"),
         ("model.dropout", 1.5, "config.model.dropout is 1.5; it must be from 0 to below 1"),
         ("seed", -1, "config.seed is -1; it must be 0 to 2"),
-        ("checkpoint.best_metric", "top2", "config.checkpoint.best_metric is 'top2'; it must be"),
+        ("checkpoint.best_metric", "top2", 'unknown config.checkpoint.best_metric "top2"; did you mean "top'),
         ("data.name", "cifar100000", "cifar100"),
         ("data.name", "imagenet2012", "ILSVRC2012_img_train.tar"),
         ("data.name", "folder", "--config.data.path=FOLDER"),
@@ -53,16 +59,20 @@ def test_one_line_says_what_is_wrong(tiny, tmp_path, key, value, message):
         tiny.data.name = "digits"
     tiny.update_from_flattened_dict({key: value})
     with pytest.raises(UserError) as error:
-        experiment.create(tiny)
+        create_recipe(experiment.create(tiny))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_operators_have_the_lowering_that_is_set(tiny):
+def test_each_experiment_has_the_lowering_that_it_asks_for(tiny):
+    """Of two in one process, whichever was made last: a depthwise convolution is one, or nine shifted products."""
+    asked = {}
     for lowering in ("reference", "auto"):
         tiny.lowering = lowering
-        experiment.create(tiny)
-        assert ops.use_reference("depthwise") == (lowering == "reference")
+        asked[lowering] = create_recipe(experiment.create(tiny, devices=jax.devices()[:1]))
+    for lowering, how in asked.items():
+        jaxpr = str(how.train_step.trace(how.abstract_state, how.abstract_batch).jaxpr)
+        assert ("feature_group_count=8" in jaxpr) == (lowering == "reference")
 
 
 @pytest.mark.parametrize(
@@ -80,18 +90,89 @@ def test_mistyped_key_names_the_nearest(key, nearest):
         config_lib.check_key(key)
 
 
+def claim(workdir, config):
+    """Claims a work directory for a config; what is remarked, and the config as it was written."""
+    how = create_recipe(experiment.create(config))
+    splits = {"train": identity.of_source(how.experiment.source)}
+    remarks = loop.claim(workdir, how, splits)
+    identity.record(workdir, splits, 0)
+    return remarks, how.experiment.config
+
+
 def test_work_directory_of_another_config_is_refused(tiny, tmp_path):
-    loop.claim(tmp_path, tiny)
+    assert claim(tmp_path, tiny)[0] == []
     tiny.log_every = "5 steps"
-    loop.claim(tmp_path, tiny)  # changes nothing that is computed
+    assert claim(tmp_path, tiny)[0] == []  # changes nothing that is computed
     tiny.learning_rate = 0.5
     with pytest.raises(UserError, match=r"learning_rate: 0.045 -> 0.5"):
-        loop.claim(tmp_path, tiny)
+        claim(tmp_path, tiny)
+
+
+def test_work_directory_of_other_data_is_refused(tiny, tmp_path):
+    claim(tmp_path, tiny)
+    tiny.data.name, tiny.data.augment = "tests.test_experiment:fewer", ""
+    with pytest.raises(UserError, match=r"data\.name: synthetic"):
+        claim(tmp_path, tiny)
+    how = create_recipe(experiment.create(tiny))
+    fewer = {"train": identity.of_source(how.experiment.source)}
+    with pytest.raises(UserError, match=r'split "train" is not as it was .*: 20 examples then, 19 now'):
+        identity.compare(tmp_path, fewer, "train")
+
+
+def fewer(split, *, num_examples, num_classes, image_size):
+    """The synthetic data set without its last example."""
+    return open_synthetic(split, num_examples=num_examples - 1, num_classes=num_classes, image_size=image_size)
+
+
+def test_longer_run_says_what_its_schedule_makes_of_it(tiny, tmp_path):
+    """A cosine of 12 steps is at its middle, half of the peak, where one of 6 is at zero."""
+    tiny.schedule.name, tiny.learning_rate = "cosine", 0.5
+    claim(tmp_path, tiny)
+    tiny.num_steps = 12
+    (remark,), _ = claim(tmp_path, tiny)
+    assert remark.startswith("training lasts 12 steps, not 6 as before; the cosine schedule")
+    assert remark.endswith("at step 6 the learning rate is 0.25, not 0")
+    tiny.schedule.name = "constant"
+    other = tmp_path / "constant"
+    claim(other, tiny)
+    tiny.num_steps = 24
+    assert claim(other, tiny)[0] == ["training lasts 24 steps, not 12 as before"]
 
 
 def test_config_survives_its_file(tiny, tmp_path):
-    loop.claim(tmp_path, tiny)
-    assert config_lib.read(tmp_path / "config.json").to_dict() == tiny.to_dict()
+    tiny.user.grade = 3
+    tiny.user.colours = ("red", "blue")
+    _, written = claim(tmp_path, tiny)
+    assert config_lib.read(tmp_path / "config.json").to_dict() == written.to_dict()
+
+
+def test_config_of_an_earlier_version_is_read(tiny, tmp_path):
+    """Version 0.1.0 had no schema, no losses of one's own, and another name for a key."""
+    _, written = claim(tmp_path, tiny)
+    old = json.loads((tmp_path / "config.json").read_text())
+    old["data"]["most_broken"] = old["data"].pop("max_unreadable")
+    for key in ("schema", "loss", "metrics", "user"):
+        del old[key]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert config_lib.read(tmp_path / "config.json").to_dict() == written.to_dict()
+    with pytest.raises(UserError, match=r'"data\.most_broken" is now called "data\.max_unreadable"'):
+        config_lib.check_key("data.most_broken")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("lerning_rate", 'the config has no key "lerning_rate"; did you mean "learning_rate"'),
+        ("model.widht", 'model "xception" has no option "widht"; did you mean "width"'),
+        ("data.num_exmaples", 'data set "synthetic" has no option data.num_exmaples; did you mean "num_examples"'),
+        ("optimizer.momentun", 'optimizer "sgd" has no option optimizer.momentun; did you mean "momentum"'),
+    ],
+)
+def test_mistyped_key_in_a_config_file(tiny, key, message):
+    *section, name = key.split(".")
+    (tiny[section[0]] if section else tiny)[name] = 1
+    with pytest.raises(UserError, match=message):
+        create_recipe(experiment.create(tiny))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +186,7 @@ def test_durations(text, steps):
 def test_exponential_schedule_is_the_paper_s(tiny):
     """Section 4.3: 0.045, times 0.94 every 2 epochs. 20 pictures at 8 a step: an epoch is 2.5 steps."""
     tiny.num_steps = 30
-    schedule = experiment.create(tiny).schedule
+    schedule = create_recipe(experiment.create(tiny)).schedule
     for step in (0, 4, 5, 9, 10, 29):
         assert float(schedule(step)) == pytest.approx(0.045 * 0.94 ** (step // 5), rel=1e-5)
 
@@ -122,20 +203,21 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tiny, tmp_path, monkeyp
 
         return step
 
-    monkeypatch.setattr(experiment, "make_train_step", make_step)
+    monkeypatch.setattr(recipe, "make_train_step", make_step)
     tiny.checkpoint.every = "1 steps"
     tiny.log_every = tiny.evaluation.every = "100 steps"
     asked = experiment.create(tiny)
-    weights = train_state.Weights({"kernel": np.ones(3, np.float32)}, {})
-    state = train_state.create(weights, optax.sgd(0.1), averaging=False)
+    how = create_recipe(asked)
+    weights = variables.Weights({"kernel": np.ones(3, np.float32)}, {})
+    state = create_state(weights, optax.sgd(0.1), averaging=False)
     checkpoints = Checkpoints(tmp_path, tiny.checkpoint)
-    validator, profiler = Evaluator(asked, "validation"), Profiler(tmp_path / "profile", range(0))
+    validator, profiler = Evaluator(asked, "validation", eval_step(asked)), Profiler(tmp_path / "profile", range(0))
     with (
-        Preemption() as preemption,
+        Preemption(listens=False) as preemption,
         Status(tmp_path) as status,
-        RunLog(tmp_path, asked.total_steps, resume_step=0, primary=True) as log,
+        RunLog(tmp_path, how.total_steps, resume_step=0, primary=True) as log,
     ):
-        run = loop.Run(asked, asked.train_step, validator, checkpoints, log, status, preemption, profiler)
+        run = loop.Run(how, how.train_step, validator, checkpoints, log, status, preemption, profiler)
         with pytest.raises(TrainingError, match=r"at step 3 the .*nan.*; the checkpoint of step 2 is kept"):
             loop.fit(run, state)
     assert checkpoints.find("last") == 2
@@ -152,7 +234,7 @@ def test_training_starts_from_trained_weights(tiny, tmp_path):
     assert run.config.model.bn_epsilon == 0.5
     assert run.config.model.width == 0.01
     assert (run.input.crop_fraction, run.input.normalization.mean) == (0.7, (0.1, 0.2, 0.3))
-    started = run.initial_state().weights
+    started = create_recipe(run).initial_state().weights
     flat, expected = (flatten_dict(w.params) for w in (started, weights))
     assert flat.keys() == expected.keys()
     for path in flat:

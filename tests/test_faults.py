@@ -264,10 +264,10 @@ def test_broken_pictures_are_listed_and_bounded(tiny, tmp_path):
             cv2.imwrite(str(path), np.full((32, 32, 3), 20 * i, np.uint8))
             if split == "train" and i in (3, 4):
                 path.write_bytes(path.read_bytes()[:40])
-    tiny.data.name, tiny.data.path, tiny.data.most_broken = "folder", str(tmp_path / "pictures"), 1
+    tiny.data.name, tiny.data.path, tiny.data.max_unreadable = "folder", str(tmp_path / "pictures"), 1
     with pytest.raises(UserError, match=r"picture train/./\d.png cannot be read .*, nor can 1 others"):
         loop.train(tiny, tmp_path / "run")
-    tiny.data.most_broken = 2
+    tiny.data.max_unreadable = 2
     results = loop.train(tiny, tmp_path / "run")
     assert results["broken_pictures"] == ["train/a/4.png", "train/b/3.png"]
     assert read_status(tmp_path / "run")["broken_pictures"] == 2

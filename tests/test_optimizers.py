@@ -21,7 +21,7 @@ def run(**changes):
     """The parameters after four steps at a learning rate of 0.1."""
     config = default()
     config.optimizer.update(changes)
-    optimizer = create_optimizer(config, optax.constant_schedule(0.1))
+    optimizer = create_optimizer(config.optimizer, optax.constant_schedule(0.1))
     params = jax.tree.map(jnp.float32, PARAMS)
     state = optimizer.init(params)
     for gradient in gradients():
@@ -76,12 +76,12 @@ def test_lamb_scales_each_layer_s_step_by_its_norm():
         np.testing.assert_allclose(ours[name], w, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*OPTIMIZERS])
 def test_clipping_bounds_the_whole_gradient(name):
     """Gradients far beyond the bound are those of the bound: scaling all of them changes nothing."""
     config = default()
     config.optimizer.update(name=name, clip_norm=0.01, weight_decay=0.0)
-    optimizer = create_optimizer(config, optax.constant_schedule(0.1))
+    optimizer = create_optimizer(config.optimizer, optax.constant_schedule(0.1))
     params = jax.tree.map(jnp.float32, PARAMS)
     gradient = jax.tree.map(jnp.float32, gradients(1)[0])
 

@@ -17,11 +17,10 @@ from flax import nnx
 from tests.conftest import SMALL_RUN
 from xception_jax.data import BrokenPictures
 from xception_jax.inference.grad_cam import grad_cam
-from xception_jax.models import create_model
+from xception_jax.inference.predictor import Predictor
+from xception_jax.models import create_model, variables
 from xception_jax.models.input_spec import InputSpec, Normalization
-from xception_jax.predict import Predictor
 from xception_jax.pretrained import Pretrained, load
-from xception_jax.training import state as train_state
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("cat", "dog", "owl", "rat", "yak")
@@ -30,7 +29,7 @@ OPTIONS = {"stem": "small", "width": 0.01, "middle_blocks": 0}
 
 def pretrained(**changes):
     model = create_model("xception", num_classes=len(NAMES), rngs=nnx.Rngs(3), **OPTIONS)
-    weights = train_state.split(model)[1]
+    weights = variables.split(model)[1]
     spec = InputSpec(32, 1.0, "bilinear", Normalization())
     fields = {"source": "test", "model": "xception", "options": OPTIONS, "num_classes": len(NAMES), "weights": weights}
     return Pretrained(**(fields | {"input": spec, "class_names": NAMES} | changes)), model

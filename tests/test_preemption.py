@@ -12,7 +12,7 @@ import pytest
 
 from xception_jax.errors import UserError
 from xception_jax.evaluation.evaluator import Evaluator
-from xception_jax.parallel.preemption import RESTART, Preempted
+from xception_jax.parallel.preemption import RESTART, Preempted, Preemption
 from xception_jax.resilience.runs import Running
 from xception_jax.training import loop
 from xception_jax.workdir.checkpoints import Checkpoints
@@ -55,7 +55,7 @@ def test_during_evaluation_the_step_is_saved_and_its_evaluation_made_up_for(tiny
     monkeypatch.setattr(Evaluator, "predict", predict_and_be_stopped)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted):
-        loop.train(tiny, tmp_path)
+        loop.train(tiny, tmp_path, preemption=Preemption(listens=True))
     assert signal.getsignal(signal.SIGTERM) is before
     assert read_status(tmp_path)["state"] == "preempted"
     assert Checkpoints(tmp_path, tiny.checkpoint, read_only=True).latest == 3  # the evaluation's; saves are every 2

@@ -15,10 +15,11 @@ from xception_jax import experiment as experiment_lib
 from xception_jax.config import default
 from xception_jax.data import BrokenPictures
 from xception_jax.errors import UserError
+from xception_jax.models.variables import num_bytes
 from xception_jax.parallel import mesh as mesh_lib
 from xception_jax.parallel.mesh import bytes_on_each_device, partition_spec
 from xception_jax.training import loop
-from xception_jax.training.state import num_bytes
+from xception_jax.training.recipe import Recipe, create_recipe
 from xception_jax.training.summary import saved_bytes
 from xception_jax.workdir.checkpoints import Checkpoints
 
@@ -56,6 +57,7 @@ class Run:
     """Three steps on a mesh."""
 
     experiment: experiment_lib.Experiment
+    recipe: Recipe
     program: jax.stages.Compiled
     state_bytes: int
     losses: list[float]
@@ -75,21 +77,23 @@ def settings(fully_sharded: bool, model: int):
 @functools.cache
 def first_state():
     """The state that all start from, on the host."""
-    return jax.tree.map(np.asarray, experiment_lib.create(settings(True, 4)).initial_state())
+    recipe = create_recipe(experiment_lib.create(settings(True, 4)))
+    return jax.tree.map(np.asarray, recipe.initial_state())
 
 
 @functools.cache
 def run(fully_sharded: bool, model: int, num_devices: int = 8) -> Run:
     devices = jax.devices()[:num_devices]
-    experiment = experiment_lib.create(settings(fully_sharded, model), devices)
-    state, losses = jax.device_put(first_state(), experiment.state_shardings), []
+    experiment = experiment_lib.create(settings(fully_sharded, model), devices=devices)
+    recipe = create_recipe(experiment)
+    state, losses = jax.device_put(first_state(), recipe.state_shardings), []
     batches = loop.batches_on_devices(experiment, 0, BrokenPictures())
-    program = experiment.train_step.lower(state, next(batches)).compile()
+    program = recipe.train_step.lower(state, next(batches)).compile()
     for batch in itertools.islice(loop.batches_on_devices(experiment, 0, BrokenPictures()), 3):
         state, metrics = program(state, batch)
         losses.append(float(metrics["loss"]))
-    size = bytes_on_each_device(experiment.abstract_state, experiment.state_shardings)
-    return Run(experiment, program, size, losses, state)
+    size = bytes_on_each_device(recipe.abstract_state, recipe.state_shardings)
+    return Run(experiment, recipe, program, size, losses, state)
 
 
 @pytest.fixture(autouse=True)
@@ -140,10 +144,10 @@ def test_checkpoint_passes_from_one_mesh_to_another(tmp_path):
     checkpoints = Checkpoints(tmp_path, saved.experiment.config.checkpoint)
     checkpoints.save(saved.state, None, {})
     checkpoints.wait()
-    state = checkpoints.restore(3, other.experiment.abstract_state, other.experiment.state_shardings)
+    state = checkpoints.restore(3, other.recipe.abstract_state, other.recipe.state_shardings)
     checkpoints.close()
     for ours, theirs, where in zip(
-        *map(jax.tree.leaves, (state, saved.state, other.experiment.state_shardings)), strict=True
+        *map(jax.tree.leaves, (state, saved.state, other.recipe.state_shardings)), strict=True
     ):
         assert ours.sharding == where
         np.testing.assert_array_equal(ours, theirs)

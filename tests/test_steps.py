@@ -11,13 +11,14 @@ import pytest
 from flax import nnx
 
 from xception_jax import ops
-from xception_jax.models import create_model
+from xception_jax.evaluation.step import make_eval_step
+from xception_jax.models import create_model, variables
 from xception_jax.models.input_spec import Normalization
+from xception_jax.models.variables import Weights, num_bytes
 from xception_jax.ops import kernels
 from xception_jax.parallel.mesh import data_mesh, put_batch, replicated
-from xception_jax.training import state as train_state
-from xception_jax.training.state import Weights, num_bytes
-from xception_jax.training.step import TrainSettings, make_eval_step, make_train_step
+from xception_jax.training.state import create_state
+from xception_jax.training.step import TrainSettings, make_train_step
 
 NUM_CLASSES = 4
 
@@ -47,12 +48,12 @@ class Fixture:
 
     def state(self):
         fresh = jax.tree.map(jnp.copy, self.weights)
-        state = train_state.create(fresh, self.optimizer, averaging=True)
+        state = create_state(fresh, self.optimizer, averaging=True)
         return jax.device_put(state, replicated(self.mesh))
 
 
 def build(num_devices=8, settings=None, learning_rate=0.1, **options):
-    graphdef, weights = train_state.split(small_model(**options))
+    graphdef, weights = variables.split(small_model(**options))
     optimizer, mesh = optax.sgd(learning_rate, 0.9), data_mesh(jax.devices()[:num_devices])
     settings = settings or TrainSettings(average_decay=0.9)
     step = make_train_step(graphdef, optimizer, optax.constant_schedule(learning_rate), settings, mesh)
@@ -81,7 +82,7 @@ def test_any_number_of_devices_gives_the_same_losses():
 
 def test_step_is_traced_once():
     traces = []
-    graphdef, weights = train_state.split(small_model())
+    graphdef, weights = variables.split(small_model())
     optimizer, mesh = optax.sgd(0.1), data_mesh()
 
     def schedule(step):
@@ -126,7 +127,7 @@ def test_what_gpus_keep_of_the_forward_pass_changes_no_loss():
     """They keep less than automatic differentiation would, and compute the rest again."""
     losses_on = {}
     for platform in ("cpu", "gpu"):
-        with ops.platform(platform):
+        with ops.for_platform(platform):
             fixture = build(2, dropout=0.5)
             jaxpr = str(jax.make_jaxpr(fixture.step)(fixture.state(), batch()))
             assert ("remat" in jaxpr) == (platform == "gpu")
@@ -137,7 +138,7 @@ def test_what_gpus_keep_of_the_forward_pass_changes_no_loss():
 def test_tpus_have_two_kernels_a_separable_convolution_and_two_a_pool(monkeypatch):
     """Of blocks 2 to 4 and 13, except the convolution of block 2 that takes 64 channels; in parts of the batch too."""
     monkeypatch.setattr(kernels, "device_kind", lambda: "TPU v5 lite")
-    with ops.platform("tpu"):
+    with ops.for_platform("tpu"):
         fixture = build(2, TrainSettings(accumulate_steps=2), width=1, middle_blocks=0, dtype="bfloat16")
         lowered = fixture.step.trace(fixture.state(), batch(32)).lower(lowering_platforms=("tpu",))
     calls = [line for line in lowered.as_text().splitlines() if "@tpu_custom_call" in line]
@@ -202,7 +203,7 @@ def test_accumulation_is_the_mean_of_its_parts():
 
 def test_evaluation_step_is_softmax_of_the_logits():
     model = small_model()
-    graphdef, weights = train_state.split(model)
+    graphdef, weights = variables.split(model)
     mesh = data_mesh()
     data = batch()
     outputs = make_eval_step(graphdef, NUM_CLASSES, mesh, Normalization())(weights, put_batch(data, mesh))

@@ -4,22 +4,15 @@ A and B are certificates (evaluation-<split>.json) or the work directories they 
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from xception_jax.cli import common
 from xception_jax.errors import UserError
-from xception_jax.evaluation import report, statistics
-from xception_jax.evaluation.report import Predictions
-from xception_jax.workdir import atomic
 
-SIGNIFICANT = 0.05
-MOST_CLASSES = 10
 USAGE = (
     "usage: python -m xception_jax.compare A B [--split=NAME] [--json=FILE], A and B certificates or work directories"
 )
@@ -27,129 +20,28 @@ USAGE = (
 Cell = Callable[[dict[str, Any]], str]
 
 
-def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, Any]:
-    """The comparison of two certificates, for JSON.
-
-    Args:
-      path_a, path_b: certificates, or work directories.
-      split: which, where the work directories have several.
-
-    Returns:
-      a, b: their paths and figures. only_a, only_b: examples that only one got right. p_value: McNemar's. difference:
-      of top-1, B - A, with difference_interval (95 %). verdict: a sentence. classes: those with the largest
-      differences, most first.
-
-    Raises:
-      UserError: a certificate cannot be read, or they are not of the same examples.
-    """
-    record_a, a = report.read(path_a, split)
-    record_b, b = report.read(path_b, split)
-    names = _names(record_a)
-    if record_a["split"] != record_b["split"]:
-        raise UserError(
-            f'A is of split "{record_a["split"]}", B of split "{record_b["split"]}"; compare the same split'
-        )
-    if names != _names(record_b):
-        raise UserError(f"A and B are not of the same classes: A has {len(names)}, B {len(_names(record_b))}")
-    b = _in_order_of(a, b)
-    test = statistics.mcnemar(a.correct, b.correct)
-    return {
-        "split": record_a["split"],
-        "a": _figures(path_a, record_a),
-        "b": _figures(path_b, record_b),
-        **test._asdict(),
-        "difference": (test.only_b - test.only_a) / len(a.ids),
-        "difference_interval": statistics.paired_difference_interval(test.only_a, test.only_b, len(a.ids)),
-        "verdict": verdict(test, len(a.ids)),
-        "classes": _classes(a, b, names),
-    }
-
-
-def verdict(test: statistics.McNemar, n: int) -> str:
-    """What the test says of `n` examples, as a sentence."""
-    points = 100 * (test.only_b - test.only_a) / n
-    chance = "p < 0.0001" if test.p_value < 1e-4 else f"p = {test.p_value:.2g}"
-    if test.p_value >= SIGNIFICANT:
-        return f"No difference shown: B - A is {points:+.2f} points ({chance})."
-    return f"{'B' if points > 0 else 'A'} is better by {abs(points):.2f} points ({chance})."
-
-
-def _names(record: dict[str, Any]) -> list[str]:
-    return [c["name"] for c in record["per_class"]]
-
-
-def _figures(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What the table shows of a certificate."""
-    fields = ("model", "num_parameters", "step", "averaged", "count", "metrics")
-    return {"path": str(path), **{name: record[name] for name in fields}}
-
-
-def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
-    """B's predictions in the order of A's examples; UserError where they are not of the same examples and labels."""
-    only_a, only_b = sorted(set(a.ids) - set(b.ids)), sorted(set(b.ids) - set(a.ids))
-    if only_a or only_b:
-        parts = [f'{len(ids)} only in {x} ("{ids[0]}")' for x, ids in (("A", only_a), ("B", only_b)) if ids]
-        raise UserError(f"A and B are not of the same examples: {', '.join(parts)}; evaluate both on the same data")
-    row = {name: i for i, name in enumerate(b.ids)}
-    order = np.array([row[name] for name in a.ids])
-    b = Predictions(a.ids, b.labels[order], b.top5[order], b.confidence[order], b.loss[order])
-    differ = np.flatnonzero(a.labels != b.labels)
-    if len(differ):
-        first = a.ids[differ[0]]
-        raise UserError(
-            f'A and B have other labels for {len(differ)} examples ("{first}"); evaluate both on the same data'
-        )
-    return b
-
-
-def _classes(a: Predictions, b: Predictions, names: list[str]) -> list[dict[str, Any]]:
-    """The classes whose examples A and B get right in different numbers, by the difference of the numbers."""
-    counts, right_a, right_b = (
-        np.bincount(a.labels, weights=weights, minlength=len(names)).astype(int)
-        for weights in (None, a.correct, b.correct)
-    )
-    gaps = right_b - right_a
-    order = np.argsort(-np.abs(gaps), kind="stable")
-    return [
-        {"name": names[i], "count": int(counts[i]), "correct_a": int(right_a[i]), "correct_b": int(right_b[i])}
-        for i in order[:MOST_CLASSES]
-        if gaps[i]
-    ]
-
-
 def show(result: dict[str, Any]) -> None:
-    """Prints a comparison: as tables on a terminal, as plain text elsewhere."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    """Prints a comparison as tables."""
+    from xception_jax.terminal.console import console, table
 
-    # Names of classes and paths are no markup; a pipe has no width to keep to.
-    console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
-
-    def table(title: str, *columns: str) -> Table:
-        result = Table(title=title, title_justify="left", box=box.SIMPLE)
-        for i, column in enumerate(columns):
-            result.add_column(column, overflow="fold", justify="right" if i else "left")
-        return result
-
-    figures = table(f"split {result['split']}", "", "A", "B")
+    out, figures = console(), table("", "A", "B", title=f"split {result['split']}")
     for title, cell in _rows().items():
         figures.add_row(title, cell(result["a"]), cell(result["b"]))
-    console.print(figures)
+    out.print(figures)
     low, high = result["difference_interval"]
-    console.print(
+    out.print(
         f"only A is right: {result['only_a']:,}   only B is right: {result['only_b']:,}\n"
         f"McNemar's exact test: p = {result['p_value']:.3g}\n"
         f"top-1, B - A: {100 * result['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
     )
-    console.print(result["verdict"], style="bold")
+    out.print(result["verdict"], style="bold")
     if not result["classes"]:
         return
-    classes = table("classes that differ most", "class", "examples", "A right", "B right", "B - A, points")
+    classes = table("class", "examples", "A right", "B right", "B - A, points", title="classes that differ most")
     for c in result["classes"]:
         points = 100 * (c["correct_b"] - c["correct_a"]) / c["count"]
         classes.add_row(c["name"], f"{c['count']:,}", f"{c['correct_a']:,}", f"{c['correct_b']:,}", f"{points:+.1f}")
-    console.print(classes)
+    out.print(classes)
 
 
 def _rows() -> dict[str, Cell]:
@@ -189,6 +81,9 @@ def main(arguments: Sequence[str]) -> None:
     """Compares, prints and writes."""
     if len(arguments) != 2:
         raise UserError(USAGE)
+    from xception_jax.evaluation.comparison import compare
+    from xception_jax.workdir import atomic
+
     a, b = map(Path, arguments)
     result = compare(a, b, flags.FLAGS.split)
     if output := flags.FLAGS.json:

@@ -2,16 +2,21 @@
 
 The files in `configs/` start from `default()` and change what their experiment changes. A duration is a text, a number
 and a unit: "500 steps", "2 epochs" or "3000000 examples".
+
+Where a setting names a network, a data set, a loss, a metric, an augmentation or an optimizer, it may also name one of
+your own: "package.module:function", see docs/extending.md. Options that yours has and ours do not are added to the same
+section (`c.model.depth = 3`), settings that belong to nothing here to `c.user`.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from xception_jax.errors import UserError, suggest
+from xception_jax.models.input_spec import InputSpec, Normalization
 from xception_jax.workdir import atomic
 
 
@@ -58,6 +63,7 @@ def default() -> ConfigDict:
     d.crop_area = (0.08, 1.0)  # training crops: share of the picture's area
     d.crop_aspect = (3 / 4, 4 / 3)  # training crops: width over height
     d.flip = True  # training: mirror half of the pictures
+    d.augment = ""  # training: a function of your own, of a view and a random generator; "": none
     # What a network expects of its pictures. None: as its weights were trained; without weights, see inputs.py.
     d.crop_fraction = config_dict.placeholder(float)  # evaluation: share of the side that the central crop keeps
     d.interpolation = config_dict.placeholder(str)  # bilinear, bicubic or area
@@ -66,7 +72,7 @@ def default() -> ConfigDict:
     d.standardize = config_dict.placeholder(bool)  # subtract each picture's own mean, divide by its deviation
     d.stain_means = config_dict.placeholder(tuple)  # histology: L*, a*, b* that tiles are given (Reinhard); (): none
     d.stain_stds = config_dict.placeholder(tuple)
-    d.most_broken = 100  # pictures of a split that may be unreadable: skipped, named, counted; one more ends the run
+    d.max_unreadable = 100  # pictures of a split that may be unreadable: skipped, named, counted; one more ends the run
     d.num_threads = 0  # decoding threads; 0: one a core
     d.num_examples = 1024  # synthetic: pictures a split
     d.num_classes = 1000  # synthetic
@@ -90,6 +96,8 @@ def default() -> ConfigDict:
     o.clip_norm = config_dict.placeholder(float)  # largest norm of the whole gradient
     o.accumulate_steps = 1  # parts that a batch is worked on in, to save memory; each has its own batch statistics
 
+    c.loss = "cross_entropy"  # or a function of your own, of logits and labels
+    c.metrics = ()  # functions of your own, likewise, that are reported beside loss, top-1 and top-5
     c.label_smoothing = 0.0  # probability mass spread evenly over all classes
     c.aux_loss_weight = 0.4  # inception_v3 with an auxiliary head
     c.average_decay = 0.9999  # Polyak averaging of weights and batch statistics; 0: none
@@ -108,8 +116,17 @@ def default() -> ConfigDict:
     k.every = "1 epochs"
     k.keep_last = 3
     k.keep_best = 1
-    k.best_metric = "top1"  # of the validation split: top1, top5 or loss
+    k.best_metric = "top1"  # of the validation split: top1, top5, one of `metrics` (the highest), or loss (the lowest)
+
+    c.user = ConfigDict()  # settings of your own; nothing here reads them but what you wrote
     return c
+
+
+SCHEMA = 2  # of config.json; 1 had no "schema"
+# Settings that earlier versions had: what they are called now.
+RENAMED = {"data.most_broken": "data.max_unreadable"}
+# Sections to which a network, a data set or an optimizer of the user's may add options, and the user's own.
+OPEN_SECTIONS = ("model.", "data.", "optimizer.", "user.")
 
 
 # What a resumed run may change: it alters what is written or looked at, not what is computed but for rounding.
@@ -124,7 +141,10 @@ MAY_CHANGE = (
     "data.num_threads",
     "data.validation_split",
     "data.test_split",
-    "data.most_broken",
+    "data.max_unreadable",
+    "num_epochs",
+    "num_steps",
+    "num_examples",
 )
 # What an evaluation may, besides: its own data and how pictures are seen.
 EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size")
@@ -132,8 +152,7 @@ EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size")
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """Settings by dotted key, in JSON's types."""
-
-    return _flatten(json.loads(to_json(config)), "")
+    return _flatten(json.loads(json.dumps(config.to_dict())), "")
 
 
 def _flatten(value: Any, prefix: str) -> dict[str, Any]:
@@ -144,21 +163,40 @@ def _flatten(value: Any, prefix: str) -> dict[str, Any]:
 
 def to_json(config: ConfigDict) -> str:
     """The settings as JSON text; `read` takes it back."""
-    return json.dumps(config.to_dict(), indent=2)
+    return json.dumps({"schema": SCHEMA, **config.to_dict()}, indent=2)
 
 
 def read(path: Path) -> ConfigDict:
-    """The config in a work directory's config.json.
+    """The config in a work directory's config.json, of this version or an earlier one.
 
     Raises:
       UserError: the file is missing, damaged, or has settings this version does not know.
     """
-    settings = _flatten(atomic.read_json(path), "")
-    for key in settings:
-        check_key(key)
+    contents = atomic.read_json(path)
+    if not isinstance(contents, dict) or not all(isinstance(contents.get(key), dict) for key in ("model", "data")):
+        raise UserError(f"{path} is damaged: it is not a config; delete it, or use another work directory")
+    if (schema := contents.pop("schema", 1)) > SCHEMA:
+        raise UserError(f"{path} was written by a later version of xception_jax (schema {schema}); update xception_jax")
+    settings = {RENAMED.get(key, key): _from_json(value) for key, value in _flatten(contents, "").items()}
     config = default()
-    config.update_from_flattened_dict({key: _from_json(value) for key, value in settings.items()})
+    for key, value in settings.items():
+        if not key.startswith(OPEN_SECTIONS):
+            check_key(key)
+        _set(config, key, value)
     return config
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a setting by its dotted key, also one that there was not."""
+    *sections, name = key.split(".")
+    for section in sections:
+        if section not in config:
+            config[section] = ConfigDict()
+        config = config[section]
+    if name in config:
+        config.update({name: value})
+    else:
+        config[name] = value
 
 
 def fill(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
@@ -178,6 +216,14 @@ def model_options(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in config.model.items() if v is not None and k not in ("name", "num_classes", "weights")}
 
 
+def input_spec(config: ConfigDict) -> InputSpec:
+    """What the network of a run expects of its pictures; the config must be a run's, with nothing left open."""
+    d = config.data
+    normalization = Normalization(tuple(d.mean), tuple(d.std), d.standardize)
+    stain = (tuple(d.stain_means), tuple(d.stain_stds)) if d.stain_means else None
+    return InputSpec(config.image_size, d.crop_fraction, d.interpolation, normalization, stain)
+
+
 def check_same_run(workdir: Path, old: ConfigDict, new: ConfigDict, may_change: tuple[str, ...] = MAY_CHANGE) -> None:
     """Raises UserError, with what differs, where the work directory's config and another are not of the same run."""
     a, b = flatten(old), flatten(new)
@@ -193,19 +239,29 @@ def check_same_run(workdir: Path, old: ConfigDict, new: ConfigDict, may_change: 
         )
 
 
-def check_key(key: str) -> None:
-    """Raises UserError where no setting has the dotted name `key`."""
-    known = flatten(default())
-    sections = {name.rsplit(".", i)[0] for name in known for i in (1, 2)}
+def own_options(config: ConfigDict, section: str) -> dict[str, Any]:
+    """Options that the user has added to a section: "data", "optimizer"."""
+    return {name: value for name, value in config[section].items() if name not in default()[section]}
+
+
+def check_key(key: str, declared: Iterable[str] = ()) -> None:
+    """Raises UserError where no setting has the dotted name `key`, and it is not one of those `declared` besides."""
+    if key in RENAMED:
+        raise UserError(f'the config key "{key}" is now called "{RENAMED[key]}"')
+    known = {*flatten(default()), *declared}
+    sections = {name.rsplit(".", i)[0] for name in known for i in (1, 2)} | {"user"}
     if key not in known and key not in sections:
         last = key.rsplit(".")[-1]
-        alike = [name for name in known if name.rsplit(".")[-1] == last]
+        alike = [name for name in sorted(known) if name.rsplit(".")[-1] == last]
         hint = f'did you mean "config.{alike[0]}"?' if len(alike) == 1 else suggest(key, alike or known)
         raise UserError(f'the config has no key "{key}"; {hint}')
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises UserError where a setting is out of its range; those that need data or devices are checked there."""
+    """Raises UserError where a setting is unknown or out of its range; what needs data or devices is checked there."""
+    for key in flatten(config):
+        if not key.startswith(OPEN_SECTIONS):
+            check_key(key)
     positive: Callable[[Any], bool] = lambda v: v > 0  # noqa: E731
     fraction: Callable[[Any], bool] = lambda v: 0 <= v < 1  # noqa: E731
     whole_share: Callable[[Any], bool] = lambda v: 0 < v <= 1  # noqa: E731
@@ -234,7 +290,7 @@ def validate(config: ConfigDict) -> None:
         ("data.stain_stds", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
         ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
         ("data.std", lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
-        ("data.most_broken", lambda v: v >= 0, "0 or more"),
+        ("data.max_unreadable", lambda v: v >= 0, "0 or more"),
         ("data.num_threads", lambda v: v >= 0, "0 or more"),
         ("data.num_examples", positive, "positive"),
         ("data.num_classes", lambda v: v > 1, "2 or more"),
@@ -253,11 +309,14 @@ def validate(config: ConfigDict) -> None:
         ("evaluation.batch_size", positive, "a positive number of pictures"),
         ("checkpoint.keep_last", positive, "1 or more"),
         ("checkpoint.keep_best", lambda v: v >= 0, "0 or more"),
-        ("checkpoint.best_metric", lambda v: v in ("top1", "top5", "loss"), '"top1", "top5" or "loss"'),
     ]
     settings = flatten(config)
     for key, holds, meaning in rules:
         if settings[key] is not None and not holds(settings[key]):
             raise UserError(f"config.{key} is {settings[key]!r}; it must be {meaning}")
+    best = ("top1", "top5", "loss", *(name.rpartition(":")[2] for name in config.metrics))
+    if config.checkpoint.best_metric not in best:
+        asked = config.checkpoint.best_metric
+        raise UserError(f'unknown config.checkpoint.best_metric "{asked}"; {suggest(asked, best)}')
     if config.num_steps is not None and config.num_examples is not None:
         raise UserError("config.num_steps and config.num_examples are both set; set one of them")

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 # Before jax is imported: TensorFlow, where TFDS needs it, must not take the accelerator's memory.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -11,7 +12,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from xception_jax import config as config_lib
 from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         "check": check,
         "show_batch": show_batch,
     }
-    with common.errors_in_one_line("interrupted; the same command goes on from the last checkpoint"):
+    with common.errors_in_one_line("interrupted; the same command resumes from the last checkpoint"):
         if _MODE.value not in modes:
             raise UserError(f'unknown --mode "{_MODE.value}"; {suggest(_MODE.value, MODES)}')
         with distributed.stopping_together():
@@ -79,27 +79,35 @@ def workdir() -> Path:
 
 
 def train(workdir: Path) -> None:
-    """Trains to the end, or goes on from where the work directory stopped."""
-    from xception_jax.parallel.preemption import RESTART, Preempted
+    """Trains to the end, or resumes from where the work directory stopped."""
+    from xception_jax.parallel.preemption import RESTART, Preempted, Preemption
     from xception_jax.training import loop
     from xception_jax.workdir.throughput import parse_profile
 
+    profile = parse_profile(_PROFILE.value)
     try:
-        results = loop.train(config(), workdir, parse_profile(_PROFILE.value))
+        results = loop.train(config(), workdir, profile=profile, preemption=Preemption(listens=True))
     except Preempted:
-        print("Stopped by SIGTERM; all is saved, and the same command goes on.", file=sys.stderr)
+        print("Stopped by SIGTERM; all is saved, and the same command resumes.", file=sys.stderr)
         sys.exit(RESTART)
-    metrics = results["metrics"]
-    print(
-        f"done: {results['model']}, step {results['step']}, split {results['split']} ({results['count']} pictures): "
-        f"top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.4f}; see {workdir}"
-    )
+    what = f"{results['model']}, step {results['step']}, split {results['split']} ({results['count']} images)"
+    print(f"done: {what}: {figures(results['metrics'])}; see {workdir}")
+
+
+def figures(metrics: dict[str, Any]) -> str:
+    """A split's figures in words."""
+    names = {"top1": "top-1", "top5": "top-5"}
+    shown = [name for name, value in metrics.items() if isinstance(value, float) and name != "ece"]
+    return ", ".join(f"{names.get(name, name)} {metrics[name]:.4f}" for name in shown)
 
 
 def evaluate(workdir: Path) -> None:
     """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`."""
+    import jax
+
+    from xception_jax import config as config_lib
     from xception_jax import experiment
-    from xception_jax.evaluation.evaluator import Evaluator
+    from xception_jax.evaluation.evaluator import Evaluator, eval_step
     from xception_jax.workdir.checkpoints import Checkpoints
 
     settings = config_lib.read(workdir / "config.json")
@@ -113,13 +121,14 @@ def evaluate(workdir: Path) -> None:
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
     step = checkpoints.find(_STEP.value or "last")
     run = experiment.create(settings)
-    evaluator = Evaluator(run, settings.data.test_split)
-    state = checkpoints.restore(step, run.abstract_state, run.state_shardings)
-    record = evaluator.certify(state, *evaluator.predict(state), workdir)
-    metrics = record["metrics"]
+    evaluator = Evaluator(run, settings.data.test_split, eval_step(run))
+    on_host, averaged = checkpoints.restore_weights(step, averaged=settings.evaluation.averaged)
+    weights = jax.device_put(on_host, run.weights_shardings)
+    predictions, skipped = evaluator.predict(weights)
+    record = evaluator.certify(weights, predictions, skipped, workdir, step=step, averaged=averaged)
     print(
-        f"{settings.model.name}, step {step}, split {evaluator.split}: {record['count']} pictures, "
-        f"top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.4f}"
+        f"{settings.model.name}, step {step}, split {evaluator.split} ({record['count']} images): "
+        f"{figures(record['metrics'])}"
     )
 
 
@@ -127,14 +136,15 @@ def check(workdir: Path) -> None:
     """Says what the config means, and whether its data is there, without computing anything."""
     from xception_jax import experiment
     from xception_jax.evaluation.evaluator import open_split
-    from xception_jax.training import summary
+    from xception_jax.training import recipe, summary
 
     run = experiment.create(config())
     data = run.config.data
     splits = dict.fromkeys((data.train_split, data.validation_split, data.test_split))
     counts = [f"{split} {len(open_split(run, split)):,}" for split in splits]
-    summary.show(run)
-    summary.show_memory(run)
+    how = recipe.create_recipe(run)
+    summary.show(how)
+    summary.show_memory(how)
     print(f"data: {data.name}, {run.num_classes} classes, {', '.join(counts)}")
     print(f"ok: the run would be written to {workdir}")
 

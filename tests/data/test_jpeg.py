@@ -5,20 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
 
-from xception_jax import experiment
-from xception_jax.config import default
-from xception_jax.data import jpeg
-from xception_jax.data.views import BrokenPictureError, random_crop, random_view, resize
+from xception_jax.data import decode as jpeg
+from xception_jax.data import views
+from xception_jax.data.decode import BrokenPictureError
+from xception_jax.data.views import Augmentation, random_crop, random_view, resize
+from xception_jax.models.input_spec import InputSpec
 
 SAMPLINGS = [getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{n}") for n in (411, 420, 422, 440, 444)]
-
-
-def options(**changes) -> ConfigDict:
-    data = experiment.resolve(default(), None).data
-    data.update(changes)
-    return data
 
 
 def picture(height, width, channels=3):
@@ -91,12 +85,12 @@ def test_top_is_that_of_the_whole_picture(with_simplejpeg, encoded, reduction, s
 @given(encoded=files(smallest=40), seed=st.integers(0, 1000), size=st.sampled_from([16, 40, 64]))
 def test_view_is_that_of_the_decoded_picture(encoded, seed, size):
     """Where nothing is reduced, to the bit; else close to the crop, averaged."""
-    data = options(flip=False)
-    view = random_view(encoded, np.random.default_rng(seed), size, data)
+    spec, augmentation = InputSpec(image_size=size), Augmentation(flip=False)
+    view = random_view(encoded, np.random.default_rng(seed), spec, augmentation)
     whole = decode_whole(encoded)
-    crop = random_crop(np.random.default_rng(seed), *whole.shape[:2], data)
+    crop = random_crop(np.random.default_rng(seed), *whole.shape[:2], augmentation)
     if min(crop.height, crop.width) < 2 * size:
-        np.testing.assert_array_equal(view, random_view(whole, np.random.default_rng(seed), size, data))
+        np.testing.assert_array_equal(view, random_view(whole, np.random.default_rng(seed), spec, augmentation))
     else:
         averaged = resize(crop.of(whole), size, "bilinear").astype(np.int32)
         assert np.abs(view - averaged).mean() < 12
@@ -104,8 +98,8 @@ def test_view_is_that_of_the_decoded_picture(encoded, seed, size):
 
 
 def test_same_view_again():
-    encoded, data = encode(picture(300, 400)), options()
-    first, second = (random_view(encoded, np.random.default_rng(5), 32, data) for _ in range(2))
+    encoded, spec = encode(picture(300, 400)), InputSpec(image_size=32)
+    first, second = (random_view(encoded, np.random.default_rng(5), spec, Augmentation()) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -113,10 +107,11 @@ def test_large_pictures_are_reduced(monkeypatch):
     """A crop of the whole picture, 8 to 9 times as large as the view."""
     encoded, seen = encode(picture(350, 350)), []
     decode_top = jpeg.decode_top
-    monkeypatch.setattr(jpeg, "decode_top", lambda *args: seen.append(args[3]) or decode_top(*args))
-    data = options(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
+    monkeypatch.setattr(views, "decode_top", lambda *args: seen.append(args[3]) or decode_top(*args))
+    whole = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
     for size in (40, 80, 170, 180):
-        assert random_view(encoded, np.random.default_rng(0), size, data).shape == (size, size, 3)
+        view = random_view(encoded, np.random.default_rng(0), InputSpec(image_size=size), whole)
+        assert view.shape == (size, size, 3)
     assert seen == [8, 4, 2, 1]
 
 
@@ -124,4 +119,4 @@ def test_damaged_file_is_refused():
     encoded = encode(picture(50, 50))
     scan = encoded.index(b"\xff\xda")
     with pytest.raises(BrokenPictureError):
-        random_view(encoded[:scan], np.random.default_rng(0), 16, options())
+        random_view(encoded[:scan], np.random.default_rng(0), InputSpec(image_size=16), Augmentation())

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
 
-from xception_jax import experiment
-from xception_jax.config import default
 from xception_jax.data import BrokenPictures, evaluation_batches, open_source, train_batch, train_batches
+from xception_jax.data.views import Augmentation
 from xception_jax.errors import UserError
+from xception_jax.models.input_spec import InputSpec
 
 
 class Numbers:
@@ -35,36 +34,33 @@ class Numbers:
         return f"number {index}"
 
 
-def options(**changes) -> ConfigDict:
-    data = experiment.resolve(default(), None).data
-    data.num_threads = 2
-    data.update(changes)
-    return data
+SPEC = InputSpec(image_size=4)
 
 
-def training(source, steps, *, start=0, seed=3, batch_size=8, process=(0, 1), data=None, broken=None):
+def training(source, steps, *, start=0, seed=3, batch_size=8, process=(0, 1), augmentation=None, broken=None):
     batches = train_batches(
         source,
-        data or options(),
-        image_size=4,
+        SPEC,
+        augmentation or Augmentation(),
         batch_size=batch_size,
         seed=seed,
         start_step=start,
         broken=broken or BrokenPictures(),
+        threads=2,
         process_index=process[0],
         process_count=process[1],
     )
     return list(itertools.islice(batches, steps))
 
 
-def evaluated(source, batch_size, process=(0, 1), data=None, broken=None):
+def evaluated(source, batch_size, process=(0, 1), broken=None):
     return list(
         evaluation_batches(
             source,
-            data or options(),
-            image_size=4,
+            SPEC,
             batch_size=batch_size,
             broken=broken or BrokenPictures(),
+            threads=2,
             process_index=process[0],
             process_count=process[1],
         )
@@ -78,10 +74,10 @@ def assert_equal(a, b):
 
 
 def test_batch_is_a_function_of_seed_and_step():
-    source = open_source(options(name="digits"), "train", 8)
+    source = open_source("digits", "train", {})
     from_start = training(source, 9)
     from_seven = training(source, 2, start=7)
-    alone = train_batch(source, options(), image_size=4, batch_size=8, seed=3, step=8, broken=BrokenPictures())
+    alone = train_batch(source, SPEC, Augmentation(), batch_size=8, seed=3, step=8, broken=BrokenPictures())
     assert_equal(from_start[7], from_seven[0])
     assert_equal(from_start[8], from_seven[1])
     assert_equal(from_start[8], alone)
@@ -90,7 +86,7 @@ def test_batch_is_a_function_of_seed_and_step():
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_together_make_the_same_batch(processes):
-    source = open_source(options(name="digits"), "train", 8)
+    source = open_source("digits", "train", {})
     whole = training(source, 3, start=2)
     parts = [training(source, 3, start=2, process=(i, processes)) for i in range(processes)]
     for step in range(3):
@@ -142,7 +138,7 @@ def test_broken_picture_is_masked_in_evaluation():
 @pytest.mark.parametrize("most", [0, 2])
 def test_one_broken_picture_too_many_ends_the_run(most):
     source = Numbers(20, broken=tuple(range(most + 1)))
-    with pytest.raises(UserError, match=rf"picture number \d .*, nor can {most} others.*config.data.most_broken"):
+    with pytest.raises(UserError, match=rf"picture number \d .*, nor can {most} others.*config.data.max_unreadable"):
         training(source, 5, broken=BrokenPictures(most))
     training(source, 5, broken=BrokenPictures(most + 1))
 
@@ -160,7 +156,7 @@ def test_truncated_jpeg_in_a_folder(tmp_path):
             cv2.imwrite(str(tmp_path / split / name / f"{i}.jpg"), np.full((20, 30, 3), 50 * i, np.uint8))
     victim = tmp_path / "test" / "cat" / "1.jpg"
     victim.write_bytes(victim.read_bytes()[:100])
-    source = open_source(options(name="folder", path=str(tmp_path)), "test", 4)
+    source = open_source("folder", "test", {"path": str(tmp_path), "train_split": "train"})
     broken = BrokenPictures()
     batches = evaluated(source, 4, broken=broken)
     assert broken.names == {"test/cat/1.jpg"}

@@ -5,18 +5,15 @@ import io
 import cv2
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
-from xception_jax import experiment
-from xception_jax.config import default
-from xception_jax.data.views import BrokenPictureError, central_crop, decode, preprocessing_fingerprint, random_view
+from xception_jax.data.decode import BrokenPictureError, decode
+from xception_jax.data.views import Augmentation, central_view, preprocessing_fingerprint, random_view
+from xception_jax.models.input_spec import InputSpec
 
 
-def options(**changes) -> ConfigDict:
-    data = experiment.resolve(default(), None).data
-    data.update(changes)
-    return data
+def view_of(image, seed, size, **augmentation):
+    return random_view(image, np.random.default_rng(seed), InputSpec(image_size=size), Augmentation(**augmentation))
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -45,10 +42,10 @@ def test_what_is_no_picture_is_refused(encoded):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("shape", [(320, 427), (500, 375), (96, 130)])
-def test_central_crop_is_resize_then_crop(shape, interpolation):
+def test_central_view_is_resize_then_crop(shape, interpolation):
     """Pillow's antialiased resize of the shorter side and central crop, as timm and torchvision do it."""
     image, size, fraction = photograph(*shape), 224, 0.875
-    ours = central_crop(image, size, options(crop_fraction=fraction, interpolation=interpolation))
+    ours = central_view(image, InputSpec(size, fraction, interpolation))
     scale = size / fraction / min(shape)
     resized = Image.fromarray(image).resize(
         (round(shape[1] * scale), round(shape[0] * scale)), getattr(Image.Resampling, interpolation.upper())
@@ -64,10 +61,10 @@ def test_random_crops_have_the_area_and_aspect_asked_for():
     """The picture's red and green are its coordinates, so a crop tells where it is from."""
     y, x = np.mgrid[:256, :256]
     image = np.stack([y, x, 0 * x], -1).astype(np.uint8)
-    data = options(crop_area=(0.3, 0.5), crop_aspect=(0.8, 1.25), flip=False)
+    drawn = {"crop_area": (0.3, 0.5), "crop_aspect": (0.8, 1.25), "flip": False}
     areas, aspects = [], []
     for seed in range(200):
-        view = random_view(image, np.random.default_rng(seed), 64, data).astype(np.float64)
+        view = view_of(image, seed, 64, **drawn).astype(np.float64)
         height, width = (np.ptp(view[..., c]) * 64 / 63 for c in (0, 1))
         areas.append(height * width / 256**2)
         aspects.append(width / height)
@@ -81,20 +78,19 @@ def test_random_crops_have_the_area_and_aspect_asked_for():
 def test_half_of_the_pictures_are_mirrored():
     image = np.zeros((32, 32, 3), np.uint8)
     image[:, 16:] = 255
-    data = options(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
-    mirrored = sum(random_view(image, np.random.default_rng(s), 32, data)[0, 0, 0] > 0 for s in range(400))
+    drawn = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0)}
+    mirrored = sum(view_of(image, seed, 32, **drawn)[0, 0, 0] > 0 for seed in range(400))
     assert 160 < mirrored < 240
 
 
 def test_long_picture_falls_back_to_its_centre():
     image = np.zeros((10, 1000, 3), np.uint8)
     image[:, 495:505] = 200
-    data = options(crop_area=(0.9, 1.0), crop_aspect=(1.0, 1.0), flip=False)
-    assert (random_view(image, np.random.default_rng(0), 10, data) == 200).all()
+    assert (view_of(image, 0, 10, crop_area=(0.9, 1.0), crop_aspect=(1.0, 1.0), flip=False) == 200).all()
 
 
-def test_fingerprint_changes_with_what_is_seen_and_nothing_else():
-    base = preprocessing_fingerprint(options(), 299)
-    assert preprocessing_fingerprint(options(crop_fraction=0.9), 299) != base
-    assert preprocessing_fingerprint(options(), 300) != base
-    assert preprocessing_fingerprint(options(flip=False, num_threads=3), 299) == base
+def test_fingerprint_changes_with_what_is_seen():
+    base = preprocessing_fingerprint(InputSpec())
+    assert preprocessing_fingerprint(InputSpec()) == base
+    for change in ({"crop_fraction": 0.9}, {"image_size": 300}, {"interpolation": "area"}):
+        assert preprocessing_fingerprint(InputSpec(**change)) != base

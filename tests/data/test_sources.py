@@ -6,20 +6,16 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
-from xception_jax import experiment
-from xception_jax.config import default
-from xception_jax.data import open_source
-from xception_jax.data.views import decode
+from xception_jax import config
+from xception_jax.data.decode import decode
+from xception_jax.data.sources import registry
 from xception_jax.errors import UserError
 
 
-def options(**changes) -> ConfigDict:
-    data = experiment.resolve(default(), None).data
-    data.update(changes)
-    return data
+def open_source(name, split, size=8, **changes):
+    return registry.open_source(name, split, {**config.default().data, "image_size": size, **changes})
 
 
 def jpeg(value: int, shape: tuple[int, int] = (40, 50)) -> bytes:
@@ -39,7 +35,7 @@ def make_folder(root, classes=("cat", "dog"), splits=("train", "validation", "te
 
 def test_folder_has_sorted_classes_and_named_examples(tmp_path):
     make_folder(tmp_path, classes=("b dog", "a cat"), suffix=".JPG")
-    source = open_source(options(name="folder", path=str(tmp_path)), "test", 8)
+    source = open_source("folder", "test", path=str(tmp_path))
     assert source.class_names == ("a cat", "b dog")
     assert [(source.example_id(i), source[i][1]) for i in range(len(source))] == [
         ("test/a cat/0.JPG", 0),
@@ -51,7 +47,7 @@ def test_folder_has_sorted_classes_and_named_examples(tmp_path):
 
 def test_folder_finds_val_for_validation(tmp_path):
     make_folder(tmp_path, splits=("train", "val"))
-    source = open_source(options(name="folder", path=str(tmp_path)), "validation", 8)
+    source = open_source("folder", "validation", path=str(tmp_path))
     assert source.example_id(0) == "val/cat/0.jpg"
 
 
@@ -59,7 +55,7 @@ def test_label_is_the_training_split_s(tmp_path):
     """A class that a split lacks does not move the others."""
     make_folder(tmp_path, classes=("a", "b", "c"), splits=("train",))
     make_folder(tmp_path, classes=("b", "c"), splits=("test",))
-    source = open_source(options(name="folder", path=str(tmp_path)), "test", 8)
+    source = open_source("folder", "test", path=str(tmp_path))
     assert [source[i][1] for i in range(len(source))] == [1, 2, 2]
 
 
@@ -76,18 +72,18 @@ def test_folder_says_what_is_missing(tmp_path, arrange, message):
     root = tmp_path / "data"
     arrange(root)
     with pytest.raises(UserError, match=message):
-        open_source(options(name="folder", path=str(root)), "train", 8)
+        open_source("folder", "train", path=str(root))
 
 
 def test_class_unknown_to_training_is_refused(tmp_path):
     make_folder(tmp_path, splits=("train",))
     make_folder(tmp_path, classes=("cat", "zebra"), splits=("test",))
     with pytest.raises(UserError, match="zebra"):
-        open_source(options(name="folder", path=str(tmp_path)), "test", 8)
+        open_source("folder", "test", path=str(tmp_path))
 
 
 def test_digits_splits_share_nothing_and_leave_nothing_out():
-    splits = [open_source(options(name="digits"), s, 8) for s in ("train", "validation", "test")]
+    splits = [open_source("digits", s) for s in ("train", "validation", "test")]
     assert [len(s) for s in splits] == [1257, 180, 360]
     names = [s.example_id(i) for s in splits for i in range(len(s))]
     assert sorted(names) == sorted(f"digits/{i}" for i in range(1797))
@@ -100,12 +96,12 @@ def test_digits_splits_share_nothing_and_leave_nothing_out():
 
 
 def test_synthetic_pictures_are_functions_of_their_position():
-    data = options(name="synthetic", num_examples=5, num_classes=3)
-    a, b = (open_source(data, "train", 16) for _ in range(2))
+    data = {"num_examples": 5, "num_classes": 3, "size": 16}
+    a, b = (open_source("synthetic", "train", **data) for _ in range(2))
     np.testing.assert_array_equal(a[4][0], b[4][0])
     assert a[4][0].shape == (16, 16, 3)
     assert not np.array_equal(a[4][0], a[3][0])
-    assert not np.array_equal(a[4][0], open_source(data, "test", 16)[4][0])
+    assert not np.array_equal(a[4][0], open_source("synthetic", "test", **data)[4][0])
 
 
 @pytest.fixture
@@ -139,7 +135,7 @@ def imagenet(tmp_path):
 
 
 def test_imagenet_is_read_without_tensorflow(imagenet):
-    source = open_source(options(name="imagenet2012", data_dir=str(imagenet)), "train", 8)
+    source = open_source("imagenet2012", "train", data_dir=str(imagenet))
     assert "tensorflow" not in sys.modules
     assert len(source) == 6
     assert len(source.class_names) == 1000
@@ -153,22 +149,22 @@ def test_imagenet_is_read_without_tensorflow(imagenet):
 
 def test_unknown_split_names_those_there_are(imagenet):
     with pytest.raises(UserError, match='no split "validaton"; did you mean "validation"'):
-        open_source(options(name="imagenet2012", data_dir=str(imagenet)), "validaton", 8)
+        open_source("imagenet2012", "validaton", data_dir=str(imagenet))
 
 
 def test_unprepared_data_set_says_how_to_prepare_it(tmp_path):
     with pytest.raises(UserError) as error:
-        open_source(options(name="cifar10", data_dir=str(tmp_path)), "train", 8)
+        open_source("cifar10", "train", data_dir=str(tmp_path))
     assert f"build cifar10 --file_format=array_record --data_dir={tmp_path}" in str(error.value)
 
 
 def test_other_formats_are_converted_in_place(imagenet):
     """`tfds convert_format` leaves the first format's name in the data set's description, and adds its own files."""
-    data = options(name="imagenet2012", data_dir=str(imagenet))
+    data = {"data_dir": str(imagenet)}
     (description,) = imagenet.rglob("dataset_info.json")
     description.write_text(description.read_text().replace('"array_record"', '"tfrecord"'))
-    assert len(open_source(data, "train", 8)[0][0]) > 0
+    assert len(open_source("imagenet2012", "train", **data)[0][0]) > 0
     for shard in description.parent.glob("*.array_record*"):
         shard.unlink()
     with pytest.raises(UserError, match=f"convert_format --dataset_version_dir={description.parent} "):
-        open_source(data, "train", 8)
+        open_source("imagenet2012", "train", **data)

@@ -11,10 +11,9 @@ from flax import nnx
 
 from tests import peers
 from xception_jax.errors import UserError
-from xception_jax.models import create_model
+from xception_jax.models import create_model, variables
 from xception_jax.models.layers import SeparableConv
 from xception_jax.ops.lowering import reference
-from xception_jax.training import state as train_state
 
 KINDS = ("inception_v3", "xception", "xception41", "xception41p")  # the others have more blocks of the same kinds
 
@@ -32,7 +31,7 @@ def with_stem(name, stem):
 
 def tiny(name, **options):
     """A narrow network for small pictures, its weights random."""
-    return train_state.merge(*jax.tree.map(jnp.asarray, peers.tiny(name, stem="small", **options)))
+    return variables.merge(*jax.tree.map(jnp.asarray, peers.tiny(name, stem="small", **options)))
 
 
 def initialised(name, **options):
@@ -213,7 +212,7 @@ def test_dropout_acts_in_training_only(name):
     x = pictures()
 
     def run(graphdef, weights, key=None):
-        model = train_state.merge(graphdef, weights)
+        model = variables.merge(graphdef, weights)
         return model(x) if key is None else model(x, train=True, rngs=nnx.Rngs(dropout=key))
 
     assert str(jax.make_jaxpr(run, 0)(graphdef, weights)) == str(jax.make_jaxpr(run, 0)(plain, weights))

@@ -45,8 +45,8 @@ def results(stride, train):
 )
 def test_block(platform, stride, train):
     computed = []
-    for context in (ops.reference(), contextlib.nullcontext()):
-        with ops.platform(platform), context:
+    for context in (ops.as_reference(), contextlib.nullcontext()):
+        with ops.for_platform(platform), context:
             computed.append(results(stride, train))
     for a, b in zip(*map(jax.tree.leaves, computed), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(a).max()))

@@ -8,14 +8,14 @@ import pytest
 
 from tests import peers
 from xception_jax.errors import UserError
-from xception_jax.training import state as train_state
+from xception_jax.models import variables
 
 METHODS = ("feature_pyramid", "features", "pooled_features", "__call__")
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def all_outputs(graphdef, weights, images):
-    model = train_state.merge(graphdef, weights)
+    model = variables.merge(graphdef, weights)
     return [getattr(model, method)(images) for method in METHODS]
 
 

@@ -9,8 +9,7 @@ import pytest
 from flax import nnx
 
 from tests import peers
-from xception_jax.models import create_model
-from xception_jax.training import state as train_state
+from xception_jax.models import create_model, variables
 
 NAMES = ["xception", "xception41", "xception41p"]
 
@@ -22,7 +21,7 @@ def network(name, **options):
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def run(graphdef, weights, x, seed, block):
     """Training: the network's logits, or a block's output and its shortcut's."""
-    model = train_state.merge(graphdef, weights)
+    model = variables.merge(graphdef, weights)
     rngs = nnx.Rngs(dropout=seed)
     if not block:
         return model(x, train=True, rngs=rngs)

@@ -1,6 +1,7 @@
 """Convolutions on the CPU against `lax` in float64, for values, gradients and second derivatives."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import hypothesis.strategies as st
@@ -154,7 +155,7 @@ def test_dispatch():
     assert primitives(*same, feature_group_count=6) == {"custom_vjp_call", "mul"}
     assert primitives(*same, kernel=(1, 1, 6, 4)) == {"dot_general"}
     assert primitives(*same, kernel=(3, 3, 6, 4)) == {"custom_vjp_call", "conv_general_dilated"}
-    with ops.reference():
+    with ops.as_reference():
         assert primitives(*same, feature_group_count=6) == {"conv_general_dilated"}
         assert primitives(*same, kernel=(1, 1, 6, 4)) == {"conv_general_dilated"}
     assert "mul" in primitives(*same, feature_group_count=6)
@@ -189,16 +190,18 @@ def test_other_layouts_are_lax():
 
 def test_setting():
     """It outlives nothing: not its context, not an error in it."""
-    with pytest.raises(ZeroDivisionError), ops.reference():
+    with pytest.raises(ZeroDivisionError), ops.as_reference():
         raise ZeroDivisionError
     assert "mul" in primitives((1, 1), "SAME", feature_group_count=6)
     with pytest.raises(UserError, match='unknown lowering "refrence"; did you mean "reference"'):
-        ops.set_lowering("refrence")
-    ops.set_lowering("reference")
-    try:
+        ops.Lowering("refrence")
+
+
+def test_setting_is_of_one_thread():
+    """Two experiments in two threads do not decide for each other."""
+    with ops.as_reference(), ThreadPoolExecutor(1) as other:
+        assert "mul" in other.submit(primitives, (1, 1), "SAME", feature_group_count=6).result()
         assert primitives((1, 1), "SAME", feature_group_count=6) == {"conv_general_dilated"}
-    finally:
-        ops.set_lowering("auto")
 
 
 @pytest.fixture
@@ -213,7 +216,6 @@ def measured(monkeypatch):
 
     yield table
     lowering.is_faster.cache_clear()
-    ops.set_lowering("auto")
 
 
 @pytest.mark.parametrize(
@@ -228,9 +230,8 @@ def test_the_table_decides(measured, operator, kernel, groups):
 
     measured({operator: (5, 4)})
     assert plain()
-    ops.set_lowering("fast")
-    assert not plain()
-    ops.set_lowering("auto")
+    with ops.use(ops.Lowering("fast")):
+        assert not plain()
     measured({operator: (5, 4)}, {operator: (1, 3)})  # 6 against 7
     assert not plain()
     measured({})
@@ -249,10 +250,10 @@ def test_other_platforms_keep_the_reference(monkeypatch):
 
 
 def test_operators_can_be_traced_for_another_platform():
-    with ops.platform("tpu"):
+    with ops.for_platform("tpu"):
         assert primitives((1, 1), "SAME", feature_group_count=6) == {"conv_general_dilated"}
-        with ops.platform("cpu"):
+        with ops.for_platform("cpu"):
             assert "mul" in primitives((1, 1), "SAME", feature_group_count=6)
     assert "mul" in primitives((1, 1), "SAME", feature_group_count=6)
-    with pytest.raises(UserError, match='unknown platform "tpus"; did you mean "tpu"'), ops.platform("tpus"):
+    with pytest.raises(UserError, match='unknown platform "tpus"; did you mean "tpu"'), ops.for_platform("tpus"):
         pass

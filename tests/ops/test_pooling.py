@@ -16,7 +16,7 @@ FEW = settings(max_examples=8, deadline=None, derandomize=True)
 
 @pytest.fixture(scope="module", params=["cpu", "gpu"], autouse=True)
 def platform(request):
-    with ops.platform(request.param):
+    with ops.for_platform(request.param):
         yield
 
 
@@ -52,7 +52,7 @@ def test_max_pool(window, stride, padding, size, dtype):
 
 
 def _reference(x, *args):
-    with ops.reference():
+    with ops.as_reference():
         assert "reduce_window" in str(jax.make_jaxpr(lambda x: ops.max_pool(x, *args))(x))
         return value_and_derivatives(x, *args)
 
@@ -87,7 +87,7 @@ def test_dilated_max_pool(window, stride, dilation, padding):
         window_dilation=(1, dilation, dilation, 1),
     )
     np.testing.assert_array_equal(ops.max_pool(x, window, stride, padding, dilation), expected)
-    with ops.reference():
+    with ops.as_reference():
         np.testing.assert_array_equal(ops.max_pool(x, window, stride, padding, dilation), expected)
 
 

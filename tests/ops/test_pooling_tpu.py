@@ -77,7 +77,7 @@ def test_pool_of_an_affine_function(padding):
             y = ops.affine_max_pool(*args, 3, 2, padding)
             return jnp.sum(jnp.sin(y.astype(jnp.float32))), y
 
-        with ops.platform(platform):
+        with ops.for_platform(platform):
             return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, scale, shift)
 
     for ours, expected in zip(jax.tree.leaves(results("tpu")), jax.tree.leaves(results("gpu")), strict=True):
@@ -110,7 +110,7 @@ def test_where_they_are_used(monkeypatch, padding):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     monkeypatch.setattr(kernels, "device_kind", lambda: "TPU7x")
     x, vector = np.zeros((8, 7, 6, 130), jnp.bfloat16), np.ones(130, np.float32)
-    with ops.platform("tpu"):
+    with ops.for_platform("tpu"):
         pool = lambda x: ops.affine_max_pool(x, vector, vector, 3, 2, padding).astype(jnp.float32)  # noqa: E731
         f = jax.jit(jax.value_and_grad(lambda x: pool(x).sum()))
         lowered = f.trace(x).lower(lowering_platforms=("tpu",))

@@ -15,7 +15,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 @pytest.fixture(autouse=True)
 def platform():
-    with ops.platform("gpu"):
+    with ops.for_platform("gpu"):
         yield
 
 

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
 from xception_jax.ops import kernels, reference
-from xception_jax.ops.reference import Settings, Weights
+from xception_jax.ops.reference import Parameters, Settings
 from xception_jax.ops.tpu import separable as separable_tpu
 from xception_jax.parallel.mesh import data_mesh
 
@@ -23,7 +23,7 @@ def arguments(batch, height, width, channels, out, dtype=np.float32):
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     x, scale, shift = normal(batch, height, width, channels), normal(channels), normal(channels)
     depthwise, pointwise = normal(3, 3, 1, channels), normal(1, 1, channels, out) / np.sqrt(channels)
-    return x.astype(dtype), Weights(scale, shift, depthwise.astype(dtype), pointwise.astype(dtype))
+    return x.astype(dtype), Parameters(scale, shift, depthwise.astype(dtype), pointwise.astype(dtype))
 
 
 def derivatives(convolve, x, weights, settings):
@@ -153,6 +153,6 @@ def test_where_they_are_used(monkeypatch, dtype, calls):
         y, mean, _ = ops.normalized_separable_conv(x, *weights, relu=True)
         return y.astype(jnp.float32).sum() + mean.sum()
 
-    with ops.platform("tpu"):
+    with ops.for_platform("tpu"):
         lowered = jax.jit(jax.grad(loss)).trace(x, weights).lower(lowering_platforms=("tpu",))
     assert lowered.as_text().count("@tpu_custom_call") == calls

@@ -14,9 +14,10 @@ import pytest
 from configs.quickstart import get_config
 from xception_jax import experiment
 from xception_jax.errors import UserError
+from xception_jax.models.variables import num_bytes, num_parameters
 from xception_jax.planning.compiled_step import Plan, largest_batch, needed_and_available
 from xception_jax.planning.topology import open_topology
-from xception_jax.training.state import num_bytes, num_parameters
+from xception_jax.training.recipe import create_recipe
 from xception_jax.training.summary import count_layers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -135,8 +136,8 @@ def test_plan_of_a_network_whose_needs_are_known(tmp_path):
     config = get_config()
     config.batch_size, config.model.width, config.model.middle_blocks = 8, 0.05, 0
     config.data.name, config.data.num_classes = "synthetic", 7
-    run = experiment.create(config, jax.devices()[:2])
-    state, memory = num_bytes(run.abstract_state), plan["memory"]
+    run = experiment.create(config, devices=jax.devices()[:2])
+    state, memory = num_bytes(create_recipe(run).abstract_state), plan["memory"]
     assert memory["arguments"] == state + 4 * (32 * 32 * 3 + 4)
     assert memory["shared"] == state  # every buffer is donated
     assert plan["needed"] > memory["arguments"] + memory["temporary"]

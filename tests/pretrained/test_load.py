@@ -14,12 +14,12 @@ from flax import nnx
 from tests import peers
 from xception_jax.errors import UserError
 from xception_jax.formats import writing
+from xception_jax.models import variables
 from xception_jax.models.input_spec import InputSpec, Normalization
 from xception_jax.pretrained import create_model, hub, load, transplant
 from xception_jax.pretrained.layouts.table import to_foreign, to_ours
 from xception_jax.pretrained.layouts.timm import timm_table
 from xception_jax.pretrained.pretrained import imagenet_classes
-from xception_jax.training import state as train_state
 
 SIZE = 97  # odd, so that "same" and symmetric padding differ
 CLASSES = 7
@@ -77,7 +77,7 @@ def assert_same(a, b):
 def state_dict(name="xception", num_classes=CLASSES):
     """Zeros under timm's names."""
     model = nnx.eval_shape(lambda: create_model(name, num_classes=num_classes))
-    weights = train_state.split(model)[1]
+    weights = variables.split(model)[1]
     return to_foreign(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), weights), timm_table(name))
 
 
@@ -154,7 +154,7 @@ def test_every_array_is_accounted_for(tmp_path, change, message):
 def test_head_of_another_class_count_is_replaced_and_said_so(tmp_path):
     path = saved(tmp_path, state_dict())
     model = nnx.eval_shape(lambda: create_model("xception", num_classes=3))
-    trained, report = transplant(load(path), train_state.split(model)[1])
+    trained, report = transplant(load(path), variables.split(model)[1])
     assert "drawn afresh in place of those of 7 classes: head/logits/bias, head/logits/kernel" in report
     assert trained.params["head"]["logits"]["kernel"] is None
     assert trained.params["block1"]["conv1"]["kernel"] is not None
@@ -164,7 +164,7 @@ def test_weights_of_a_network_of_another_width_are_refused(tmp_path):
     pretrained = load(saved(tmp_path, state_dict()))
     model = nnx.eval_shape(lambda: create_model("xception", width=0.5))
     with pytest.raises(UserError, match="of another shape: block1/conv1/kernel"):
-        transplant(pretrained, train_state.split(model)[1])
+        transplant(pretrained, variables.split(model)[1])
 
 
 def test_imagenet_classes_are_in_the_usual_order():

@@ -12,9 +12,8 @@ from flax import nnx
 from xception_jax.data import stain
 from xception_jax.formats.errors import WeightsFileError
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
-from xception_jax.models import create_model
+from xception_jax.models import create_model, variables
 from xception_jax.pretrained.layouts import slideflow
-from xception_jax.training import state as train_state
 
 FOLDER = Path(__file__).parent / "fixtures" / "pathology"
 
@@ -34,8 +33,8 @@ def copy(tmp_path):
 def filled(pathology):
     """Our network with a model's weights: every array has one of the same shape."""
     model = create_model("xception", num_classes=pathology.num_classes, rngs=nnx.Rngs(0), **pathology.options)
-    graphdef, fresh = train_state.split(model)
-    return train_state.merge(graphdef, jax.tree.map(lambda ours, x: x.reshape(ours.shape), fresh, pathology.weights))
+    graphdef, fresh = variables.split(model)
+    return variables.merge(graphdef, jax.tree.map(lambda ours, x: x.reshape(ours.shape), fresh, pathology.weights))
 
 
 def change_params(folder, **changes):

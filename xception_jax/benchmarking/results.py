@@ -3,15 +3,14 @@
 import datetime
 import os
 import platform
-import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from xception_jax.terminal import console
 
 Row = dict[str, Any]
 SPREAD = ("median", "low", "high")
@@ -53,27 +52,27 @@ def processor() -> str:
 
 def show(rows: list[Row], machine: dict[str, Any]) -> None:
     """Prints a table for each subject, and what was left out."""
-    console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(f"{processor()}, {os.cpu_count()} cores; {', '.join(f'{k} {v}' for k, v in versions().items())}")
+    out = console.console()
+    out.print(f"{processor()}, {os.cpu_count()} cores; {', '.join(f'{k} {v}' for k, v in versions().items())}")
     if machine:
-        console.print(
+        out.print(
             f"{machine['num_devices']} x {machine['device']}: a copy moves "
             f"{amount(machine['bytes_per_second']['median'])}B/s, a matrix product computes "
             f"{amount(machine['flops_per_second']['median'])}FLOP/s"
         )
     for what in dict.fromkeys(row["what"] for row in rows):
         lines = [line for row in rows if row["what"] == what for line in _lines(row, machine)]
-        console.print(_table(what, lines))
+        out.print(_table(what, lines))
     for row in rows:
         for side, figures in row["sides"].items():
             if "left_out" in figures:
-                console.print(f"left out: {row['what']} {row['name']}, {side}: {figures['left_out']}")
+                out.print(f"left out: {row['what']} {row['name']}, {side}: {figures['left_out']}")
 
 
 def _table(title: str, lines: list[dict[str, str]]) -> Table:
     """A table of lines, from a column's name to a text."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     columns = list(dict.fromkeys(column for line in lines for column in line))
+    table = console.table(title=title)
     for column in columns:
         table.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
     for line in lines:

@@ -23,8 +23,8 @@ def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
     config = experiment.config
     batch = train_batch(
         experiment.source,
-        config.data,
-        image_size=config.image_size,
+        experiment.input,
+        experiment.augmentation,
         batch_size=config.batch_size,
         seed=config.seed,
         step=step,

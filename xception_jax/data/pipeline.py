@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
 
+from xception_jax.data.decode import BrokenPictureError, decode
 from xception_jax.data.sources.base import Source
-from xception_jax.data.views import BrokenPictureError, central_crop, decode, normalize_stain, random_view
+from xception_jax.data.views import Augmentation, Views, central_view, normalize_stain, random_view
 from xception_jax.errors import UserError
+from xception_jax.models.input_spec import InputSpec
 
 # image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; in evaluation mask bool [B].
 Batch = dict[str, np.ndarray]
@@ -48,7 +49,7 @@ class BrokenPictures:
             if len(self.names) == self._most:
                 raise UserError(
                     f"picture {name} cannot be read ({reason}), nor can {self._most} others, which is as many as "
-                    "config.data.most_broken allows; mend or remove them, or raise it"
+                    "config.data.max_unreadable allows; mend or remove them, or raise it"
                 )
             self.names.add(name)
             logging.warning("skipped broken picture %s: %s", name, reason)
@@ -78,7 +79,7 @@ class Reader:
             return None
 
     def readable(self, index: int, view: View) -> tuple[int, np.ndarray, int]:
-        """The first readable example from `index` on: a broken picture is stood in for by the next in the source.
+        """The first readable example from `index` on: a broken picture is replaced by the next in the source.
 
         Returns:
           Its index, view and label.
@@ -114,7 +115,7 @@ class Order:
 
 
 def _training(
-    source: Source, data: ConfigDict, image_size: int, batch_size: int, seed: int, broken: BrokenPictures
+    source: Source, spec: InputSpec, augmentation: Augmentation, batch_size: int, seed: int, broken: BrokenPictures
 ) -> grain.MapDataset:
     """The endless stream of training batches, by position."""
     read = Reader(source, broken)
@@ -122,7 +123,7 @@ def _training(
     order = Order(len(source), seed)  # quicker than Grain's shuffle, which took 6 % of an example's time
 
     def example(position: int, rng: np.random.Generator) -> Example:
-        view = lambda picture: random_view(picture, rng, image_size, data)  # noqa: E731
+        view = lambda picture: random_view(picture, rng, spec, augmentation)  # noqa: E731
         index, image, label = read.readable(order[position], view)
         return {"image": image, "label": np.int32(label), "index": np.int32(index)}
 
@@ -131,13 +132,14 @@ def _training(
 
 def train_batches(
     source: Source,
-    data: ConfigDict,
+    spec: InputSpec,
+    augmentation: Augmentation,
     *,
-    image_size: int,
     batch_size: int,
     seed: int,
     start_step: int,
     broken: BrokenPictures,
+    threads: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -147,54 +149,55 @@ def train_batches(
 
     Args:
       source: the training split.
-      data: `config.data`.
-      image_size: S.
+      spec: what the network expects of its pictures; image_size is S.
+      augmentation: what is drawn for each picture.
       batch_size: B, of all processes together.
       seed: with the step, decides the batch.
       start_step: the first step, from 0.
-      broken: collects the pictures that were stood in for.
+      broken: collects the pictures that were replaced.
+      threads: that decode; 0: as many as cores.
       process_index, process_count: which rows.
     """
-    batches = _training(source, data, image_size, batch_size // process_count, seed, broken)
+    batches = _training(source, spec, augmentation, batch_size // process_count, seed, broken)
     mine = batches[process_index + start_step * process_count :: process_count]
-    return _threaded(mine, data)
+    return _threaded(mine, threads)
 
 
 def train_batch(
     source: Source,
-    data: ConfigDict,
+    spec: InputSpec,
+    augmentation: Augmentation,
     *,
-    image_size: int,
     batch_size: int,
     seed: int,
     step: int,
     broken: BrokenPictures,
 ) -> Batch:
-    """The whole training batch of one step."""
-    return _training(source, data, image_size, batch_size, seed, broken)[step]
+    """The whole training batch of one step. Arguments as in `train_batches`."""
+    return _training(source, spec, augmentation, batch_size, seed, broken)[step]
 
 
 def evaluation_batches(
     source: Source,
-    data: ConfigDict,
+    spec: InputSpec,
     *,
-    image_size: int,
     batch_size: int,
     broken: BrokenPictures,
+    views: Views = central_view,
+    threads: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    crop: Callable[[np.ndarray, int, ConfigDict], np.ndarray] = central_crop,
 ) -> Iterator[Batch]:
     """This process's rows of the batches that hold each example once, in order; the last one is padded.
 
-    `mask` is False in rows that are padding or whose picture is broken. Arguments as in `train_batches`; `crop` makes
+    `mask` is False in rows that are padding or whose picture is broken. Arguments as in `train_batches`; `views` makes
     what is seen of a picture. Every process gets the same number of batches.
     """
     read = Reader(source, broken)
-    blank = crop(np.zeros((image_size, image_size, 3), np.uint8), image_size, data)
+    blank = views(np.zeros((spec.image_size, spec.image_size, 3), np.uint8), spec)
 
     def view(picture: bytes | np.ndarray) -> np.ndarray:
-        return crop(normalize_stain(decode(picture), data), image_size, data)
+        return views(normalize_stain(decode(picture), spec), spec)
 
     def example(position: int) -> Example:
         seen = read(position, view) if position < len(source) else None
@@ -208,11 +211,11 @@ def evaluation_batches(
 
     num_batches = -(-len(source) // batch_size)
     batches = grain.MapDataset.range(num_batches * batch_size).map(example).batch(batch_size // process_count)
-    return _threaded(batches[process_index::process_count], data)
+    return _threaded(batches[process_index::process_count], threads)
 
 
-def _threaded(batches: grain.MapDataset, data: ConfigDict) -> Iterator[Batch]:
+def _threaded(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
     """Iterates with threads that work ahead; OpenCV releases the interpreter's lock."""
-    threads = data.num_threads or os.cpu_count() or 1
+    threads = threads or os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(batches.to_iter_dataset(options))

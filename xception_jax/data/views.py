@@ -3,54 +3,54 @@
 Shape legend: H height, W width, S side. Pictures are uint8, RGB.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from ml_collections import ConfigDict
 
-from xception_jax.data import jpeg
+from xception_jax.data.decode import REDUCTIONS, BrokenPictureError, decode, decode_top, read_header
 from xception_jax.data.stain import Reinhard
+from xception_jax.errors import UserError
+from xception_jax.extension.names import Registry
+from xception_jax.models.input_spec import InputSpec
 
 # Raised by one whenever evaluated pixels change.
 VERSION = 1
 # Area averaging wherever a picture shrinks: the others would skip pixels between those they look at.
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 
-cv2.setNumThreads(0)  # the pipeline's threads each work on a picture of their own
-
-
-class BrokenPictureError(ValueError):
-    """Bytes that are no picture."""
-
-
-def decode(encoded: bytes | np.ndarray) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP or BMP to uint8 [H, W, 3], whatever its colours; an EXIF rotation is not applied.
-
-    Pixels are returned as they are.
-
-    Raises:
-      BrokenPictureError: the bytes cannot be decoded.
-    """
-    if isinstance(encoded, np.ndarray):
-        return encoded
-    data = np.frombuffer(encoded, np.uint8)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    except cv2.error as e:
-        raise BrokenPictureError(str(e)) from None
-    if image is None:
-        raise BrokenPictureError("it is no JPEG, PNG, WebP or BMP picture, or it is damaged")
-    return image
-
 
 def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     """Resizes to uint8 [size, size, 3]; shrinks by area averaging."""
     shrinks = min(image.shape[:2]) > size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])
+
+
+# An augmentation of the user's: from a view, uint8 [S, S, 3], and the generator that belongs to it, to another view.
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+AUGMENTATIONS: Registry[Augment] = Registry("augmentation", {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What training draws anew for each view of a picture.
+
+    Attributes:
+      crop_area: of the crop, smallest and largest share of the picture's.
+      crop_aspect: of the crop, smallest and largest width over height.
+      flip: whether half of the views are mirrored.
+      augment: what is done to the finished view, or None.
+    """
+
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    augment: Augment | None = None
 
 
 class Crop(NamedTuple):
@@ -72,17 +72,19 @@ class Crop(NamedTuple):
         return Crop(top, left, bottom - top, right - left)
 
 
-def random_view(picture: bytes | np.ndarray, rng: np.random.Generator, size: int, data: ConfigDict) -> np.ndarray:
+def random_view(
+    picture: bytes | np.ndarray, rng: np.random.Generator, spec: InputSpec, augmentation: Augmentation
+) -> np.ndarray:
     """A training view: a crop of random area and aspect (Szegedy et al., 2014), resized, mirrored half of the time.
 
     Of a JPEG no row below the crop is decoded, and where the crop is n = 2, 4 or 8 times as large as the view, its
-    pixels are decoded n times smaller. Evaluated pixels are all decoded, see `central_crop`.
+    pixels are decoded n times smaller. Evaluated pixels are all decoded, see `central_view`.
 
     Args:
       picture: encoded, or uint8 [H, W, 3].
-      rng: draws the crop.
-      size: S.
-      data: `crop_area` and `crop_aspect` (ranges), `flip`, `interpolation`, `stain_means` and `stain_stds`.
+      rng: draws all that is random.
+      spec: what the network expects: size S, interpolation, stain.
+      augmentation: what is drawn.
 
     Returns:
       uint8 [S, S, 3].
@@ -90,24 +92,37 @@ def random_view(picture: bytes | np.ndarray, rng: np.random.Generator, size: int
     Raises:
       BrokenPictureError: the picture cannot be decoded.
     """
-    header = jpeg.read_header(picture) if isinstance(picture, bytes) else None
-    if isinstance(picture, np.ndarray) or header is None or data.stain_means:  # those depend on all pixels
-        image = normalize_stain(decode(picture), data)
-        crop = random_crop(rng, image.shape[0], image.shape[1], data)
+    size = spec.image_size
+    header = read_header(picture) if isinstance(picture, bytes) else None
+    if isinstance(picture, np.ndarray) or header is None or spec.stain:  # those depend on all pixels
+        image = normalize_stain(decode(picture), spec)
+        crop = random_crop(rng, image.shape[0], image.shape[1], augmentation)
     else:
-        crop = random_crop(rng, header.height, header.width, data)
-        reduction = next((n for n in jpeg.REDUCTIONS if min(crop.height, crop.width) >= n * size), 1)
-        top = jpeg.decode_top(picture, header, crop.y + crop.height, reduction)
+        crop = random_crop(rng, header.height, header.width, augmentation)
+        reduction = next((n for n in REDUCTIONS if min(crop.height, crop.width) >= n * size), 1)
+        top = decode_top(picture, header, crop.y + crop.height, reduction)
         if top is None:
             raise BrokenPictureError("it is a damaged JPEG picture")
         image, crop = top, crop.reduced(reduction)
-    view = _resize_view(crop.of(image), size, data.interpolation)
-    return cv2.flip(view, 1) if data.flip and rng.random() < 0.5 else view
+    view = _resize_view(crop.of(image), size, spec.interpolation)
+    if augmentation.flip and rng.random() < 0.5:
+        view = cv2.flip(view, 1)
+    return view if augmentation.augment is None else _augmented(view, rng, augmentation.augment)
 
 
-def random_crop(rng: np.random.Generator, height: int, width: int, data: ConfigDict) -> Crop:
+def _augmented(view: np.ndarray, rng: np.random.Generator, augment: Augment) -> np.ndarray:
+    """What the user's augmentation makes of a view, checked."""
+    result = np.asarray(augment(view, rng))
+    if result.shape != view.shape or result.dtype != np.uint8:
+        raise UserError(
+            f"the augmentation returned {result.dtype} {list(result.shape)}; it must return uint8 {list(view.shape)}"
+        )
+    return result
+
+
+def random_crop(rng: np.random.Generator, height: int, width: int, augmentation: Augmentation) -> Crop:
     """A rectangle of random area and aspect; where ten tries do not fit into the picture, its central square."""
-    (least, most), (flattest, tallest) = data.crop_area, data.crop_aspect
+    (least, most), (flattest, tallest) = augmentation.crop_area, augmentation.crop_aspect
     for _ in range(10):
         area = rng.uniform(least, most) * height * width
         aspect = math.exp(rng.uniform(math.log(flattest), math.log(tallest)))
@@ -124,57 +139,60 @@ def _resize_view(image: np.ndarray, size: int, interpolation: str) -> np.ndarray
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])
 
 
-def central_crop(image: np.ndarray, size: int, data: ConfigDict) -> np.ndarray:
+# From a picture uint8 [H, W, 3] to what is seen of it, uint8 [..., S, S, 3].
+Views = Callable[[np.ndarray, InputSpec], np.ndarray]
+
+
+def central_view(image: np.ndarray, spec: InputSpec) -> np.ndarray:
     """The evaluated view: the central square whose side is `crop_fraction` of the shorter side, resized.
 
-    It is what resizing the shorter side to `size / crop_fraction` and cropping the centre shows, in one resize.
+    It is what resizing the shorter side to `image_size / crop_fraction` and cropping the centre shows, in one resize.
 
     Args:
       image: uint8 [H, W, 3].
-      size: S.
-      data: `crop_fraction`, `interpolation`.
+      spec: size S, crop fraction and interpolation.
 
     Returns:
       uint8 [S, S, 3].
     """
     height, width = image.shape[:2]
-    side = max(1, round(min(height, width) * data.crop_fraction))
+    side = max(1, round(min(height, width) * spec.crop_fraction))
     y, x = (height - side) // 2, (width - side) // 2
-    return resize(image[y : y + side, x : x + side], size, data.interpolation)
+    return resize(image[y : y + side, x : x + side], spec.image_size, spec.interpolation)
 
 
-def normalize_stain(image: np.ndarray, data: ConfigDict) -> np.ndarray:
-    """The picture in the colours that histology is asked to have (`stain_means`, `stain_stds`), or as it is."""
-    return Reinhard(data.stain_means, data.stain_stds)(image) if data.stain_means else image
+def ten_views(image: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """The centre and the four corners, each as large as `central_view`'s square, and their mirror images.
 
-
-def ten_crops(image: np.ndarray, size: int, data: ConfigDict) -> np.ndarray:
-    """The centre and the four corners, each as large as `central_crop`'s square, and their mirror images.
-
-    Args and their meaning as of `central_crop`.
+    Args and their meaning as of `central_view`.
 
     Returns:
       uint8 [10, S, S, 3].
     """
     height, width = image.shape[:2]
-    side = max(1, round(min(height, width) * data.crop_fraction))
+    side = max(1, round(min(height, width) * spec.crop_fraction))
     bottom, right = height - side, width - side
     corners = ((bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right))
-    crops = [resize(image[y : y + side, x : x + side], size, data.interpolation) for y, x in corners]
+    crops = [resize(image[y : y + side, x : x + side], spec.image_size, spec.interpolation) for y, x in corners]
     return np.stack([view for crop in crops for view in (crop, crop[:, ::-1])])
 
 
-def preprocessing_fingerprint(data: ConfigDict, image_size: int) -> str:
+def normalize_stain(image: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """The picture in the colours that histology is asked to have, or as it is."""
+    return Reinhard(*spec.stain)(image) if spec.stain else image
+
+
+def preprocessing_fingerprint(spec: InputSpec) -> str:
     """A hash of all that decides the pixels which evaluation sees."""
     facts = {
         "version": VERSION,
-        "image_size": image_size,
-        "crop_fraction": data.crop_fraction,
-        "interpolation": data.interpolation,
-        "mean": data.mean,
-        "std": data.std,
-        "standardize": data.standardize,
-        "stain": [data.stain_means, data.stain_stds],
+        "image_size": spec.image_size,
+        "crop_fraction": spec.crop_fraction,
+        "interpolation": spec.interpolation,
+        "mean": spec.normalization.mean,
+        "std": spec.normalization.std,
+        "standardize": spec.normalization.standardize,
+        "stain": spec.stain or [(), ()],
         "opencv": cv2.__version__,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

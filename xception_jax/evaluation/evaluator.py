@@ -7,78 +7,114 @@ from typing import Any
 import jax
 import numpy as np
 
-from xception_jax.data import BrokenPictures, Source, evaluation_batches, open_source, preprocessing_fingerprint
+from xception_jax.data import BrokenPictures, Source, evaluation_batches, preprocessing_fingerprint
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
+from xception_jax.evaluation.step import Batch, Metrics, make_eval_step
 from xception_jax.experiment import Experiment
+from xception_jax.models.variables import Weights, num_parameters
 from xception_jax.parallel import processes
 from xception_jax.parallel.mesh import gathered, put_batch
-from xception_jax.training.state import TrainState, Weights, num_parameters
-from xception_jax.training.step import Batch, Metrics
+
+EvalStep = Callable[[Weights, Batch], Metrics]
+
+
+def eval_step(experiment: Experiment) -> EvalStep:
+    """The evaluation step of an experiment; all splits share it, so that it is compiled once."""
+    return make_eval_step(
+        experiment.graphdef,
+        experiment.num_classes,
+        experiment.mesh,
+        experiment.input.normalization,
+        experiment.weights_shardings,
+        loss=experiment.evaluation_loss,
+        metrics=experiment.metrics,
+        lowering=experiment.lowering,
+    )
 
 
 class Evaluator:
-    """Evaluates one split of an experiment's data."""
+    """Evaluates one split of an experiment's data.
 
-    def __init__(self, experiment: Experiment, split: str):
+    Args:
+      experiment: the network and its data.
+      split: the split's name.
+      step: `eval_step` of the experiment.
+
+    Raises:
+      UserError: there is no such split, or it has other classes than the training split.
+    """
+
+    def __init__(self, experiment: Experiment, split: str, step: EvalStep):
         self.split = split
-        self._experiment = experiment
-        self._source = open_split(experiment, split)
-
-    def weights_of(self, state: TrainState) -> Weights:
-        """The weights that are evaluated: the averaged ones where the run has them and the config asks for them."""
-        averaged = self._experiment.config.evaluation.averaged and state.averaged is not None
-        return state.averaged if averaged else state.weights  # type: ignore[return-value]
+        self._experiment, self._step = experiment, step
+        self.source = open_split(experiment, split)
 
     def predict(
-        self, state: TrainState, check: Callable[[], None] = lambda: None
+        self, weights: Weights, check: Callable[[], None] = lambda: None
     ) -> tuple[report.Predictions, list[str]]:
         """What the network says of each example, in the split's order, and the names of those it could not read.
 
         `check` is called before each batch, and breaks off by raising.
         """
-        c = self._experiment.config
+        e = self._experiment
         batches = evaluation_batches(
-            self._source,
-            c.data,
-            image_size=c.image_size,
-            batch_size=self._experiment.evaluation_batch_size,
+            self.source,
+            e.input,
+            batch_size=e.evaluation_batch_size,
+            threads=e.config.data.num_threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            broken=BrokenPictures(c.data.most_broken),
+            broken=BrokenPictures(e.config.data.max_unreadable),
         )
-        rows = collect(self._experiment.eval_step, self.weights_of(state), batches, self._experiment.mesh, check)
+        rows = collect(self._step, weights, batches, e.mesh, check)
         read = set(rows["index"].tolist())
-        skipped = [self._source.example_id(i) for i in range(len(self._source)) if i not in read]
+        skipped = [self.source.example_id(i) for i in range(len(self.source)) if i not in read]
         predictions = report.Predictions(
-            ids=[self._source.example_id(int(i)) for i in rows["index"]],
+            ids=[self.source.example_id(int(i)) for i in rows["index"]],
             labels=rows["label"],
             top5=rows["top5"],
             confidence=rows["confidence"],
             loss=rows["loss"],
+            own={name: rows[name] for name in e.metrics},
         )
         if len(predictions.ids) == 0:
-            raise UserError(f'none of the {len(self._source)} pictures of split "{self.split}" could be read')
+            raise UserError(f'none of the {len(self.source)} pictures of split "{self.split}" could be read')
         return predictions, sorted(skipped)
 
     def certify(
-        self, state: TrainState, predictions: report.Predictions, skipped: list[str], workdir: Path
+        self,
+        weights: Weights,
+        predictions: report.Predictions,
+        skipped: list[str],
+        workdir: Path,
+        *,
+        step: int,
+        averaged: bool,
     ) -> dict[str, Any]:
-        """Writes the certificate of `predictions` into the work directory and returns it."""
-        c, weights = self._experiment.config, self.weights_of(state)
+        """Writes the certificate of `predictions` into the work directory and returns it.
+
+        Args:
+          weights: that were evaluated.
+          predictions, skipped: what `predict` returned.
+          workdir: the run's folder.
+          step: optimizer steps that the weights were trained for.
+          averaged: whether they are Polyak averages.
+        """
+        e = self._experiment
         record = report.certificate(
             predictions,
             split=self.split,
-            split_size=len(self._source),
+            split_size=len(self.source),
             skipped=skipped,
-            class_names=list(self._source.class_names),
-            weights_hash=report.hash_weights(gathered(weights, self._experiment.mesh)),
-            preprocessing=preprocessing_fingerprint(c.data, c.image_size),
-            averaged=weights is state.averaged,
-            step=int(state.step),
-            model_name=c.model.name,
+            class_names=list(self.source.class_names),
+            weights_hash=report.hash_weights(gathered(weights, e.mesh)),
+            preprocessing=preprocessing_fingerprint(e.input),
+            averaged=averaged,
+            step=step,
+            model_name=e.config.model.name,
             num_parameters=num_parameters(weights),
-            config=c.to_dict(),
+            config=e.config.to_dict(),
         )
         if processes.primary():
             report.write(workdir, record, predictions)
@@ -120,8 +156,8 @@ def _kept(outputs: dict[str, jax.Array]) -> dict[str, np.ndarray]:
 
 def open_split(experiment: Experiment, split: str) -> Source:
     """A split of the experiment's data, with the classes of its training split."""
-    c = experiment.config
-    source = open_source(c.data, split, c.image_size)
-    if source.class_names != experiment.source.class_names:
-        raise UserError(f'split "{split}" has other classes than split "{c.data.train_split}"')
+    source = experiment.open_split(split)
+    if tuple(source.class_names) != tuple(experiment.source.class_names):
+        trained = experiment.config.data.train_split
+        raise UserError(f'split "{split}" has other classes than split "{trained}"')
     return source

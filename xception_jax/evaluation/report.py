@@ -12,10 +12,8 @@ import hashlib
 import io
 import json
 import math
-import platform
 import re
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,9 @@ import numpy as np
 
 from xception_jax.errors import UserError, suggest
 from xception_jax.evaluation import statistics
-from xception_jax.version import __version__
-from xception_jax.workdir import atomic
+from xception_jax.workdir import atomic, identity
+
+OWN = "metric/"  # how columns of the run's own metrics begin
 
 
 @dataclasses.dataclass
@@ -37,7 +36,8 @@ class Predictions:
       labels: int32 [N], 0..K-1.
       top5: int32 [N, min(5, K)], the most probable classes, the first first.
       confidence: float32 [N], softmax probability of the most probable class, 0..1.
-      loss: float32 [N], cross-entropy in nats, without label smoothing.
+      loss: float32 [N], cross-entropy in nats without label smoothing, or the run's own loss.
+      own: float32 [N] each, the run's own metrics by name.
     """
 
     ids: list[str]
@@ -45,9 +45,11 @@ class Predictions:
     top5: np.ndarray
     confidence: np.ndarray
     loss: np.ndarray
+    own: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lengths = {len(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        columns: tuple[Any, ...] = (self.ids, self.labels, self.top5, self.confidence, self.loss, *self.own.values())
+        lengths = {len(column) for column in columns}
         assert len(lengths) == 1, f"columns of different lengths: {lengths}"
 
     @property
@@ -61,8 +63,8 @@ class Predictions:
         return (self.top5 == self.labels[:, None]).any(axis=1)
 
     def metrics(self) -> dict[str, float]:
-        """The means top1, top5 and loss."""
-        columns = {"top1": self.correct, "top5": self.correct_top5, "loss": self.loss}
+        """The means top1, top5, loss and those of the run's own metrics."""
+        columns = {"top1": self.correct, "top5": self.correct_top5, "loss": self.loss, **self.own}
         return {name: float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
 
 
@@ -118,7 +120,7 @@ def certificate(
         },
         "preprocessing": preprocessing,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **environment(),
+        **identity.environment(),
         "config": config,
         "per_class": statistics.class_results(predictions.labels, predictions.top5[:, 0], list(class_names)),
     }
@@ -136,26 +138,6 @@ def hash_weights(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def environment() -> dict[str, Any]:
-    """What a run runs on: versions by name (None where not installed), and device (platform, kind, count)."""
-    versions: dict[str, str | None] = {"xception_jax": __version__, "python": platform.python_version()}
-    versions |= {name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
-    versions |= {"orbax": _version("orbax-checkpoint")}
-    versions |= {"opencv": _version("opencv-python-headless") or _version("opencv-python")}
-    device = jax.devices()[0]
-    return {
-        "versions": versions,
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def write(folder: Path, record: dict[str, Any], predictions: Predictions) -> Path:
     """Writes a certificate and its predictions into a folder, over those of the same split.
 
@@ -165,7 +147,9 @@ def write(folder: Path, record: dict[str, Any], predictions: Predictions) -> Pat
     path = folder / f"evaluation-{_file_name(record['split'])}.json"
     file = path.with_name(f"{path.stem}-predictions.npz")
     buffer = io.BytesIO()
-    columns = {**vars(predictions), "ids": np.array(predictions.ids, dtype=np.str_)}
+    columns = {name: column for name, column in vars(predictions).items() if name != "own"}
+    columns |= {"ids": np.array(predictions.ids, dtype=np.str_)}
+    columns |= {f"{OWN}{name}": column for name, column in predictions.own.items()}
     np.savez_compressed(buffer, **columns)
     atomic.write_atomically(file, buffer.getvalue())
     entry = {"file": file.name, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
@@ -202,7 +186,9 @@ def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], Predicti
     if hashlib.sha256(contents).hexdigest() != sha256:
         raise UserError(f"{file} is damaged, or not what {path.name} was written with; evaluate again")
     with np.load(io.BytesIO(contents)) as columns:  # refuses pickles
-        return record, Predictions(**{**columns, "ids": columns["ids"].tolist()})
+        own = {name.removeprefix(OWN): columns[name] for name in columns if name.startswith(OWN)}
+        usual = {name: columns[name] for name in columns if not name.startswith(OWN)}
+        return record, Predictions(**{**usual, "ids": columns["ids"].tolist()}, own=own)
 
 
 def _find(path: Path, split: str | None) -> Path:

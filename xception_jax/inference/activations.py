@@ -1,7 +1,11 @@
-"""Where two networks part: their activations, layer by layer."""
+"""Where two networks part: their activations, layer by layer.
+
+Shape legend: B batch, S image side.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -11,7 +15,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from xception_jax import ops
+from xception_jax.data.decode import BrokenPictureError, decode
+from xception_jax.data.views import central_view
+from xception_jax.errors import UserError
+from xception_jax.models import create_model, variables
 from xception_jax.models.backbone import Backbone
+from xception_jax.pretrained import Pretrained, fill, load, transplant
 
 RECORDED = (nnx.Conv, nnx.BatchNorm, nnx.Linear)
 
@@ -24,7 +33,7 @@ def activations(model: Backbone, images: Float[Array, "B S S 3"]) -> dict[str, n
     def forward(state: nnx.State, images: jax.Array) -> list[jax.Array]:
         model = nnx.merge(graphdef, state)
         # The plain lowering, in which each layer is computed by itself.
-        with ops.reference(), _recording(model) as outputs:
+        with ops.as_reference(), _recording(model) as outputs:
             model(images)
         names[:] = outputs
         return list(outputs.values())
@@ -56,3 +65,40 @@ def _recorded(call: Callable, paths: dict[int, str], outputs: dict[str, jax.Arra
         return result
 
     return recorded
+
+
+def diff(a: str, b: str, picture: Path | None = None) -> list[tuple[str, float]]:
+    """How far the activations of two networks are apart in each layer, in the order in which they are computed.
+
+    Args:
+      a, b: weights, as `pretrained.load` takes them. Each is computed with its own options (epsilon, padding), on the
+        input that it expects of the same pixels.
+      picture: what both see; None: noise.
+
+    Returns:
+      Layers and the largest difference in each, relative to its largest activation in `a`.
+    """
+    first, second = load(a), load(b)
+    if first.model != second.model:
+        raise UserError(f"{a} is {first.model}, {b} is {second.model}: networks of different layers cannot be compared")
+    pixels = _pixels(first, picture)
+    of_a, of_b = (activations(network(p), p.input.normalization(pixels)) for p in (first, second))
+    shared = [layer for layer in of_a if layer in of_b and of_a[layer].shape == of_b[layer].shape]
+    return [(k, float(np.abs(of_a[k] - of_b[k]).max() / max(np.abs(of_a[k]).max(), 1e-30))) for k in shared]
+
+
+def network(pretrained: Pretrained) -> Backbone:
+    """The network with its weights."""
+    model = create_model(pretrained.model, num_classes=pretrained.num_classes, rngs=nnx.Rngs(0), **pretrained.options)
+    graphdef, fresh = variables.split(model)
+    return variables.merge(graphdef, fill(fresh, transplant(pretrained, fresh)[0]))
+
+
+def _pixels(pretrained: Pretrained, picture: Path | None) -> np.ndarray:
+    if picture is None:
+        size = pretrained.input.image_size
+        return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+    try:
+        return central_view(decode(picture.read_bytes()), pretrained.input)[None]
+    except BrokenPictureError as e:
+        raise UserError(f"{picture} cannot be read: {e}") from None

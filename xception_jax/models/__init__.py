@@ -1,5 +1,6 @@
 """The networks. They know nothing of data, configs or files."""
 
-from xception_jax.models.registry import check_options, create_model, list_models
+from xception_jax.models.backbone import Backbone
+from xception_jax.models.registry import check_options, create_model, list_models, register_model
 
-__all__ = ["check_options", "create_model", "list_models"]
+__all__ = ["Backbone", "check_options", "create_model", "list_models", "register_model"]

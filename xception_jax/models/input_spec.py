@@ -2,14 +2,10 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 Colour = tuple[float, float, float]
 
@@ -57,11 +53,3 @@ class InputSpec:
     interpolation: str = "bilinear"
     normalization: Normalization = Normalization()
     stain: tuple[Colour, Colour] | None = None
-
-
-def input_spec(config: "ConfigDict") -> InputSpec:
-    """What the network of a run expects of its pictures; the config must be a run's, with nothing left open."""
-    d = config.data
-    normalization = Normalization(tuple(d.mean), tuple(d.std), d.standardize)
-    stain = (tuple(d.stain_means), tuple(d.stain_stds)) if d.stain_means else None
-    return InputSpec(config.image_size, d.crop_fraction, d.interpolation, normalization, stain)

@@ -84,7 +84,7 @@ class BatchNorm(nnx.BatchNorm):
     """
 
     def __call__(self, x: Float[Array, "*B C"], use_running_average: bool) -> Float[Array, "*B C"]:  # type: ignore[override]
-        if ops.use_reference("batch norm"):
+        if not ops.current().fast("batch norm"):
             return super().__call__(x, use_running_average=use_running_average)
         x = x.astype(self.dtype)
         if use_running_average:
@@ -111,7 +111,7 @@ class BatchNorm(nnx.BatchNorm):
 
     def max_pool(self, x: Float[Array, "B H W C"], pool: Pool, use_running_average: bool) -> Float[Array, "B h w C"]:
         """The max pool of the normalized `x`, which itself is not computed on GPUs."""
-        if not ops.fast_on_gpu():
+        if not ops.current().fast(on="gpu"):
             return ops.max_pool(self(x, use_running_average), *pool)
         x = x.astype(self.dtype)
         if use_running_average:

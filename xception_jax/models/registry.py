@@ -1,39 +1,52 @@
 """Networks by name."""
 
-import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 import jax
 from flax import nnx
 
 from xception_jax.errors import UserError, suggest
+from xception_jax.extension.names import Registry, parameters
 from xception_jax.models import aligned_xception as aligned
 from xception_jax.models.backbone import Backbone
 from xception_jax.models.inception_v3 import InceptionV3
 from xception_jax.models.xception import Xception
 
-MODELS: dict[str, type[InceptionV3] | type[Xception] | type[aligned.AlignedXception]] = {
-    "inception_v3": InceptionV3,
-    "xception": Xception,
+ALIGNED: dict[str, type[aligned.AlignedXception]] = {
     "xception41": aligned.Xception41,
     "xception65": aligned.Xception65,
     "xception71": aligned.Xception71,
     "xception41p": aligned.Xception41p,
     "xception65p": aligned.Xception65p,
 }
+OURS: dict[str, Callable[..., Backbone]] = {"inception_v3": InceptionV3, "xception": Xception, **ALIGNED}
+MODELS = Registry("model", OURS)
 
 
 def list_models() -> list[str]:
-    """The names `create_model` takes."""
-    return sorted(MODELS)
+    """The names `create_model` takes, besides "package.module:function"."""
+    return list(MODELS)
+
+
+def register_model(name: str, make: Callable[..., Backbone]) -> Callable[..., Backbone]:
+    """Adds a network of your own, by a name that every command and `create_model` takes.
+
+    Args:
+      name: any, without a colon.
+      make: a subclass of `Backbone`, or a function that returns one: from the number of classes, `rngs` and options.
+
+    Returns:
+      `make`.
+    """
+    return MODELS.register(name, make)
 
 
 def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **options: Any) -> Backbone:
     """Builds a network.
 
     Args:
-      name: one of `list_models()`.
+      name: one of `list_models()`, or "package.module:function".
       num_classes: width of the logits; 0 leaves the logits layer out.
       rngs: initialises the parameters.
       **options: the keyword arguments of the network's class, e.g. `dropout=0.5`.
@@ -42,8 +55,10 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
       UserError: an unknown name or option (the nearest right one is named), or a value out of range.
     """
     check_options(name, options)
+    if name not in OURS:
+        return MODELS.find(name)(num_classes, rngs=rngs, **options)
     keys = _Keys(rngs)
-    model = MODELS[name](num_classes, rngs=cast(nnx.Rngs, keys), **options)
+    model = OURS[name](num_classes, rngs=cast(nnx.Rngs, keys), **options)
     keys.finish()
     return model
 
@@ -70,10 +85,8 @@ class _Keys:
 
 def check_options(name: str, options: Collection[str]) -> None:
     """Raises UserError where there is no such network, or it has no such option."""
-    if name not in MODELS:
-        raise UserError(f'unknown model "{name}"; {suggest(name, MODELS)}')
-    parameters = inspect.signature(MODELS[name].__init__).parameters
+    make = MODELS.find(name)
+    choices = {*parameters(make)} - {"num_classes", "rngs"}
     for option in options:
-        if option not in parameters:
-            choices = set(parameters) - {"self", "rngs"}
+        if option not in choices:
             raise UserError(f'model "{name}" has no option "{option}"; {suggest(option, choices)}')

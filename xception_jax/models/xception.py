@@ -112,7 +112,7 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B h w D"]:
-        fused = ops.fused() and train and self.sepconvs[0].between is None
+        fused = ops.current().fuses and train and self.sepconvs[0].between is None
         y = (self._fused_main_path if fused else self._main_path)(x, train)
         if not self.residual:
             return y

@@ -2,25 +2,25 @@
 
 from xception_jax.ops.affine import affine, batch_statistics, scale_and_shift
 from xception_jax.ops.convolution import conv_general_dilated
-from xception_jax.ops.lowering import fast_on_gpu, fused, platform, reference, set_lowering, use_reference
+from xception_jax.ops.lowering import Lowering, Platform, as_reference, current, for_platform, use
 from xception_jax.ops.normalization import batch_norm
 from xception_jax.ops.pooling import affine_max_pool, avg_pool, max_pool
 from xception_jax.ops.separable import normalized_separable_conv
 
 __all__ = [
+    "Lowering",
+    "Platform",
     "affine",
     "affine_max_pool",
+    "as_reference",
     "avg_pool",
     "batch_norm",
     "batch_statistics",
     "conv_general_dilated",
-    "fast_on_gpu",
-    "fused",
+    "current",
+    "for_platform",
     "max_pool",
     "normalized_separable_conv",
-    "platform",
-    "reference",
     "scale_and_shift",
-    "set_lowering",
-    "use_reference",
+    "use",
 ]

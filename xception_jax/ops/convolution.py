@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from xception_jax.ops.cpu.dense import NHWC, dense_conv
 from xception_jax.ops.cpu.depthwise import depthwise_conv
 from xception_jax.ops.cpu.pointwise import pointwise_conv
-from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu, target
+from xception_jax.ops.lowering import current
 
 MAX_TAPS = 49  # of a depthwise kernel as shifted products: 7x7. Beyond that the time to compile grows out of hand.
 
@@ -54,14 +54,15 @@ def conv_general_dilated(
             **others,
         )
 
-    if fast_on_gpu():
+    lowering = current()
+    if lowering.fast(on="gpu"):
         strided_1x1 = rhs.shape[:2] == (1, 1) and max(window_strides) > 1 and isinstance(padding, str)
         if strided_1x1 and _usual(lhs, rhs, dimension_numbers, others):
             # Only every second pixel is looked at. Said so, the gradient is not written to memory at full size.
             lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
             window_strides = (1, 1)
         return checkpoint_name(plain(), "convolution" if feature_group_count == 1 else "depthwise")
-    if target() != "cpu" or not _usual(lhs, rhs, dimension_numbers, others):
+    if lowering.target != "cpu" or not _usual(lhs, rhs, dimension_numbers, others):
         return plain()
     (kh, kw, per_group, out_channels), channels = rhs.shape, lhs.shape[3]
     strides, dilation = (_pair(n) for n in (window_strides, rhs_dilation or (1, 1)))
@@ -73,13 +74,13 @@ def conv_general_dilated(
         return plain()  # The result is empty.
 
     depthwise = feature_group_count == channels == out_channels and per_group == 1
-    if depthwise and kh * kw <= MAX_TAPS and fast_on_cpu("depthwise"):
+    if depthwise and kh * kw <= MAX_TAPS and lowering.fast("depthwise"):
         return depthwise_conv(lhs, rhs, strides, pads, dilation)
     pointwise = feature_group_count == kh == kw == 1 and per_group == channels and pads == ((0, 0), (0, 0))
-    if pointwise and fast_on_cpu("pointwise"):
+    if pointwise and lowering.fast("pointwise"):
         return pointwise_conv(lhs, rhs, strides, precision)
     dense = feature_group_count == 1 and dilation == (1, 1) and precision is None and min(*pads[0], *pads[1]) >= 0
-    if dense and not depthwise and not pointwise and fast_on_cpu("convolution"):
+    if dense and not depthwise and not pointwise and lowering.fast("convolution"):
         return dense_conv(lhs, rhs, strides, pads)
     return plain()
 

@@ -1,12 +1,14 @@
-"""Which lowering operators take: the fast one of the platform, or the plain `lax` reference.
+"""How operators are lowered: by the fastest form for a platform, or as plain `lax`, the reference.
 
 On the CPU a table decides, which `python -m xception_jax.benchmark --what=operators --lowerings=FILE` measures.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator
+from contextvars import ContextVar
 from importlib import resources
 from typing import Literal, get_args
 
@@ -14,93 +16,89 @@ import jax
 
 from xception_jax.errors import UserError, suggest
 
-Lowering = Literal["auto", "fast", "reference"]
+Choice = Literal["auto", "fast", "reference"]
 Operator = Literal["batch norm", "convolution", "depthwise", "max pool", "pointwise"]
 Platform = Literal["cpu", "gpu", "tpu"]
 
-_lowering: Lowering = "auto"
-_platform: Platform | None = None  # None: the default backend's
 
+@dataclasses.dataclass(frozen=True)
+class Lowering:
+    """What operators are traced as.
 
-def set_lowering(lowering: Lowering) -> None:
-    """Chooses the lowering of all operators traced from now on, in all threads.
-
-    "auto" takes what is fastest on the `target()` platform, on the CPU what was measured to be; "fast" what was
-    written to be; "reference" the plain `lax` operators. What is already compiled stays as it is.
+    Attributes:
+      choice: "auto" takes what is fastest on the platform, on the CPU what was measured to be; "fast" what was written
+        to be; "reference" the plain `lax` operators.
+      platform: what is traced for; None: the default backend. A program for a device that is not there (a plan, an
+        export) has to name it.
 
     Raises:
-      UserError: `lowering` is none of them.
+      UserError: an unknown choice or platform.
     """
-    global _lowering
-    if lowering not in get_args(Lowering):
-        raise UserError(f'unknown lowering "{lowering}"; {suggest(str(lowering), get_args(Lowering))}')
-    _lowering = lowering
+
+    choice: Choice = "auto"
+    platform: Platform | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, choices in (("lowering", self.choice, Choice), ("platform", self.platform, Platform)):
+            if value is not None and value not in get_args(choices):
+                raise UserError(f'unknown {what} "{value}"; {suggest(str(value), get_args(choices))}')
+
+    @property
+    def target(self) -> str:
+        """The platform: "cpu", "gpu" or "tpu"."""
+        return self.platform or jax.default_backend()
+
+    def fast(self, operator: Operator | None = None, *, on: Platform | None = None) -> bool:
+        """Whether an operator is to be traced in its fast form.
+
+        Args:
+          operator: which; on CPUs it has to be named, because they are measured one by one.
+          on: the only platform that the fast form is for; None: it is for all.
+        """
+        if self.choice == "reference" or on not in (None, self.target):
+            return False
+        if self.target != "cpu" or self.choice == "fast":
+            return True
+        assert operator is not None
+        return is_faster(operator)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether what is between two batch normalizations is to be traced as one operator."""
+        return self.fast(on="gpu") or self.fast(on="tpu")
+
+
+_current: ContextVar[Lowering] = ContextVar("lowering")
+
+
+def current() -> Lowering:
+    """The lowering in scope; outside of all `use` blocks, "auto" for the default backend."""
+    return _current.get(Lowering())
 
 
 @contextlib.contextmanager
-def reference() -> Iterator[None]:
-    """Within the context operators are traced as plain `lax`, see `set_lowering`."""
-    before = _lowering
-    set_lowering("reference")
+def use(lowering: Lowering) -> Iterator[None]:
+    """Within the `with` block, operators are traced so in this thread. What is already traced stays as it is."""
+    token = _current.set(lowering)
     try:
         yield
     finally:
-        set_lowering(before)
+        _current.reset(token)
 
 
-@contextlib.contextmanager
-def platform(name: Platform) -> Iterator[None]:
-    """Within the context operators are traced for this platform, in all threads.
-
-    What is compiled for a device that is not there (a plan, an export) needs it: while tracing, the default backend is
-    all that is known otherwise. What is already traced stays as it is.
-
-    Raises:
-      UserError: an unknown platform.
-    """
-    global _platform
-    if name not in get_args(Platform):
-        raise UserError(f'unknown platform "{name}"; {suggest(str(name), get_args(Platform))}')
-    before, _platform = _platform, name
-    try:
-        yield
-    finally:
-        _platform = before
+def as_reference() -> contextlib.AbstractContextManager[None]:
+    """`use` of plain `lax`."""
+    return use(dataclasses.replace(current(), choice="reference"))
 
 
-def target() -> str:
-    """The platform that operators are traced for: "cpu", "gpu" or "tpu"."""
-    return _platform or jax.default_backend()
-
-
-def use_reference(operator: Operator) -> bool:
-    """Whether the operator is to be traced as plain `lax`."""
-    return _lowering == "reference" or (_lowering == "auto" and target() == "cpu" and not is_faster(operator))
-
-
-def fast_on_cpu(operator: Operator) -> bool:
-    """Whether the operator is to be traced for the CPU."""
-    return target() == "cpu" and not use_reference(operator)
-
-
-def fast_on_gpu() -> bool:
-    """Whether operators are to be traced for a GPU, where traffic with its memory is what limits."""
-    return _lowering != "reference" and target() == "gpu"
-
-
-def fast_on_tpu() -> bool:
-    """Whether operators may be traced as kernels for TPUs; what these do not take keeps the reference."""
-    return _lowering != "reference" and target() == "tpu"
-
-
-def fused() -> bool:
-    """Whether what is between two batch normalizations is to be traced as one operator."""
-    return fast_on_gpu() or fast_on_tpu()
+def for_platform(name: Platform) -> contextlib.AbstractContextManager[None]:
+    """`use` of what is in scope, for another platform."""
+    return use(dataclasses.replace(current(), platform=name))
 
 
 @functools.cache
 def is_faster(operator: Operator) -> bool:
-    """Whether the CPU's lowering took no longer than the reference, of all uses in the networks measured."""
+    """Whether the CPU's fast form took no longer than the reference, of all uses in the networks measured."""
     networks = [network["milliseconds"].get(operator) for network in table().get("cpu", {}).values()]
     fast, plain = (sum(times[lowering] for times in networks if times) for lowering in ("fast", "reference"))
     return fast <= plain

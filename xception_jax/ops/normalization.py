@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from xception_jax.ops.affine import Vector, affine, moments, row, scale_and_shift, wide
-from xception_jax.ops.lowering import use_reference
+from xception_jax.ops.lowering import current
 
 
 def batch_norm(
@@ -29,7 +29,7 @@ def batch_norm(
       The result, of x's dtype; means and (biased) variances, float32. Derivatives of every order by reverse mode, and
       forward mode over reverse.
     """
-    return (_batch_norm_forward if use_reference("batch norm") else _batch_norm)(x, scale, bias, epsilon)
+    return (_batch_norm if current().fast("batch norm") else _batch_norm_forward)(x, scale, bias, epsilon)
 
 
 def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:

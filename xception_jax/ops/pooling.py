@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from xception_jax.ops.affine import affine, row, wide
-from xception_jax.ops.lowering import fast_on_cpu, fast_on_gpu, fast_on_tpu
+from xception_jax.ops.lowering import current
 from xception_jax.ops.tpu import pooling as pooling_tpu
 
 Padding = str | Sequence[tuple[int, int]]
@@ -31,10 +31,10 @@ def max_pool(
       x: float32 or bfloat16.
       padding: "SAME" (asymmetric where needed, as in TensorFlow), "VALID", or ((top, bottom), (left, right)).
     """
-    if fast_on_gpu():
+    if current().fast(on="gpu"):
         rows, columns = _pixels_around(x, window, stride, padding, dilation)
         return _indexed_max_pool(x, Windows(window, stride, dilation, rows, columns))
-    if dilation != 1 or fast_on_cpu("max pool"):  # nnx.max_pool knows no dilation
+    if dilation != 1 or current().fast("max pool", on="cpu"):  # nnx.max_pool knows no dilation
         return _separable_max_pool(x, window, stride, padding, dilation)
     return nnx.max_pool(x, (window, window), strides=(stride, stride), padding=padding)
 
@@ -54,11 +54,11 @@ def affine_max_pool(
     taken. Where rounding makes pixels of a window equal, the gradient goes to the one that was larger before.
     """
     sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
-    if fast_on_gpu():
+    if current().fast(on="gpu"):
         sign = row(sign, x)
         return affine(sign * max_pool(sign * x, window, stride, padding, dilation), scale, shift)
     around = pooling_tpu.Border(*_pixels_around(x, window, stride, padding, dilation))
-    if fast_on_tpu() and pooling_tpu.takes(x, window, stride, around, dilation):
+    if current().fast(on="tpu") and pooling_tpu.takes(x, window, stride, around, dilation):
         return affine(pooling_tpu.signed_max_pool(x, sign, around), scale, shift)
     return max_pool(affine(x, scale, shift), window, stride, padding, dilation)
 

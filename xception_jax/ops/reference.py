@@ -16,7 +16,7 @@ from xception_jax.ops.cpu.dense import NHWC
 Maps = Float[Array, "B H W C"]
 
 
-class Weights(NamedTuple):
+class Parameters(NamedTuple):
     """What is not a map: of the affine function before the ReLU (float32), and the two kernels, of the maps' dtype."""
 
     scale: Vector
@@ -32,7 +32,7 @@ class Settings(NamedTuple):
     dilation: int
 
 
-def convolve(x: Maps, weights: Weights, settings: Settings) -> tuple[Float[Array, "B H W D"], Float[Array, "2 D"]]:
+def convolve(x: Maps, weights: Parameters, settings: Settings) -> tuple[Float[Array, "B H W D"], Float[Array, "2 D"]]:
     """The separable convolution of `affine_relu`, and its sum and sum of squares over B, H and W."""
     middle = depthwise_conv(affine_relu(x, weights.scale, weights.shift, settings), weights.depthwise, settings)
     y = pointwise_conv(middle, weights.pointwise)

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from xception_jax.ops import reference
 from xception_jax.ops.affine import variance
 from xception_jax.ops.gpu import separable as separable_gpu
-from xception_jax.ops.lowering import fast_on_gpu, fast_on_tpu
-from xception_jax.ops.reference import Settings, Weights
+from xception_jax.ops.lowering import current
+from xception_jax.ops.reference import Parameters, Settings
 from xception_jax.ops.tpu import separable as separable_tpu
 
 
@@ -39,16 +39,16 @@ def normalized_separable_conv(
     Returns:
       The result, of x's dtype; each channel's mean and (biased) variance over B, H and W, float32.
     """
-    weights, settings = Weights(scale, shift, depthwise, pointwise), Settings(relu, dilation)
+    weights, settings = Parameters(scale, shift, depthwise, pointwise), Settings(relu, dilation)
     y, sums = _convolve(x, weights, settings)
     mean, mean_square = sums / (y.size // y.shape[-1])
     return y, mean, variance(mean, mean_square)
 
 
-def _convolve(x: jax.Array, weights: Weights, settings: Settings) -> tuple[jax.Array, jax.Array]:
-    """As `separable_reference.convolve`."""
-    if fast_on_gpu():
+def _convolve(x: jax.Array, weights: Parameters, settings: Settings) -> tuple[jax.Array, jax.Array]:
+    """As `reference.convolve`."""
+    if current().fast(on="gpu"):
         return separable_gpu.convolve(x, weights, settings)
-    if fast_on_tpu() and separable_tpu.takes(x, weights.pointwise, settings):
+    if current().fast(on="tpu") and separable_tpu.takes(x, weights.pointwise, settings):
         return separable_tpu.convolve(x, weights, settings)
     return reference.convolve(x, weights, settings)

@@ -67,6 +67,11 @@ def state_shardings(tree: Any, mesh: Mesh, *, fully_sharded: bool) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
+def in_use(tree: Any, mesh: Mesh) -> Any:
+    """Arrays as a step computes with them: gathered, where the data axis splits what is stored of them."""
+    return jax.lax.with_sharding_constraint(tree, state_shardings(tree, mesh, fully_sharded=False))
+
+
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh, *, fully_sharded: bool) -> PartitionSpec:
     """How an array is split, by the rules above."""
     split: dict[int, str] = {}

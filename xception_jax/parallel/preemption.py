@@ -22,7 +22,12 @@ class Preempted(Exception):
 class Preemption:
     """Listens for SIGTERM inside a `with` block, in which the old handler has no effect.
 
+    Only a program of its own may listen: SIGTERM can end it at once. In a notebook nothing is listened to.
+
     With several processes, JAX' distributed service listens in each and chooses the check at which all of them stop.
+
+    Args:
+      listens: whether it does.
 
     Attributes:
       nothing_to_lose: whether all that was done is saved. Then SIGTERM ends a single process at once, even one that is
@@ -30,14 +35,16 @@ class Preemption:
       leave: called before it is ended so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, listens: bool) -> None:
+        self._may_listen = listens
         self.nothing_to_lose = True
         self.leave: Callable[[], None] = lambda: None
         self._wanted = False
         self._checks = 0
 
     def __enter__(self) -> Self:
-        self._listens = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        alone = jax.process_count() == 1
+        self._listens = self._may_listen and alone and threading.current_thread() is threading.main_thread()
         if self._listens:
             # Python runs its handlers between instructions of the main thread, which may compile for minutes. The
             # byte comes at once.

@@ -9,10 +9,10 @@ import jax
 from ml_collections import ConfigDict
 
 from xception_jax import experiment as experiment_lib
-from xception_jax import ops
 from xception_jax.errors import UserError
 from xception_jax.planning.hlo import Instruction, Program
 from xception_jax.planning.topology import Topology
+from xception_jax.training.recipe import create_recipe
 from xception_jax.training.summary import multiply_adds
 
 NUM_CLASSES = 1000  # where the config leaves them to its data, which nobody opens here
@@ -84,10 +84,11 @@ def plan_step(config: ConfigDict, topology: Topology, batch_per_chip: int) -> Pl
     Raises:
       UserError: a mistake in the config.
     """
-    run = experiment_lib.create(_without_data(config, batch_per_chip * len(topology.devices)), topology.devices)
+    settings = _without_data(config, batch_per_chip * len(topology.devices))
+    experiment = experiment_lib.create(settings, devices=topology.devices, platform=topology.platform)
+    recipe = create_recipe(experiment)
     began = time.monotonic()
-    with ops.platform(topology.platform):
-        traced = run.train_step.trace(run.abstract_state, run.abstract_batch)
+    traced = recipe.train_step.trace(recipe.abstract_state, recipe.abstract_batch)
     limit = int(topology.chip.memory) if topology.chip else None
     try:
         compiled = traced.lower().compile()
@@ -106,7 +107,7 @@ def plan_step(config: ConfigDict, topology: Topology, batch_per_chip: int) -> Pl
         a.temp_size_in_bytes,
         a.generated_code_size_in_bytes,
     )
-    products = 2 * multiply_adds(traced.jaxpr.jaxpr) / run.config.batch_size
+    products = 2 * multiply_adds(traced.jaxpr.jaxpr) / settings.batch_size
     return Plan(
         batch_per_chip,
         memory,

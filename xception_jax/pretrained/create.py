@@ -5,10 +5,10 @@ from typing import Any
 from flax import nnx
 
 from xception_jax import models
+from xception_jax.models import variables
 from xception_jax.models.backbone import Backbone
 from xception_jax.pretrained.load import load
 from xception_jax.pretrained.transplant import fill, transplant
-from xception_jax.training import state as train_state
 
 
 def create_model(
@@ -39,6 +39,6 @@ def create_model(
     if num_classes is None:
         num_classes = pretrained.num_classes
     model = models.create_model(name, num_classes=num_classes, rngs=rngs, **(pretrained.options | options))
-    graphdef, fresh = train_state.split(model)
+    graphdef, fresh = variables.split(model)
     trained, _ = transplant(pretrained, fresh)
-    return train_state.merge(graphdef, fill(fresh, trained))
+    return variables.merge(graphdef, fill(fresh, trained))

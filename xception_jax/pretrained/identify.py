@@ -10,6 +10,8 @@ from flax.traverse_util import flatten_dict
 
 from xception_jax import models
 from xception_jax.formats.errors import WeightsFileError
+from xception_jax.models import variables
+from xception_jax.models.variables import Weights
 from xception_jax.pretrained.layouts.keras import MODELS as KERAS_MODELS
 from xception_jax.pretrained.layouts.keras import canonical as canonical_keras
 from xception_jax.pretrained.layouts.keras import keras_table
@@ -17,8 +19,6 @@ from xception_jax.pretrained.layouts.table import Entry, Table, to_ours
 from xception_jax.pretrained.layouts.timm import LAYERS as TIMM_MODELS
 from xception_jax.pretrained.layouts.timm import canonical as canonical_timm
 from xception_jax.pretrained.layouts.timm import timm_table
-from xception_jax.training import state as train_state
-from xception_jax.training.state import Weights
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -149,7 +149,7 @@ def _check_shapes(
     """Raises WeightsFileError where an array has not the shape that the network needs."""
 
     def build() -> Weights:
-        return train_state.split(models.create_model(model, num_classes=num_classes, rngs=nnx.Rngs(0), **options))[1]
+        return variables.split(models.create_model(model, num_classes=num_classes, rngs=nnx.Rngs(0), **options))[1]
 
     needed = nnx.eval_shape(build)
     flat = {"params": flatten_dict(needed.params), "batch_stats": flatten_dict(needed.batch_stats)}

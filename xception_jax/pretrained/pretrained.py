@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xception_jax.models.input_spec import InputSpec
-from xception_jax.training.state import Weights
+from xception_jax.models.variables import Weights
 
 IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 

@@ -7,8 +7,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from xception_jax.errors import UserError
+from xception_jax.models.variables import Weights
 from xception_jax.pretrained.pretrained import Pretrained
-from xception_jax.training.state import Weights
 
 # Parts of a network that make its outputs: where they do not fit, they start afresh.
 HEADS = ("head", "aux")

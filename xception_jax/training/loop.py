@@ -16,18 +16,20 @@ from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
 from xception_jax import experiment as experiment_lib
-from xception_jax.data import BrokenPictures, train_batches
+from xception_jax.data import BrokenPictures, Source, train_batches
 from xception_jax.errors import TrainingError, UserError
-from xception_jax.evaluation import report
-from xception_jax.evaluation.evaluator import Evaluator
+from xception_jax.evaluation.evaluator import Evaluator, eval_step
+from xception_jax.evaluation.step import Batch, Metrics
 from xception_jax.experiment import Experiment
+from xception_jax.models.variables import num_parameters
 from xception_jax.parallel.mesh import put_batch
 from xception_jax.parallel.preemption import Preempted, Preemption
-from xception_jax.parallel.processes import any_of, gather, primary
+from xception_jax.parallel.processes import any_of, barrier, gather, primary
+from xception_jax.tasks.losses import Loss
 from xception_jax.training import summary
-from xception_jax.training.state import TrainState, num_parameters
-from xception_jax.training.step import Batch, Metrics
-from xception_jax.workdir import atomic, curves
+from xception_jax.training.recipe import Recipe, create_recipe
+from xception_jax.training.state import TrainState
+from xception_jax.workdir import atomic, curves, identity
 from xception_jax.workdir.checkpoints import Checkpoints
 from xception_jax.workdir.log import RunLog
 from xception_jax.workdir.saver import Saver
@@ -38,16 +40,27 @@ from xception_jax.workdir.throughput import Clock, Profiler
 TRANSFERS_AHEAD = 2
 
 
-def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[str, Any]:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    source: Callable[[str], Source] | None = None,
+    loss: Loss | None = None,
+    profile: range = range(0),
+    preemption: Preemption | None = None,
+) -> dict[str, Any]:
     """Trains, from the work directory's last checkpoint if there is one, and evaluates the test split at the end.
 
-    Writes config.json, status.json, checkpoints/, log.jsonl, tensorboard/, evaluation-<split>.json, curves.png and
-    results.json.
+    Writes config.json, run.json, status.json, checkpoints/, log.jsonl, tensorboard/, evaluation-<split>.json,
+    curves.png and results.json.
 
     Args:
       config: the settings.
       workdir: the run's folder.
+      source: opens a split of the data by its name, in place of `config.data.name`.
+      loss: of logits and labels, example by example, in place of `config.loss`.
       profile: the steps to trace, into profile/.
+      preemption: what listens for SIGTERM; None: nothing does, and neither signals nor the process are touched.
 
     Returns:
       The contents of results.json.
@@ -57,31 +70,40 @@ def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[
       TrainingError: the loss is NaN or infinite, or the end could not be saved.
       Preempted: SIGTERM came; all is saved.
     """
-    began = time.monotonic()
-    with Preemption() as preemption, Status(workdir) as status:
+    began, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
+    with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
         preemption.leave = lambda: status.close("preempted")
-        experiment = experiment_lib.create(config)
-        config = experiment.config
-        validator = Evaluator(experiment, config.data.validation_split)
-        tester = Evaluator(experiment, config.data.test_split)
-        claim(workdir, config)
+        experiment = experiment_lib.create(config, source=source, loss=loss)
+        recipe = create_recipe(experiment)
+        config, step = experiment.config, eval_step(experiment)
+        validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
+        splits = {e.split: identity.of_source(e.source) for e in (validator, tester)}
+        splits[config.data.train_split] = identity.of_source(experiment.source)
+        remarks = claim(workdir, recipe, splits)
         if primary():
-            summary.show(experiment)
+            summary.show(recipe)
         checkpoints = Checkpoints(workdir, config.checkpoint)
-        status.update(state="training", step=checkpoints.latest or 0, total_steps=experiment.total_steps)
-        train_step, state = ready(experiment, checkpoints)
-        with RunLog(workdir, experiment.total_steps, resume_step=int(state.step), primary=primary()) as log:
-            for sentence in checkpoints.set_aside:
+        latest = checkpoints.latest or 0
+        remarks += checkpoints.set_aside
+        if primary():
+            identity.record(workdir, splits, latest)
+        status.update(state="training", step=latest, total_steps=recipe.total_steps)
+        train_step, state = ready(recipe, checkpoints)
+        with RunLog(workdir, recipe.total_steps, resume_step=int(state.step), primary=primary()) as log:
+            for sentence in remarks:
                 log.note(sentence)
             profiler = Profiler(workdir / "profile", profile)
-            run = Run(experiment, train_step, validator, checkpoints, log, status, preemption, profiler)
+            run = Run(recipe, train_step, validator, checkpoints, log, status, preemption, profiler)
             state, speed, broken = fit(run, state)
+            weights = state.evaluated(averaged=config.evaluation.averaged)
             with status.evaluating():
-                predictions, skipped = tester.predict(state, preemption.check)
-            record = tester.certify(state, predictions, skipped, workdir)
+                predictions, skipped = tester.predict(weights, preemption.check)
+            record = tester.certify(
+                weights, predictions, skipped, workdir, step=int(state.step), averaged=weights is state.averaged
+            )
         checkpoints.close()
         results = {
-            "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss")},
+            "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss", *experiment.metrics)},
             "split": tester.split,
             "count": record["count"],
             "model": config.model.name,
@@ -90,7 +112,7 @@ def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[
             "images_per_second": speed,
             "wall_time": time.monotonic() - began,
             "broken_pictures": gather(broken.names),
-            **report.environment(),
+            **identity.environment(),
         }
         if primary():
             atomic.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
@@ -102,7 +124,7 @@ def train(config: ConfigDict, workdir: Path, profile: range = range(0)) -> dict[
 class Run:
     """What the loop works with."""
 
-    experiment: Experiment
+    recipe: Recipe
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     validator: Evaluator
     checkpoints: Checkpoints
@@ -121,10 +143,11 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
     Raises:
       Preempted: SIGTERM came; the state is saved.
     """
-    experiment, log, status, check = run.experiment, run.log, run.status, run.preemption.check
-    config, start, total = experiment.config, int(state.step), experiment.total_steps
-    every = {key: experiment.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
-    broken, reader, clock = BrokenPictures(config.data.most_broken), MetricsReader(run.checkpoints), Clock()
+    recipe, log, status, check = run.recipe, run.log, run.status, run.preemption.check
+    experiment, start, total = recipe.experiment, int(state.step), recipe.total_steps
+    config = experiment.config
+    every = {key: recipe.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
+    broken, reader, clock = BrokenPictures(config.data.max_unreadable), MetricsReader(run.checkpoints), Clock()
     saver = Saver(run.checkpoints, log, status, run_record(experiment))
 
     def due(key: str, step: int) -> bool:
@@ -133,7 +156,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
     def evaluate(step: int) -> dict[str, float]:
         reader.finish()
         with clock.stopped(), status.evaluating():
-            predictions, _ = run.validator.predict(state, check)
+            predictions, _ = run.validator.predict(state.evaluated(averaged=config.evaluation.averaged), check)
         metrics = predictions.metrics()
         log.evaluation(step, metrics, run.validator.split)
         return metrics
@@ -160,7 +183,8 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
                 log.train(step, reader.means(), clock.lap())
                 status.update(step=step, seconds_left=log.seconds_left, broken_pictures=len(broken.names))
             evaluated = evaluate(step) if due("evaluation.every", step) else None
-            if due("checkpoint.every", step) or (due("log_every", step) and saver.due()):
+            best = evaluated is not None and config.checkpoint.keep_best > 0 and any_of(saver.is_best(evaluated))
+            if best or due("checkpoint.every", step) or (due("log_every", step) and saver.due()):
                 reader.finish()  # a state after a NaN is never saved
                 with clock.stopped():
                     saver.save(state, evaluated)
@@ -174,26 +198,26 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
     return state, clock.mean(), broken
 
 
-def ready(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
+def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
     """The training step, and the state of the last checkpoint, or the one before the first step where there is none.
 
     The step is compiled, where one is left to do, while the state is drawn or read.
     """
-    latest, total = checkpoints.latest, experiment.total_steps
+    latest, total = checkpoints.latest, recipe.total_steps
     if latest is not None and latest > total:
         raise UserError(f"the work directory is at step {latest}, past the {total} steps that the config asks for")
     with ThreadPoolExecutor(1, "compilation") as pool:
-        compiling = pool.submit(experiment.compiled_train_step) if latest != total else None
+        compiling = pool.submit(recipe.compiled_train_step) if latest != total else None
         if latest is None:
-            state = experiment.initial_state()
+            state = recipe.initial_state()
         else:
             print(f"Resuming from step {latest}.")
-            state = checkpoints.restore(latest, experiment.abstract_state, experiment.state_shardings)
+            state = checkpoints.restore(latest, recipe.abstract_state, recipe.state_shardings)
     if compiling is None:
-        return experiment.train_step, state
+        return recipe.train_step, state
     train_step = compiling.result()
     if primary():
-        summary.show_memory(experiment, train_step)
+        summary.show_memory(recipe, train_step)
     return train_step, state
 
 
@@ -202,17 +226,49 @@ def run_record(experiment: Experiment) -> dict[str, Any]:
     return {
         "config": experiment.config.to_dict(),
         "class_names": list(experiment.source.class_names),
-        "environment": report.environment(),
+        "environment": identity.environment(),
     }
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes the config into a new work directory; refuses one that belongs to another config."""
-    path = workdir / "config.json"
+def claim(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Writes the config into a new work directory; refuses one that belongs to another config or other data.
+
+    Args:
+      workdir: the run's folder.
+      recipe: what is to be run there.
+      splits: `identity.of_source` of each split, by its name.
+
+    Returns:
+      A sentence on each thing that may differ from when the run was started, and does.
+    """
+    path, config = workdir / "config.json", recipe.experiment.config
+    remarks = []
     if path.exists():
-        config_lib.check_same_run(workdir, config_lib.read(path), config)
+        old = config_lib.read(path)
+        config_lib.check_same_run(workdir, old, config)
+        remarks = change_of_length(create_recipe(dataclasses.replace(recipe.experiment, config=old)), recipe)
+        remarks += identity.compare(workdir, splits, config.data.train_split)
+    barrier("the config was compared")
     if primary():
         atomic.write_atomically(path, config_lib.to_json(config) + "\n")
+    return remarks
+
+
+def change_of_length(old: Recipe, new: Recipe) -> list[str]:
+    """What another length of training changes, as one sentence, or nothing."""
+    if old.total_steps == new.total_steps:
+        return []
+    sentence = f"training lasts {new.total_steps:,} steps, not {old.total_steps:,} as before"
+    # Where the rates differ most, and a run is most often continued: at the end of the shorter one.
+    step = min(old.total_steps, new.total_steps)
+    before, after = (float(recipe.schedule(step)) for recipe in (old, new))
+    if before != after:
+        name = new.experiment.config.schedule.name
+        sentence += (
+            f"; the {name} schedule follows the new length: at step {step:,} the learning rate is {after:.3g}, "
+            f"not {before:.3g}"
+        )
+    return [sentence]
 
 
 def batches_on_devices(experiment: Experiment, start: int, broken: BrokenPictures) -> Iterator[dict[str, jax.Array]]:
@@ -220,9 +276,10 @@ def batches_on_devices(experiment: Experiment, start: int, broken: BrokenPicture
     config = experiment.config
     local = train_batches(
         experiment.source,
-        config.data,
-        image_size=config.image_size,
+        experiment.input,
+        experiment.augmentation,
         batch_size=config.batch_size,
+        threads=config.data.num_threads,
         seed=config.seed,
         start_step=start,
         process_index=jax.process_index(),

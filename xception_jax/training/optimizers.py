@@ -1,18 +1,18 @@
 """Learning rate schedules and optimizers, by name, from the config."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import optax
 
 from xception_jax.errors import UserError, suggest
+from xception_jax.extension.names import Registry, parameters, wanted
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the networks can be trained without it
     from ml_collections import ConfigDict
 
 SCHEDULES = ("constant", "cosine", "exponential")
-OPTIMIZERS = ("adamw", "lamb", "rmsprop", "sgd")
 
 
 def create_schedule(config: "ConfigDict", *, total_steps: int, in_steps: Callable[..., float]) -> optax.Schedule:
@@ -49,42 +49,77 @@ def is_kernel(params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def create_optimizer(config: "ConfigDict", schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer that `config.optimizer` names.
+def sgd(
+    schedule: optax.Schedule, *, momentum: float, nesterov: bool, weight_decay: float
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum and L2 weight decay."""
+    return optax.chain(l2(weight_decay), optax.sgd(schedule, momentum or None, nesterov))
 
-    L2 weight decay (sgd, rmsprop) adds `weight_decay * kernel` to the gradient, before momentum and after clipping:
-    the gradient of `weight_decay / 2 * sum(kernel ** 2)`, as in TF-slim. adamw and lamb decay apart from the gradient.
+
+def rmsprop(
+    schedule: optax.Schedule, *, momentum: float, decay: float | None, epsilon: float | None, weight_decay: float
+) -> optax.GradientTransformation:
+    """TensorFlow's RMSprop: epsilon inside the root, the accumulator starts at one (Inception V3, section 8)."""
+    descent = optax.rmsprop(
+        schedule, given(decay, 0.9), given(epsilon, 1.0), initial_scale=1.0, momentum=momentum or None
+    )
+    return optax.chain(l2(weight_decay), descent)
+
+
+def adamw(
+    schedule: optax.Schedule, *, momentum: float, decay: float | None, epsilon: float | None, weight_decay: float
+) -> optax.GradientTransformation:
+    """AdamW (I. Loshchilov and F. Hutter, arXiv 1711.05101)."""
+    constants = momentum, given(decay, 0.999), given(epsilon, 1e-8)
+    return optax.adamw(schedule, *constants, weight_decay=weight_decay, mask=is_kernel)
+
+
+def lamb(
+    schedule: optax.Schedule, *, momentum: float, decay: float | None, epsilon: float | None, weight_decay: float
+) -> optax.GradientTransformation:
+    """LAMB (Y. You et al., arXiv 1904.00962)."""
+    constants = momentum, given(decay, 0.999), given(epsilon, 1e-6)
+    return optax.lamb(schedule, *constants, weight_decay=weight_decay, mask=is_kernel)
+
+
+def l2(weight_decay: float) -> optax.GradientTransformation:
+    """Adds `weight_decay * kernel` to the gradient, before momentum and after clipping: the gradient of
+    `weight_decay / 2 * sum(kernel ** 2)`, as in TF-slim."""
+    return optax.add_decayed_weights(weight_decay, is_kernel)
+
+
+def given(value: float | None, default: float) -> float:
+    """A setting, or its default where it is None."""
+    return default if value is None else value
+
+
+# From a schedule to an optimizer. Further parameters are settings of `config.optimizer`.
+OptimizerMaker = Callable[..., optax.GradientTransformation]
+OPTIMIZERS: Registry[OptimizerMaker] = Registry(
+    "optimizer.name", {"adamw": adamw, "lamb": lamb, "rmsprop": rmsprop, "sgd": sgd}
+)
+
+
+def create_optimizer(
+    settings: Mapping[str, Any], schedule: optax.Schedule, own: Mapping[str, Any] | None = None
+) -> optax.GradientTransformation:
+    """The optimizer of a name, after clipping.
+
+    Args:
+      settings: `config.optimizer`.
+      schedule: the learning rate by step.
+      own: of the settings, those that the user has added: the optimizer must have a parameter for each.
 
     Raises:
-      UserError: an unknown optimizer.
+      UserError: an unknown optimizer, or an option that it does not have.
     """
-    o = config.optimizer
-    if o.name not in OPTIMIZERS:
-        raise UserError(f'unknown optimizer.name "{o.name}"; {suggest(o.name, OPTIMIZERS)}')
-
-    def given(value: float | None, default: float) -> float:
-        return default if value is None else value
-
-    if o.name == "adamw":
-        optimizer = optax.adamw(
-            schedule, o.momentum, given(o.decay, 0.999), given(o.epsilon, 1e-8),
-            weight_decay=o.weight_decay, mask=is_kernel,
-        )  # fmt: skip
-    elif o.name == "lamb":
-        optimizer = optax.lamb(
-            schedule, o.momentum, given(o.decay, 0.999), given(o.epsilon, 1e-6),
-            weight_decay=o.weight_decay, mask=is_kernel,
-        )  # fmt: skip
-    else:
-        l2 = optax.add_decayed_weights(o.weight_decay, is_kernel)
-        if o.name == "sgd":
-            descent = optax.sgd(schedule, o.momentum or None, o.nesterov)
-        else:
-            # TensorFlow's RMSprop: epsilon inside the root, the accumulator starts at one (Inception V3, section 8).
-            descent = optax.rmsprop(
-                schedule, given(o.decay, 0.9), given(o.epsilon, 1.0), initial_scale=1.0, momentum=o.momentum or None
-            )
-        optimizer = optax.chain(l2, descent)
-    if o.clip_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(o.clip_norm), optimizer)
+    name, clip_norm = settings["name"], settings["clip_norm"]
+    make = OPTIMIZERS.find(name)
+    for option in own or {}:
+        if option not in parameters(make):
+            choices = {*parameters(make), *settings} - {"schedule", *(own or {})}
+            raise UserError(f'optimizer "{name}" has no option optimizer.{option}; {suggest(option, choices)}')
+    optimizer = make(schedule, **wanted(make, settings))
+    if clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     return optimizer

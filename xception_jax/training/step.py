@@ -1,14 +1,14 @@
-"""The two functions that run on the accelerator: a step of training, and the evaluation of a batch.
+"""A step of training, on the accelerator.
 
-Both are pure, traced once, and sharded: the batch over the devices of a mesh, the rest on each of them or as `sharding`
-says. Under `jax.jit` a mean over the batch is one over all devices, so batch statistics and gradients are the global
-batch's.
+It is pure, traced once, and sharded: the batch over the devices of a mesh, the rest on each of them or as
+`parallel.mesh` says. Under `jax.jit` a mean over the batch is one over all devices, so batch statistics and gradients
+are the global batch's.
 
 Shape legend: B batch, A accumulation parts, S image side, K classes.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,38 +16,45 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float
 
 from xception_jax import ops
+from xception_jax.evaluation.step import Batch, Metrics
+from xception_jax.models import variables
 from xception_jax.models.input_spec import Normalization
-from xception_jax.parallel.mesh import batch_sharded, replicated, state_shardings
-from xception_jax.training import state as train_state
-from xception_jax.training.state import TrainState, Weights
+from xception_jax.models.variables import Weights
+from xception_jax.parallel.mesh import batch_sharded, in_use, replicated
+from xception_jax.tasks.losses import Loss, cross_entropy
+from xception_jax.tasks.metrics import Metric
+from xception_jax.training.state import TrainState, average
 
 # What GPUs keep of the forward pass for the backward pass, by the names that operators and blocks give: results
 # of convolutions, sums of residual blocks, statistics. Normalization, ReLU and all else are computed again from these.
 KEPT = ("convolution", "depthwise", "sum", "statistics", "maxima")
 
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-
-
-def cross_entropy(logits: Float[Array, "B K"], labels: jax.Array, label_smoothing: float = 0.0) -> Float[Array, " B"]:
-    """Softmax cross-entropy of each example, in nats, against labels smoothed as in Inception V3, section 7."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """What a step of training depends on, besides the network and its optimizer."""
+    """What a step of training depends on, besides the network and its optimizer.
+
+    Attributes:
+      seed: draws the dropout masks, with the step.
+      loss: of logits and labels, example by example (`tasks.losses`).
+      metrics: other figures of them, by the names that they are reported under.
+      aux_loss_weight: of the loss of an auxiliary head's logits.
+      average_decay: of Polyak averaging.
+      accumulate_steps: parts that a batch is computed in, one after the other.
+      normalization: pixels to numbers.
+      lowering: of operators; None: the one in scope when the step is made.
+    """
 
     seed: int = 0
-    label_smoothing: float = 0.0
+    loss: Loss = cross_entropy
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     aux_loss_weight: float = 0.4
     average_decay: float = 0.0
     accumulate_steps: int = 1
     normalization: Normalization = Normalization()
+    lowering: ops.Lowering | None = None
 
 
 def make_train_step(
@@ -60,28 +67,31 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
     """Compiles (state, batch) -> (state, metrics). The state's buffers are donated: use only the returned one.
 
-    The batch holds image (uint8 [B, S, S, 3]) and label (int32 [B]). Metrics are float32 scalars: loss (label
-    smoothing and auxiliary loss included, weight decay not), top1, gradient_norm, learning_rate. `shardings` are those
-    of the state (`sharding.state_shardings`); None: all of it is on every device.
+    The batch holds image (uint8 [B, S, S, 3]) and label (int32 [B]). Metrics are float32 scalars: loss (auxiliary loss
+    included, weight decay not), top1, gradient_norm, learning_rate, and the settings' own. `shardings` are those of the
+    state (`mesh.state_shardings`); None: all of it is on every device.
     """
+    lowering = settings.lowering or ops.current()
 
     def loss_fn(params: dict, batch_stats: dict, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
         params = in_use(params, mesh)
-        model = train_state.merge(graphdef, Weights(params, batch_stats))
+        model = variables.merge(graphdef, Weights(params, batch_stats))
         outputs = model(settings.normalization(images), train=True, rngs=nnx.Rngs(dropout=key))
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        loss = cross_entropy(logits, labels, settings.label_smoothing).mean()
+        loss = settings.loss(logits, labels).mean()
         for aux_logits in auxiliary:
-            loss += settings.aux_loss_weight * cross_entropy(aux_logits, labels, settings.label_smoothing).mean()
-        top1 = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
-        batch_stats = train_state.split(model)[1].batch_stats
-        return loss, (batch_stats, {"loss": loss, "top1": top1})
+            loss += settings.aux_loss_weight * settings.loss(aux_logits, labels).mean()
+        metrics = {"loss": loss, "top1": jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)}
+        metrics |= {name: metric(logits, labels).mean() for name, metric in settings.metrics.items()}
+        batch_stats = variables.split(model)[1].batch_stats
+        return loss, (batch_stats, metrics)
 
     def gradient(*args: Any) -> tuple:
         """The gradient of the loss and what else it returns."""
         kept = jax.checkpoint_policies.save_only_these_names(*KEPT)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # kernels ask how the batch is split
-            f = jax.checkpoint(loss_fn, policy=kept) if ops.fast_on_gpu() else loss_fn
+        # Kernels ask how the batch is split.
+        with ops.use(lowering), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            f = jax.checkpoint(loss_fn, policy=kept) if lowering.fast(on="gpu") else loss_fn
             return jax.grad(f, has_aux=True)(*args)
 
     def accumulated(weights: Weights, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
@@ -97,7 +107,8 @@ def make_train_step(
             grads, (batch_stats, metrics) = gradient(weights.params, batch_stats, *part)
             return (jax.tree.map(jnp.add, sums, (grads, metrics)), batch_stats), None
 
-        zeros = jax.tree.map(jnp.zeros_like, weights.params), {"loss": jnp.zeros(()), "top1": jnp.zeros(())}
+        names = ("loss", "top1", *settings.metrics)
+        zeros = jax.tree.map(jnp.zeros_like, weights.params), {name: jnp.zeros(()) for name in names}
         inputs = split_batch(images), split_batch(labels), jax.random.split(key, parts)
         (sums, batch_stats), _ = jax.lax.scan(body, (zeros, weights.batch_stats), inputs)
         grads, metrics = jax.tree.map(lambda x: x / parts, sums)
@@ -118,7 +129,7 @@ def make_train_step(
         weights = Weights(optax.apply_updates(state.weights.params, updates), batch_stats)
         averaged = state.averaged
         if averaged is not None:
-            averaged = train_state.average(averaged, weights, state.step, settings.average_decay)
+            averaged = average(averaged, weights, state.step, settings.average_decay)
         return TrainState(state.step + 1, weights, averaged, opt_state), metrics
 
     on_all = replicated(mesh)
@@ -126,37 +137,3 @@ def make_train_step(
     return jax.jit(
         train_step, donate_argnums=0, in_shardings=(state, batch_sharded(mesh)), out_shardings=(state, on_all)
     )
-
-
-def in_use(tree: Any, mesh: Mesh) -> Any:
-    """Arrays as a step computes with them: gathered, where the data axis splits what is stored of them."""
-    return jax.lax.with_sharding_constraint(tree, state_shardings(tree, mesh, fully_sharded=False))
-
-
-def make_eval_step(
-    graphdef: nnx.GraphDef,
-    num_classes: int,
-    mesh: Mesh,
-    normalization: Normalization,
-    shardings: Weights | NamedSharding | None = None,
-) -> Callable[[Weights, Batch], Metrics]:
-    """Compiles (weights, batch) -> what the network says of each example, on every device.
-
-    Returns loss (float32 [B], cross-entropy without smoothing), confidence (float32 [B], the highest softmax
-    probability), top5 (int32 [B, min(5, K)], most probable first), and what the batch holds besides the images.
-    `shardings` are those of the weights, as in `make_train_step`.
-    """
-
-    def eval_step(weights: Weights, batch: Batch) -> Metrics:
-        logits = train_state.merge(graphdef, in_use(weights, mesh))(normalization(batch["image"]))
-        _, top5 = jax.lax.top_k(logits, min(5, num_classes))
-        return {
-            **{name: column for name, column in batch.items() if name != "image"},
-            "loss": cross_entropy(logits, batch["label"]),
-            "confidence": jax.nn.softmax(logits).max(-1),
-            "top5": top5,
-        }
-
-    on_all = replicated(mesh)
-    weights = on_all if shardings is None else shardings
-    return jax.jit(eval_step, in_shardings=(weights, batch_sharded(mesh)), out_shardings=on_all)

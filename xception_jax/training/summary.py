@@ -11,15 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.extend import core
-from rich.console import Console
-from rich.table import Table
 
 from xception_jax import ops
 from xception_jax.experiment import Experiment
+from xception_jax.models import variables
+from xception_jax.models.variables import Weights, num_bytes, num_parameters
 from xception_jax.parallel.mesh import bytes_on_each_device, data_mesh, state_shardings
-from xception_jax.training import state as train_state
-from xception_jax.training.state import Weights, num_bytes, num_parameters
-from xception_jax.training.step import cross_entropy
+from xception_jax.terminal import console
+from xception_jax.training.recipe import Recipe
 
 
 @dataclasses.dataclass
@@ -41,10 +40,10 @@ def count_layers(experiment: Experiment) -> dict[str, Layer]:
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
 
     def forward(weights: Weights, x: jax.Array) -> jax.Array:
-        return train_state.merge(experiment.graphdef, weights)(x)
+        return variables.merge(experiment.graphdef, weights)(x)
 
     layers: dict[str, Layer] = {}
-    with ops.reference():  # the other lowerings do the same work in other operations
+    with ops.as_reference():  # the other lowerings do the same work in other operations
         _count(jax.make_jaxpr(forward)(experiment.abstract_weights, images).jaxpr, "", 1, layers)
     return layers
 
@@ -101,30 +100,30 @@ def saved_bytes(experiment: Experiment) -> int:
 
     def residuals(weights: Weights, x: jax.Array, y: jax.Array) -> Any:
         def loss(params: dict) -> jax.Array:
-            model = train_state.merge(experiment.graphdef, Weights(params, weights.batch_stats))
+            model = variables.merge(experiment.graphdef, Weights(params, weights.batch_stats))
             outputs = model(experiment.input.normalization(x), train=True, rngs=nnx.Rngs(dropout=0))
-            return jnp.stack([cross_entropy(o, y).mean() for o in jax.tree.leaves(outputs)]).sum()
+            return jnp.stack([experiment.training_loss(o, y).mean() for o in jax.tree.leaves(outputs)]).sum()
 
         return jax.vjp(loss, weights.params)[1]
 
     params = experiment.abstract_weights.params
     one_device = data_mesh([experiment.mesh.devices.flat[0]])
-    with jax.sharding.use_abstract_mesh(one_device.abstract_mesh):
+    with ops.use(experiment.lowering), jax.sharding.use_abstract_mesh(one_device.abstract_mesh):
         kept = num_bytes(jax.eval_shape(residuals, experiment.abstract_weights, images, labels)) - num_bytes(params)
     # What the data axis splits is gathered for the length of a step.
-    stored = experiment.state_shardings.weights.params
+    stored = experiment.weights_shardings.params
     used = state_shardings(params, experiment.mesh, fully_sharded=False)
     copies = jax.tree.map(lambda x, a, b: 0 if a == b else bytes_on_each_device(x, b), params, stored, used)
     return max(0, kept + sum(jax.tree.leaves(copies)))
 
 
-def show(experiment: Experiment) -> None:
+def show(recipe: Recipe) -> None:
     """Prints the table of the network, and how long it trains."""
+    experiment = recipe.experiment
     config, weights = experiment.config, experiment.abstract_weights
     layers = count_layers(experiment)
-    table = Table(title=f"{config.model.name}, {config.image_size} px, {experiment.num_classes} classes")
-    for title in ("part", "output", "parameters", "multiply-adds"):
-        table.add_column(title, justify="left" if title == "part" else "right")
+    title = f"{config.model.name}, {config.image_size} px, {experiment.num_classes} classes"
+    table = console.table("part", "output", "parameters", "multiply-adds", title=title)
     for name, layer in layers.items():
         parameters = sum(x.size for x in jax.tree.leaves(weights.params.get(name, {})))
         shape = " x ".join(map(str, layer.shape))
@@ -132,27 +131,22 @@ def show(experiment: Experiment) -> None:
     total = sum(layer.multiply_adds for layer in layers.values())
     table.add_section()
     table.add_row("all", "", f"{num_parameters(weights):,}", f"{total / 1e9:,.2f} G")
-    Console().print(table)
+    console.console().print(table)
     print(
-        f"{experiment.total_steps:,} steps of {config.batch_size} pictures "
-        f"({experiment.steps_per_epoch:,.1f} an epoch) on {_devices(experiment)}"
+        f"{recipe.total_steps:,} steps of {config.batch_size} images "
+        f"({recipe.steps_per_epoch:,.1f} an epoch) on {_devices(experiment)}"
     )
 
 
-def show_memory(experiment: Experiment, train_step: jax.stages.Compiled | None = None) -> None:
+def show_memory(recipe: Recipe, train_step: jax.stages.Compiled | None = None) -> None:
     """Prints what training needs on each device: of a compiled step exactly, otherwise what the forward pass keeps."""
-    state = bytes_on_each_device(experiment.abstract_state, experiment.state_shardings)
+    state = bytes_on_each_device(recipe.abstract_state, recipe.state_shardings)
     planned = train_step.memory_analysis() if train_step else None
     if planned:
-        needed = f"{gigabytes(planned.temp_size_in_bytes)} while a step runs"
+        needed = f"{console.size(planned.temp_size_in_bytes)} while a step runs"
     else:
-        needed = f"about {gigabytes(saved_bytes(experiment))} kept for the backward pass"
-    print(f"memory on each device: {gigabytes(state)} state, {needed}")
-
-
-def gigabytes(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+        needed = f"about {console.size(saved_bytes(recipe.experiment))} kept for the backward pass"
+    print(f"memory on each device: {console.size(state)} state, {needed}")
 
 
 def _devices(experiment: Experiment) -> str:

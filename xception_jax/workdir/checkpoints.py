@@ -7,14 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from xception_jax.errors import UserError
+from xception_jax.models.variables import Weights
 from xception_jax.parallel.processes import barrier, primary
-from xception_jax.training.state import TrainState
 from xception_jax.workdir import checksums
+
+State = Any  # a pytree of arrays that has a `step`, and the networks' `weights` and `averaged` (or None)
 
 _UNFINISHED = ".orbax-checkpoint-tmp*"  # what Orbax adds to the name of a folder that it is writing
 
@@ -82,7 +85,7 @@ class Checkpoints:
         except ValueError as e:
             raise UserError(f"a checkpoint in {self._directory} is damaged ({e}); train on, which sets it aside") from e
 
-    def save(self, state: TrainState, metrics: dict[str, float] | None, run: dict[str, Any]) -> None:
+    def save(self, state: State, metrics: dict[str, float] | None, run: dict[str, Any]) -> None:
         """Begins to save; returns when the state's buffers may be donated. Raises what went wrong in the save before.
 
         Args:
@@ -118,7 +121,7 @@ class Checkpoints:
             for folder in self._directory.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
+    def restore(self, step: int, abstract: State, shardings: State) -> State:
         """The state saved at `step`, on other devices and split otherwise than it was saved from, if need be.
 
         Args:
@@ -127,6 +130,45 @@ class Checkpoints:
         """
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+
+    def restore_weights(self, step: int, *, averaged: bool) -> tuple[Weights, bool]:
+        """One of the two sets of weights in a checkpoint, on the host, whatever devices it was saved from.
+
+        Args:
+          step: of the checkpoint.
+          averaged: whether the averaged ones are wanted, if there are any.
+
+        Returns:
+          The weights, float32 or as trained, and whether they are the averaged ones.
+        """
+        state = self._directory / str(step) / "state"
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            saved = checkpointer.metadata(state).item_metadata.tree
+            part = "averaged" if averaged and saved.get("averaged") else "weights"
+            wanted = {part: saved[part]}
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
+            restored = _with_indices(checkpointer.restore(state, args=args)[part])
+        return Weights(restored["params"], restored["batch_stats"]), part == "averaged"
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """What the best checkpoint has the most of."""
+        score = self._score(metrics)
+        return -score if self._lowest else score
+
+    @property
+    def best_score(self) -> float | None:
+        """The highest `score` of a complete checkpoint, or None where none was evaluated."""
+        return max(map(self.score, self._evaluated().values()), default=None)
+
+    def _evaluated(self) -> dict[int, dict[str, float]]:
+        """The metrics of those complete checkpoints that were evaluated, by step."""
+        steps = self._manager.all_steps()
+        return {step: metrics for step in steps if (metrics := self._manager.metrics(step))}
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """What was evaluated at a step, or None."""
+        return self._evaluated().get(step)
 
     @property
     def latest(self) -> int | None:
@@ -145,10 +187,10 @@ class Checkpoints:
         if which == "last":
             candidates = steps
         elif which == "best":
-            scores = {step: self._score(metrics) for step in steps if (metrics := self._manager.metrics(step))}
+            scores = {step: self.score(metrics) for step, metrics in self._evaluated().items()}
             if not scores:
                 raise UserError(f"none of the checkpoints in {self._directory} was evaluated; --step=last is the last")
-            candidates = sorted(scores, key=lambda step: scores[step], reverse=not self._lowest)
+            candidates = sorted(scores, key=lambda step: scores[step], reverse=True)
         elif which.isdecimal() and int(which) in steps:
             candidates = [int(which)]
         else:
@@ -168,6 +210,13 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and releases the folder."""
         self._manager.close()
+
+
+def _with_indices(tree: Any) -> Any:
+    """A tree in which the numbers of a list's members are numbers: Orbax writes them as texts."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(key) if key.isdecimal() else key: _with_indices(value) for key, value in tree.items()}
 
 
 def _set_damaged_aside(directory: Path) -> list[str]:

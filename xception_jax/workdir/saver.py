@@ -6,8 +6,7 @@ from typing import Any
 
 from xception_jax.errors import TrainingError
 from xception_jax.parallel.processes import any_of
-from xception_jax.training.state import TrainState
-from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.checkpoints import Checkpoints, State
 from xception_jax.workdir.log import RunLog
 from xception_jax.workdir.status import Status
 
@@ -38,17 +37,25 @@ class Saver:
     ):
         self._checkpoints, self._log, self._status, self._run, self._sleep = checkpoints, log, status, run, sleep
         self._saved = checkpoints.latest
-        self._under_way: tuple[int, float] | None = None  # step, and when it began
+        self._best = checkpoints.best_score
+        self._under_way: tuple[int, float, float | None] | None = None  # step, when it began, and its score
         self._failures = 0  # in a row
         self._calls_to_wait = 0
 
-    def save(self, state: TrainState, metrics: dict[str, float] | None) -> None:
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether an evaluation is better than those of all that is saved, so that its state is to be saved now."""
+        score = self._checkpoints.score(metrics)
+        scores = (self._best, self._under_way[2] if self._under_way else None)
+        return all(other is None or score > other for other in scores)
+
+    def save(self, state: State, metrics: dict[str, float] | None) -> None:
         """Begins to save, when the save before has ended. Arguments as `Checkpoints.save`."""
         self._settle()
         step = int(state.step)
         if step == self._saved:
             return
-        self._under_way = step, time.monotonic()
+        score = None if metrics is None else self._checkpoints.score(metrics)
+        self._under_way = step, time.monotonic(), score
         try:
             self._checkpoints.save(state, metrics, self._run)
         except Exception as e:  # whatever the storage raises: a run is worth more than a save
@@ -61,7 +68,7 @@ class Saver:
         self._calls_to_wait -= 1
         return 0 < self._failures < MOST_TRIES and self._calls_to_wait <= 0
 
-    def finish(self, state: TrainState, metrics: dict[str, float] | None) -> None:
+    def finish(self, state: State, metrics: dict[str, float] | None) -> None:
         """Saves `state` if it is not yet saved, and returns when it is.
 
         Raises:
@@ -91,10 +98,11 @@ class Saver:
 
     def _end(self, error: Exception | None) -> None:
         assert self._under_way is not None
-        step, began = self._under_way
+        step, began, score = self._under_way
         self._under_way = None
         if not any_of(error is not None and not self._checkpoints.holds(step)):
             self._saved, self._failures, seconds = step, 0, time.monotonic() - began
+            self._best = max((s for s in (self._best, score) if s is not None), default=None)
             self._log.saved(step, seconds)
             self._status.update(saved_step=step, save_seconds=seconds, failed_saves=0)
             return

@@ -6,21 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xception_jax import config
 from xception_jax.benchmarking.sides.protocol import BATCHES, Work, serve
 from xception_jax.data import Batch, BrokenPictures, train_batches
 from xception_jax.data.sources.images import Pictures, find_pictures
+from xception_jax.data.views import Augmentation
+from xception_jax.models.input_spec import InputSpec
 from xception_jax.parallel import host_memory
 
 
 def batches(task: dict[str, Any]) -> Iterator[Batch]:
     """What `training` iterates over, with the default augmentation."""
-    data = config.default().data
-    data.interpolation, data.stain_means = "bilinear", ()
     return train_batches(
         Pictures(find_pictures([Path(task["data"])])),
-        data,
-        image_size=task["image_size"],
+        InputSpec(image_size=task["image_size"]),
+        Augmentation(),
         batch_size=task["batch"],
         seed=0,
         start_step=0,

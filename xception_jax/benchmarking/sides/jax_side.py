@@ -16,25 +16,26 @@ from flax import nnx
 from xception_jax import ops
 from xception_jax.benchmarking.sides import operators
 from xception_jax.benchmarking.sides.protocol import Work, serve
-from xception_jax.models import create_model
+from xception_jax.evaluation.step import make_eval_step
+from xception_jax.models import create_model, variables
 from xception_jax.models.input_spec import Normalization
 from xception_jax.parallel import host_memory
 from xception_jax.parallel.mesh import data_mesh, put_batch, replicated
 from xception_jax.planning.hlo import Program
-from xception_jax.training import state as train_state
 from xception_jax.training.optimizers import is_kernel
-from xception_jax.training.step import TrainSettings, make_eval_step, make_train_step
+from xception_jax.training.state import TrainState, create_state
+from xception_jax.training.step import TrainSettings, make_train_step
 
 Task = dict[str, Any]
 NUM_CLASSES = 1000
 
 
-def split_network(task: Task) -> tuple[nnx.GraphDef, train_state.Weights]:
+def split_network(task: Task) -> tuple[nnx.GraphDef, variables.Weights]:
     """The network that the task names, as structure and arrays."""
     model = create_model(
         task["model"], num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), dtype=task["dtype"], **task["options"]
     )
-    return train_state.split(model)
+    return variables.split(model)
 
 
 def paper_optimizer() -> tuple[optax.GradientTransformation, optax.Schedule, TrainSettings]:
@@ -53,8 +54,8 @@ def train_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
     graphdef, _ = nnx.eval_shape(lambda: split_network(task))
     optimizer, schedule, settings = paper_optimizer()
 
-    def state(weights: train_state.Weights) -> train_state.TrainState:
-        return train_state.create(weights, optimizer, averaging=True)
+    def state(weights: variables.Weights) -> TrainState:
+        return create_state(weights, optimizer, averaging=True)
 
     def arguments() -> tuple:
         _, weights = split_network(task)
@@ -114,11 +115,13 @@ def compilation(task: Task) -> Work:
     _, make_arguments = train_program(task)
     arguments = jax.eval_shape(make_arguments)
     facts: dict[str, Any] = {}
+    lowering = ops.current()
 
     def run() -> None:
         jax.clear_caches()
         times = [time.perf_counter()]
-        program, _ = train_program(task)
+        with ops.use(lowering):
+            program, _ = train_program(task)
         times.append(time.perf_counter())
         traced = program.trace(*arguments)
         times.append(time.perf_counter())
@@ -177,7 +180,7 @@ def repeated(function: Callable, arguments: tuple, facts: dict[str, Any]) -> Wor
 
 def plain_flops(make_program: Callable[[], Any], arguments: tuple) -> float:
     """Operations of the mathematics, whichever lowering does it: those of the plain lowering, before optimization."""
-    with ops.reference():
+    with ops.as_reference():
         return make_program().lower(*arguments).cost_analysis()["flops"]
 
 
@@ -220,8 +223,8 @@ TASKS: dict[str, Callable[[Task], Work]] = {
 
 def prepare(task: Task) -> Work:
     """The task, with the lowering that it asks for."""
-    ops.set_lowering(task.get("lowering", "auto"))
-    return TASKS[task["what"]](task)
+    with ops.use(ops.Lowering(task.get("lowering", "auto"))):
+        return TASKS[task["what"]](task)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xception_jax import ops
+from xception_jax.models import variables
 from xception_jax.models.layers import Numerics, batch_norm
-from xception_jax.training import state as train_state
 
 DIRECTIONS = {
     "convolution": ("forward", "input gradient", "kernel gradient"),
@@ -68,12 +68,12 @@ def used(make: Callable[[], tuple[nnx.GraphDef, Any]], task: dict[str, Any]) -> 
     Batch normalization is taken to follow every convolution that mixes channels, as it does in all networks here. Where
     operators are fused there is "separable" besides what it is made of: `ops.normalized_separable_conv` with a ReLU.
     """
-    fused = ops.fused()
+    fused = ops.current().fuses
     graphdef, weights = nnx.eval_shape(make)
     size = task["image_size"]
     images = jax.ShapeDtypeStruct((task["batch"], size, size, 3), jnp.float32)
-    with ops.reference():
-        jaxpr = jax.make_jaxpr(lambda w, x: train_state.merge(graphdef, w)(x))(weights, images)
+    with ops.as_reference():
+        jaxpr = jax.make_jaxpr(lambda w, x: variables.merge(graphdef, w)(x))(weights, images)
     counts: collections.Counter[Operator] = collections.Counter()
     before: Operator | None = None
     for equation, times in _equations(jaxpr.jaxpr):
@@ -166,7 +166,7 @@ def _function(operator: Operator, dtype: str) -> tuple[Callable, Any]:
         return lambda x, _: ops.max_pool(x, o.window[0], o.strides[0], o.padding), ()
     if o.kind == "batch norm":
         numerics = Numerics(1e-3, 0.99, jnp.dtype(dtype), jnp.dtype("float32"))
-        graphdef, weights = train_state.split(batch_norm(o.channels, numerics=numerics, rngs=nnx.Rngs(0)))
+        graphdef, weights = variables.split(batch_norm(o.channels, numerics=numerics, rngs=nnx.Rngs(0)))
 
         def normalize(x: Any, params: Any) -> Any:
             layer = nnx.merge(graphdef, params, weights.batch_stats)

@@ -26,7 +26,7 @@ def depthwise_conv(
     """`lax.conv_general_dilated` with `feature_group_count` C, as a sum of kh * kw shifted products.
 
     The sums are float32 (float64 for float64). Derivatives of every order by reverse mode, and forward mode over
-    reverse; not `jax.jvp` of the convolution itself, for which `ops.reference()` is there.
+    reverse; not `jax.jvp` of the convolution itself, for which `ops.as_reference()` is there.
 
     Args:
       x: any floating-point dtype.

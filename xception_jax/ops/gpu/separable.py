@@ -1,4 +1,4 @@
-"""`separable_reference.convolve` for GPUs: what it reads and writes in main memory, and keeps, is what counts.
+"""`reference.convolve` for GPUs: what it reads and writes in main memory, and keeps, is what counts.
 
 The depthwise convolution normalizes what it reads; its gradients, and those of what comes before it, are one kernel.
 
@@ -15,16 +15,16 @@ from jax.ad_checkpoint import checkpoint_name
 
 from xception_jax.ops.affine import row, wide
 from xception_jax.ops.gpu.depthwise_backward import depthwise_backward
-from xception_jax.ops.reference import Settings, Weights, affine_relu, pointwise_conv, sums
+from xception_jax.ops.reference import Parameters, Settings, affine_relu, pointwise_conv, sums
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: jax.Array, weights: Weights, settings: Settings) -> tuple[jax.Array, jax.Array]:
+def convolve(x: jax.Array, weights: Parameters, settings: Settings) -> tuple[jax.Array, jax.Array]:
     """Keeps x, the result and what is between the convolutions for the backward pass."""
     return _forward(x, weights, settings)[0]
 
 
-def _forward(x: jax.Array, weights: Weights, settings: Settings) -> tuple:
+def _forward(x: jax.Array, weights: Parameters, settings: Settings) -> tuple:
     middle = checkpoint_name(_depthwise_of_affine(x, weights, settings), "depthwise")
     y = checkpoint_name(pointwise_conv(middle, weights.pointwise), "convolution")
     return (y, checkpoint_name(sums(y), "statistics")), (x, weights, middle, y)
@@ -39,13 +39,13 @@ def _backward(settings: Settings, residuals: tuple, cotangents: tuple) -> tuple:
     to_x, to_scale, to_shift, to_depthwise = depthwise_backward(
         x, weights.scale, weights.shift, weights.depthwise, to_middle, settings
     )
-    return to_x, Weights(to_scale, to_shift, to_depthwise, to_pointwise)
+    return to_x, Parameters(to_scale, to_shift, to_depthwise, to_pointwise)
 
 
 convolve.defvjp(_forward, _backward)
 
 
-def _depthwise_of_affine(x: jax.Array, weights: Weights, settings: Settings) -> jax.Array:
+def _depthwise_of_affine(x: jax.Array, weights: Parameters, settings: Settings) -> jax.Array:
     """The depthwise convolution of `affine_relu`, as nine shifted products that each compute what they multiply.
 
     Compilers would rather write the normalized map to memory than compute it nine times.

@@ -23,7 +23,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from xception_jax.ops import kernels, reference
-from xception_jax.ops.reference import Settings, Weights
+from xception_jax.ops.reference import Parameters, Settings
 from xception_jax.ops.tpu import mosaic
 from xception_jax.ops.tpu.mosaic import F32, TAPS
 
@@ -49,18 +49,18 @@ def _pictures(batch: int, width: int, channels: int, out: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: jax.Array, weights: Weights, settings: Settings) -> tuple[jax.Array, jax.Array]:
-    """`separable_reference.convolve` of what the kernels take. Keeps x and the result for the backward pass alone."""
+def convolve(x: jax.Array, weights: Parameters, settings: Settings) -> tuple[jax.Array, jax.Array]:
+    """`reference.convolve` of what the kernels take. Keeps x and the result for the backward pass alone."""
     return _forward(x, weights, settings)[0]
 
 
-def _forward(x: jax.Array, weights: Weights, settings: Settings) -> tuple:
+def _forward(x: jax.Array, weights: Parameters, settings: Settings) -> tuple:
     plain = functools.partial(reference.convolve, settings=settings)
     y, sums = kernels.as_operator(functools.partial(forward_kernel, settings=settings), plain)(x, weights)
     return (y, sums), (x, weights, y)
 
 
-def _backward(settings: Settings, residuals: tuple, cotangents: tuple) -> tuple[jax.Array, Weights]:
+def _backward(settings: Settings, residuals: tuple, cotangents: tuple) -> tuple[jax.Array, Parameters]:
     plain = functools.partial(plain_backward, settings=settings)
     return kernels.as_operator(functools.partial(backward_kernel, settings=settings), plain)(*residuals, *cotangents)
 
@@ -69,15 +69,15 @@ convolve.defvjp(_forward, _backward)
 
 
 def plain_backward(
-    x: jax.Array, weights: Weights, y: jax.Array, to_y: jax.Array, to_sums: jax.Array, settings: Settings
-) -> tuple[jax.Array, Weights]:
+    x: jax.Array, weights: Parameters, y: jax.Array, to_y: jax.Array, to_sums: jax.Array, settings: Settings
+) -> tuple[jax.Array, Parameters]:
     """The gradients of x and the weights, by `lax`. y is not needed."""
     convolve = functools.partial(reference.convolve, settings=settings)
     return jax.vjp(convolve, x, weights)[1]((to_y, to_sums))
 
 
 def forward_kernel(
-    x: Float[Array, "B H W C"], weights: Weights, settings: Settings, interpret: Any = False
+    x: Float[Array, "B H W C"], weights: Parameters, settings: Settings, interpret: Any = False
 ) -> tuple[Float[Array, "B H W D"], Float[Array, "2 D"]]:
     """`convolve` in one kernel. `interpret`: see `mosaic.call`."""
 
@@ -103,13 +103,13 @@ def forward_kernel(
 
 def backward_kernel(
     x: Float[Array, "B H W C"],
-    weights: Weights,
+    weights: Parameters,
     y: Float[Array, "B H W D"],
     to_y: Float[Array, "B H W D"],
     to_sums: Float[Array, "2 D"],
     settings: Settings,
     interpret: Any = False,
-) -> tuple[Float[Array, "B H W C"], Weights]:
+) -> tuple[Float[Array, "B H W C"], Parameters]:
     """`plain_backward` in one kernel."""
 
     def kernel(maps: tuple, shared: tuple) -> tuple[jax.Array, tuple]:
@@ -136,8 +136,8 @@ def backward_kernel(
 
     to_x, (sums, to_pointwise) = kernels.per_device(kernel, (x, y, to_y), (weights, to_sums))
     *to_depthwise, to_scale, to_shift = sums
-    gradients = Weights(to_scale, to_shift, jnp.stack(to_depthwise), to_pointwise)
-    return to_x, Weights(*(g.reshape(w.shape).astype(w.dtype) for g, w in zip(gradients, weights, strict=True)))
+    gradients = Parameters(to_scale, to_shift, jnp.stack(to_depthwise), to_pointwise)
+    return to_x, Parameters(*(g.reshape(w.shape).astype(w.dtype) for g, w in zip(gradients, weights, strict=True)))
 
 
 def _operand(x: jax.Array) -> mosaic.Operand:
@@ -145,7 +145,7 @@ def _operand(x: jax.Array) -> mosaic.Operand:
     return x, pl.BlockSpec(x.shape, lambda *_: (0,) * x.ndim)
 
 
-def _operands(weights: Weights) -> list[mosaic.Operand]:
+def _operands(weights: Parameters) -> list[mosaic.Operand]:
     channels, out = weights.pointwise.shape[2:]
     depthwise = weights.depthwise.reshape(len(TAPS), channels).astype(F32)
     vectors = weights.scale[None], weights.shift[None]
@@ -166,7 +166,7 @@ class Blocks:
     pictures: int
 
     @classmethod
-    def of(cls, x: jax.Array, weights: Weights) -> "Blocks":
+    def of(cls, x: jax.Array, weights: Parameters) -> "Blocks":
         height, width, batch, _ = x.shape
         return cls(height, width, batch, _pictures(batch, width, *weights.pointwise.shape[2:]))
 

@@ -18,9 +18,9 @@ import numpy as np
 from xception_jax.data import stain
 from xception_jax.formats import tensor_bundle
 from xception_jax.formats.errors import WeightsFileError
+from xception_jax.models.variables import Weights
 from xception_jax.pretrained.layouts.keras import canonical, keras_table, norm_entries, numbered
 from xception_jax.pretrained.layouts.table import Entry, Table, to_ours
-from xception_jax.training.state import Weights
 
 PARAMS = "params.json"
 MAX_PARAMS = 16 << 20

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from xception_jax.training.state import Weights
+from xception_jax.models.variables import Weights
 
 Path = tuple[str | int, ...]
 

@@ -19,7 +19,7 @@ import numpy as np
 from xception_jax.errors import UserError, suggest
 from xception_jax.models import xception
 from xception_jax.models.aligned_xception import AlignedXception
-from xception_jax.models.registry import MODELS
+from xception_jax.models.registry import ALIGNED
 from xception_jax.pretrained.layouts.table import Entry, Path, Table
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
@@ -182,6 +182,4 @@ def _unit(path: Path, name: str) -> Iterator[Layer]:
 
 
 LAYERS: dict[str, Callable[[], Iterator[Layer]]] = {"xception": _xception, "inception_v3": _inception_v3}
-LAYERS |= {
-    name: functools.partial(_aligned, kind) for name, kind in MODELS.items() if issubclass(kind, AlignedXception)
-}
+LAYERS |= {name: functools.partial(_aligned, kind) for name, kind in ALIGNED.items()}

@@ -1,4 +1,4 @@
-"""JPEG files, decoded no further than a view of them needs.
+"""Encoded pictures to pixels; JPEG files no further than a view of them needs.
 
 Shape legend: H height, W width of the picture; n the reduction.
 """
@@ -19,6 +19,33 @@ REDUCTIONS = (8, 4, 2)  # what a JPEG's 8x8 blocks can be decoded smaller by; th
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SEQUENTIAL = (0xC0, 0xC1)
 STANDALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
+
+
+cv2.setNumThreads(0)  # the pipeline's threads each work on a picture of their own
+
+
+class BrokenPictureError(ValueError):
+    """Bytes that are no picture."""
+
+
+def decode(encoded: bytes | np.ndarray) -> np.ndarray:
+    """Decodes a JPEG, PNG, WebP or BMP to uint8 [H, W, 3], whatever its colours; an EXIF rotation is not applied.
+
+    Pixels are returned as they are.
+
+    Raises:
+      BrokenPictureError: the bytes cannot be decoded.
+    """
+    if isinstance(encoded, np.ndarray):
+        return encoded
+    data = np.frombuffer(encoded, np.uint8)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    except cv2.error as e:
+        raise BrokenPictureError(str(e)) from None
+    if image is None:
+        raise BrokenPictureError("it is no JPEG, PNG, WebP or BMP picture, or it is damaged")
+    return image
 
 
 class Header(NamedTuple):

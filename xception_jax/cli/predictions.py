@@ -1,0 +1,73 @@
+"""Predictions as people and programs get them: a table, files of scores and features, heat maps."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from xception_jax.cli import tables
+from xception_jax.inference.grad_cam import overlay
+from xception_jax.inference.predictor import Prediction
+from xception_jax.pretrained import Pretrained
+from xception_jax.terminal import console
+from xception_jax.workdir import atomic
+
+SHOWN = 50  # pictures in the table that people read
+
+
+def class_name(pretrained: Pretrained, index: int) -> str:
+    """The name of a class, or its number where the weights do not tell names."""
+    return pretrained.class_names[index] if pretrained.class_names else f"class {index}"
+
+
+COLUMNS = ("file", "rank", "class_index", "class_name", "probability", "uncertainty")
+
+
+def append_ranks(columns: dict[str, list], prediction: Prediction, pretrained: Pretrained, top: int) -> None:
+    """Appends a picture's `top` highest scores to some of COLUMNS, a row each, ranks from 1.
+
+    Where the weights' scores are "linear", the column probability holds those figures.
+    """
+    order = np.argsort(-prediction.scores, kind="stable")[:top]
+    for rank, index in enumerate(order, 1):
+        row = (prediction.file, rank, int(index), class_name(pretrained, index), float(prediction.scores[index]))
+        values = dict(zip(COLUMNS, (*row, float(prediction.uncertainty[index])), strict=True))
+        for name, column in columns.items():
+            column.append(values[name])
+
+
+def show(columns: dict[str, list], top: int, scores: str) -> None:
+    """Prints the first pictures' classes, one line each."""
+    table = console.plain_table("file", *[str(rank + 1) for rank in range(top)])
+    names, values = columns["class_name"], columns["probability"]
+    said = [
+        f"{name} {100 * value:.1f} %" if scores == "softmax" else f"{name} {value:.4f}"
+        for name, value in zip(names, values, strict=True)
+    ]
+    for start in range(0, min(len(said), SHOWN * top), top):
+        table.add_row(columns["file"][start], *said[start : start + top])
+    console.console().print(table)
+    if len(said) > SHOWN * top:
+        print(f"and {len(said) // top - SHOWN} more; --output=FILE.csv writes all")
+
+
+def write_features(path: Path, names: Sequence[str], features: Sequence[np.ndarray]) -> None:
+    """Writes file names and features: .npz has arrays `files` [N] and `features` [N, D], .parquet two columns."""
+    if path.suffix == ".parquet":
+        tables.write_table(path, {"file": names, "features": features})
+        return
+    buffer = io.BytesIO()
+    np.savez(buffer, files=np.array(names), features=np.stack(features))
+    atomic.write_atomically(path, buffer.getvalue())
+
+
+def write_explanation(folder: Path, prediction: Prediction, name: str) -> None:
+    """Writes a picture, and where in it its class is seen, as FOLDER/<picture's path>.<class>.png."""
+    stem = prediction.file.replace(os.sep, "_").lstrip("._")
+    picture = cv2.cvtColor(overlay(prediction.view, prediction.evidence), cv2.COLOR_RGB2BGR)
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = cv2.imencode(".png", picture)[1].tobytes()
+    atomic.write_atomically(folder / f"{stem}.{name.replace(os.sep, '_')}.png", encoded)

@@ -1,0 +1,67 @@
+"""The evaluation of a batch, on the accelerator.
+
+Shape legend: B batch, S image side, K classes.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from xception_jax import ops
+from xception_jax.models import variables
+from xception_jax.models.input_spec import Normalization
+from xception_jax.models.variables import Weights
+from xception_jax.parallel.mesh import batch_sharded, in_use, replicated
+from xception_jax.tasks.losses import Loss, cross_entropy
+from xception_jax.tasks.metrics import Metric
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def make_eval_step(
+    graphdef: nnx.GraphDef,
+    num_classes: int,
+    mesh: Mesh,
+    normalization: Normalization,
+    shardings: Weights | NamedSharding | None = None,
+    *,
+    loss: Loss = cross_entropy,
+    metrics: Mapping[str, Metric] | None = None,
+    lowering: ops.Lowering | None = None,
+) -> Callable[[Weights, Batch], Metrics]:
+    """Compiles (weights, batch) -> what the network says of each example, on every device.
+
+    Args:
+      graphdef: the network's structure.
+      num_classes: K.
+      mesh: the devices.
+      normalization: pixels to numbers.
+      shardings: of the weights (`mesh.state_shardings`); None: all of them are on every device.
+      loss, metrics: functions of logits and labels, see `tasks`.
+      lowering: of operators; None: the one in scope now.
+
+    Returns:
+      A function that returns loss (float32 [B]), confidence (float32 [B], the highest softmax probability), top5
+      (int32 [B, min(5, K)], most probable first), each of the metrics (float32 [B]), and what the batch holds besides
+      the images.
+    """
+    lowering = lowering or ops.current()
+
+    def eval_step(weights: Weights, batch: Batch) -> Metrics:
+        with ops.use(lowering):
+            logits = variables.merge(graphdef, in_use(weights, mesh))(normalization(batch["image"]))
+        _, top5 = jax.lax.top_k(logits, min(5, num_classes))
+        return {
+            **{name: column for name, column in batch.items() if name != "image"},
+            "loss": loss(logits, batch["label"]),
+            "confidence": jax.nn.softmax(logits).max(-1),
+            "top5": top5,
+            **{name: metric(logits, batch["label"]) for name, metric in (metrics or {}).items()},
+        }
+
+    on_all = replicated(mesh)
+    weights = on_all if shardings is None else shardings
+    return jax.jit(eval_step, in_shardings=(weights, batch_sharded(mesh)), out_shardings=on_all)

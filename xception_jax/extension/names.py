@@ -1,0 +1,84 @@
+"""Things by name: the project's own, those that a program registers, and any that Python can import."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from xception_jax.errors import UserError, suggest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of one kind of thing.
+
+    A name is one of the project's own, one that was registered, or "package.module:attribute", which is imported.
+
+    Args:
+      kind: what the names are of, for messages: "model".
+      known: the project's own.
+    """
+
+    def __init__(self, kind: str, known: Mapping[str, T]):
+        self._kind = kind
+        self._known = dict(known)
+
+    def register(self, name: str, thing: T) -> T:
+        """Adds a name, and returns `thing`. A name that a program registered before is replaced: notebooks run twice.
+
+        Raises:
+          UserError: the name has a colon.
+        """
+        if ":" in name:
+            raise UserError(f'"{name}" cannot be registered as a {self._kind}: names with a colon are imported')
+        self._known[name] = thing
+        return thing
+
+    def find(self, name: str) -> T:
+        """The thing of a name.
+
+        Raises:
+          UserError: there is none; the message names the nearest, or says what cannot be imported.
+        """
+        if name in self._known:
+            return self._known[name]
+        if ":" in name:
+            return self._imported(name)
+        raise UserError(f'unknown {self._kind} "{name}"; {suggest(name, self._known)}')
+
+    def _imported(self, name: str) -> T:
+        module_name, _, attribute = name.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as e:
+            if e.name is None or not f"{module_name}.".startswith(f"{e.name}."):
+                raise  # the module is there, and what it imports is not
+            raise UserError(
+                f'{self._kind} "{name}" cannot be imported: there is no module {e.name} in this folder or installed'
+            ) from None
+        if not hasattr(module, attribute):
+            there = [name for name, value in vars(module).items() if callable(value)]
+            raise UserError(f'{self._kind} "{name}": {module_name} has no {attribute}; {suggest(attribute, there)}')
+        return getattr(module, attribute)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known or ":" in name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._known))
+
+
+def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of what a function or class takes by name; not *args, **kwargs and self."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    # What a network's class is called with, its metaclass does not tell.
+    called: Any = getattr(function, "__init__") if inspect.isclass(function) else function  # noqa: B009
+    signature = inspect.signature(called)
+    return tuple(p.name for p in signature.parameters.values() if p.kind in by_name and p.name != "self")
+
+
+def wanted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings `offered` that a function has a parameter for."""
+    names = parameters(function)
+    return {name: value for name, value in offered.items() if name in names}

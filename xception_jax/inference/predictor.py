@@ -1,0 +1,142 @@
+"""What a trained network says of pictures.
+
+Shape legend: B batch, V views of a picture (test-time crops), S image side, K classes, D features.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from xception_jax.data import BrokenPictures, evaluation_batches
+from xception_jax.data.sources.images import Pictures
+from xception_jax.data.views import central_view, ten_views
+from xception_jax.errors import UserError
+from xception_jax.inference.grad_cam import grad_cam
+from xception_jax.inference.mc_dropout import monte_carlo_dropout
+from xception_jax.models import create_model, variables
+from xception_jax.models.layers import global_average
+from xception_jax.models.variables import Weights
+from xception_jax.parallel.mesh import batch_sharded, data_mesh, put_batch, replicated
+from xception_jax.pretrained import Pretrained, transplant
+
+VIEWS = {1: central_view, 10: ten_views}
+
+
+@dataclasses.dataclass
+class Prediction:
+    """What a network says of one picture.
+
+    Attributes:
+      file: the picture.
+      scores: float32 [K], probabilities, or figures where the weights' `scores` are "linear"; means over the views.
+      uncertainty: float32 [K], deviations of the scores under dropout; zero where the weights do not want it.
+      features: float32 [D], the pooled last map, a mean over the views.
+      view: uint8 [S, S, 3], what was seen of the picture: the first view.
+      evidence: float32 [h, w], 0..1, where in the view the first class is seen.
+    """
+
+    file: str
+    scores: np.ndarray
+    uncertainty: np.ndarray
+    features: np.ndarray
+    view: np.ndarray
+    evidence: np.ndarray
+
+
+class Predictor:
+    """A trained network, compiled for all devices.
+
+        predictor = Predictor(load_pretrained("imagenet"))
+        for prediction in predictor([Path("cat.jpg")]):
+            print(prediction.file, prediction.scores.argmax())
+
+    Args:
+      pretrained: the weights, with a logits layer.
+      batch_size: pictures at a time, rounded up to a multiple of the number of devices.
+      crops: views of a picture whose scores are averaged, 1 or 10.
+      image_size: S; None: as the weights were trained.
+
+    Raises:
+      UserError: the weights have no logits layer, or S is too small.
+    """
+
+    def __init__(self, pretrained: Pretrained, *, batch_size: int = 16, crops: int = 1, image_size: int | None = None):
+        if not pretrained.num_classes:
+            raise UserError(f"{pretrained.source} has no logits layer: it cannot tell classes; fine-tune it first")
+        self.pretrained = pretrained
+        self._mesh = data_mesh()
+        self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
+        self._views = VIEWS[crops]
+        size = pretrained.input.image_size if image_size is None else image_size
+        self.input = dataclasses.replace(pretrained.input, image_size=size)
+        self._step = self._compile()
+
+    def _compile(self) -> Any:
+        given = self.pretrained
+
+        def build() -> tuple:
+            model = create_model(given.model, num_classes=given.num_classes, rngs=nnx.Rngs(0), **given.options)
+            return variables.split(model)
+
+        graphdef, shapes = nnx.eval_shape(build)
+        weights, _ = transplant(given, shapes)
+        self._weights = jax.device_put(weights, replicated(self._mesh))
+
+        def step(weights: Weights, views: jax.Array) -> dict[str, jax.Array]:
+            model = variables.merge(graphdef, weights)
+            batch = views.shape[0]
+            maps = model.features(given.input.normalization(views.reshape(-1, *views.shape[-3:])))
+            pooled = global_average(maps)
+            if given.uncertainty:  # always with the same masks: the same pictures have the same scores
+                scores, deviations = monte_carlo_dropout(model, pooled, jax.random.key(0), scores=given.scores)
+            else:
+                logits = model.head.classify(pooled.astype(maps.dtype), train=False, drop=False, rngs=None)
+                scores = jax.nn.softmax(logits) if given.scores == "softmax" else logits
+                deviations = jnp.zeros_like(scores)
+            means = {"scores": scores, "uncertainty": deviations, "features": pooled}
+            outputs = {name: x.reshape(batch, -1, x.shape[-1]).mean(1) for name, x in means.items()}
+            first = maps.reshape(batch, -1, *maps.shape[1:])[:, 0]
+            return outputs | {"evidence": grad_cam(model, first, jnp.argmax(outputs["scores"], -1))}
+
+        on_all = replicated(self._mesh)
+        return jax.jit(step, in_shardings=(on_all, batch_sharded(self._mesh)), out_shardings=on_all)
+
+    def __call__(self, pictures: Sequence[Path], broken: BrokenPictures | None = None) -> Iterator[Prediction]:
+        """What the network says of each picture, in their order; those that cannot be read are left out.
+
+        The next batch is dispatched before the last one's results are read.
+
+        Args:
+          pictures: files.
+          broken: collects the names of those that cannot be read; None: a warning names them.
+        """
+        broken = BrokenPictures() if broken is None else broken
+        source = Pictures(pictures)
+        batches = evaluation_batches(source, self.input, batch_size=self.batch_size, broken=broken, views=self._views)
+        pending: tuple[dict, dict] | None = None
+        for batch in batches:
+            outputs = self._step(self._weights, put_batch({"image": batch["image"]}, self._mesh)["image"])
+            if pending is not None:
+                yield from self._rows(source, *pending)
+            pending = batch, outputs
+        if pending is not None:
+            yield from self._rows(source, *pending)
+
+    def _rows(self, source: Pictures, batch: dict[str, np.ndarray], outputs: dict[str, jax.Array]) -> Iterator:
+        host = jax.device_get(outputs)
+        for row in np.flatnonzero(batch["mask"]):
+            view = batch["image"][row].reshape(-1, *batch["image"].shape[-3:])[0]
+            yield Prediction(
+                source.example_id(int(batch["index"][row])),
+                host["scores"][row],
+                host["uncertainty"][row],
+                host["features"][row],
+                view,
+                host["evidence"][row],
+            )

@@ -1,0 +1,33 @@
+"""Losses, by name.
+
+Shape legend: B batch, K classes.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import Array, Float, Int
+
+from xception_jax.extension.names import Registry, wanted
+
+# From logits [B, K] and labels [B] to each example's loss [B]; options by keyword.
+Loss = Callable[..., Float[Array, " B"]]
+
+
+def cross_entropy(
+    logits: Float[Array, "B K"], labels: Int[Array, " B"], *, label_smoothing: float = 0.0
+) -> Float[Array, " B"]:
+    """Softmax cross-entropy of each example, in nats, against labels smoothed as in Inception V3, section 7."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+LOSSES: Registry[Loss] = Registry("loss", {"cross_entropy": cross_entropy})
+
+
+def with_options(loss: Loss, options: Mapping[str, Any]) -> Loss:
+    """The loss as a function of logits and labels alone, given those of the options that it has a parameter for."""
+    return functools.partial(loss, **wanted(loss, options))

@@ -1,0 +1,1 @@
+"""What people read on a terminal or in a file that it is sent to."""

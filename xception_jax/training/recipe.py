@@ -1,0 +1,135 @@
+"""How an experiment is trained: its optimizer, its lengths in steps, its first state and its compiled step."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from xception_jax import config as config_lib
+from xception_jax.errors import UserError
+from xception_jax.experiment import Experiment, build_model
+from xception_jax.models import variables
+from xception_jax.models.variables import Weights
+from xception_jax.parallel.mesh import state_shardings
+from xception_jax.pretrained import fill, transplant
+from xception_jax.training.durations import in_steps
+from xception_jax.training.optimizers import create_optimizer, create_schedule
+from xception_jax.training.state import TrainState, create_state
+from xception_jax.training.step import TrainSettings, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an experiment is trained.
+
+    Attributes:
+      experiment: what is trained.
+      total_steps: length of training.
+      schedule: learning rate by step.
+      optimizer: what turns gradients into updates.
+    """
+
+    experiment: Experiment
+    total_steps: int
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """How many steps see as many pictures as the training split has."""
+        return len(self.experiment.source) / self.experiment.config.batch_size
+
+    def interval(self, key: str) -> int:
+        """The number of steps, at least one, between two events of the setting `key`."""
+        return max(1, round(_in_steps(self.experiment, config_lib.flatten(self.experiment.config)[key], key)))
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The settings of the training step."""
+        e, c = self.experiment, self.experiment.config
+        return TrainSettings(
+            seed=c.seed,
+            loss=e.training_loss,
+            metrics=e.metrics,
+            aux_loss_weight=c.aux_loss_weight,
+            average_decay=c.average_decay,
+            accumulate_steps=c.optimizer.accumulate_steps,
+            normalization=e.input.normalization,
+            lowering=e.lowering,
+        )
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, on the devices: a function of the seed, and of the weights to start from."""
+        e = self.experiment
+        _, weights = variables.split(build_model(e.config, e.num_classes))
+        if e.pretrained is not None:
+            trained, report = transplant(e.pretrained, e.abstract_weights)
+            print(report)
+            weights = fill(weights, trained)
+        # From the host, where each of several processes has all of them.
+        weights = jax.tree.map(np.asarray, weights)
+        return jax.jit(self._state_with, out_shardings=self.state_shardings)(weights)
+
+    def _state_with(self, weights: Weights) -> TrainState:
+        return create_state(weights, self.optimizer, averaging=self.experiment.config.average_decay > 0)
+
+    @functools.cached_property
+    def train_step(self) -> jax.stages.Wrapped:
+        """The training step, (state, batch) -> (state, metrics), compiled when first called."""
+        e = self.experiment
+        return make_train_step(e.graphdef, self.optimizer, self.schedule, self.settings, e.mesh, self.state_shardings)
+
+    def compiled_train_step(self) -> jax.stages.Compiled:
+        """`train_step`, compiled now."""
+        return self.train_step.lower(self.abstract_state, self.abstract_batch).compile()
+
+    @property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a batch."""
+        size, side = self.experiment.config.batch_size, self.experiment.config.image_size
+        return {
+            "image": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8),
+            "label": jax.ShapeDtypeStruct((size,), np.int32),
+        }
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes and dtypes of the state."""
+        return jax.eval_shape(self._state_with, self.experiment.abstract_weights)
+
+    @functools.cached_property
+    def state_shardings(self) -> TrainState:
+        """The `NamedSharding` of each array of the state."""
+        e = self.experiment
+        return state_shardings(self.abstract_state, e.mesh, fully_sharded=e.config.mesh.fully_sharded)
+
+
+def create_recipe(experiment: Experiment) -> Recipe:
+    """Checks how an experiment's config says that it is trained.
+
+    Raises:
+      UserError: what is wrong, and what to do.
+    """
+    config = experiment.config
+    to_steps: Any = lambda duration, key: _in_steps(experiment, duration, key)  # noqa: E731
+    if config.num_steps is not None:
+        total_steps = config.num_steps
+    elif config.num_examples is not None:
+        total_steps = round(to_steps(f"{config.num_examples} examples", key="num_examples"))
+    else:
+        total_steps = round(to_steps(f"{config.num_epochs} epochs", key="num_epochs"))
+    if total_steps < 1:
+        raise UserError("training would last less than one step; raise config.num_epochs or lower config.batch_size")
+    schedule = create_schedule(config, total_steps=total_steps, in_steps=to_steps)
+    optimizer = create_optimizer(dict(config.optimizer), schedule, config_lib.own_options(config, "optimizer"))
+    recipe = Recipe(experiment, total_steps, schedule, optimizer)
+    for key in ("log_every", "evaluation.every", "checkpoint.every"):
+        recipe.interval(key)
+    return recipe
+
+
+def _in_steps(experiment: Experiment, duration: str, key: str) -> float:
+    return in_steps(duration, batch_size=experiment.config.batch_size, num_examples=len(experiment.source), key=key)

@@ -1,0 +1,137 @@
+"""What a run was: its code, its data, its versions and device. Recorded at each start, compared when it is resumed."""
+
+import datetime
+import hashlib
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from xception_jax.data import Source
+from xception_jax.errors import UserError
+from xception_jax.version import __version__
+from xception_jax.workdir import atomic
+
+NAME = "run.json"
+SCHEMA = 1
+CHECKOUT = Path(__file__).resolve().parents[2]
+GIT_SECONDS = 10
+
+
+def environment() -> dict[str, Any]:
+    """What a run runs on: code, versions by name (None where not installed), and device (platform, kind, count)."""
+    versions: dict[str, str | None] = {"xception_jax": __version__, "python": platform.python_version()}
+    versions |= {name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+    versions |= {"orbax": _version("orbax-checkpoint")}
+    versions |= {"opencv": _version("opencv-python-headless") or _version("opencv-python")}
+    device = jax.devices()[0]
+    return {
+        "code": code(),
+        "versions": versions,
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+    }
+
+
+def code() -> dict[str, Any]:
+    """Which code this is: commit, and whether tracked files differ from it (dirty); None outside of a git checkout."""
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return {"commit": commit, "dirty": None if changed is None else changed != ""}
+
+
+def _git(*arguments: str) -> str | None:
+    if not (CHECKOUT / ".git").exists():
+        return None
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def of_source(source: Source) -> dict[str, Any]:
+    """What a split of a data set is: num_examples, class_names, and a SHA-256 of the examples' names.
+
+    A source that knows a cheaper fingerprint than all of its examples' names has a method `fingerprint`.
+    """
+    if hasattr(source, "fingerprint"):
+        examples = source.fingerprint()
+    else:
+        digest = hashlib.sha256()
+        for i in range(len(source)):
+            digest.update(f"{source.example_id(i)}\n".encode())
+        examples = digest.hexdigest()
+    return {"num_examples": len(source), "class_names": list(source.class_names), "examples": examples}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """How two splits' identities differ, a phrase each; () where they are the same data."""
+    phrases = []
+    if old["num_examples"] != new["num_examples"]:
+        phrases.append(f"{old['num_examples']:,} examples then, {new['num_examples']:,} now")
+    elif old["examples"] != new["examples"]:
+        phrases.append("as many examples, but not the same ones")
+    if old["class_names"] != new["class_names"]:
+        gone, added = (sorted(set(a) - set(b)) for a, b in _both_ways(old["class_names"], new["class_names"]))
+        changes = [f"{what} {', '.join(names[:5])}" for what, names in (("without", gone), ("with", added)) if names]
+        phrases.append("other classes" + (f" ({'; '.join(changes)})" if changes else ", in another order"))
+    return phrases
+
+
+def _both_ways(a: list[str], b: list[str]) -> tuple[tuple[list[str], list[str]], ...]:
+    return (a, b), (b, a)
+
+
+def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) -> list[str]:
+    """What is not as it was when the run was started: a sentence each.
+
+    Args:
+      workdir: the run's folder.
+      splits: `of_source` of each split, by its name.
+      train_split: the one that must be the same.
+
+    Raises:
+      UserError: the training data is another.
+    """
+    path = workdir / NAME
+    if not path.exists():  # a new run, or one that an earlier version wrote
+        return []
+    record = atomic.read_json(path)
+    sentences = []
+    for name, identity in splits.items():
+        if (old := record["data"].get(name)) and (phrases := differences(old, identity)):
+            what = f'split "{name}" is not as it was when {workdir} was started: {"; ".join(phrases)}'
+            if name == train_split:
+                raise UserError(f"{what}; restore the data, or give another --workdir")
+            sentences.append(what)
+    then, now = record["starts"][-1]["code"], code()
+    if then != now:
+        sentences.append(f"the code was {_describe(then)}, it is {_describe(now)}")
+    return sentences
+
+
+def _describe(code: dict[str, Any]) -> str:
+    if code["commit"] is None:
+        return "an installed version"
+    return f"commit {code['commit'][:10]}" + (" with changes" if code["dirty"] else "")
+
+
+def record(workdir: Path, splits: dict[str, dict[str, Any]], step: int) -> None:
+    """Writes run.json: the data as it was at first, and each start of the run with its step."""
+    path = workdir / NAME
+    old = atomic.read_json(path) if path.exists() else {"data": {}, "starts": []}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    starts = [*old["starts"], {"date": date, "step": step, **environment()}]
+    contents = {"schema": SCHEMA, "data": splits | old["data"], "starts": starts}
+    atomic.write_atomically(path, json.dumps(contents, indent=2) + "\n")
