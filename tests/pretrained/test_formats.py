@@ -19,7 +19,6 @@ from keras import layers
 from safetensors.numpy import save_file
 
 from tests.pretrained import fuzz
-from xception_jax.crc32c import crc32c
 from xception_jax.pretrained import formats, tensor_bundle, writing
 from xception_jax.pretrained.errors import WeightsFileError
 from xception_jax.pretrained.files import torch_pickle
@@ -181,26 +180,6 @@ def test_tensor_bundle_of_tensorflow():
         found, tensors, _ = read_tensors(path)
         assert found == "tensor bundle"
         same(tensors, expected)
-
-
-def test_crc32c():
-    """RFC 3720, B.4, and the definition, on lengths around those of the lanes."""
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(b"\xff" * 32) == 0x62A8AB43
-    assert crc32c(bytes(range(32))) == 0x46DD794E
-    assert crc32c(b"123456789") == 0xE3069283
-
-    def definition(data):
-        crc = 0xFFFFFFFF
-        for byte in data:
-            crc ^= byte
-            for _ in range(8):
-                crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-        return crc ^ 0xFFFFFFFF
-
-    for size in (0, 1, 2, 3, 32767, 32768, 32769, 50001):
-        data = np.random.default_rng(size).bytes(size)
-        assert crc32c(data) == definition(data)
 
 
 def test_protocol_buffers():
