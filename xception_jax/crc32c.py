@@ -4,7 +4,7 @@ import google_crc32c
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The CRC-32C of bytes, masked: rotated and shifted, so that data with checksums in it has no special one.
+    """The CRC-32C of bytes in the form in which both are stored: rotated, and a constant added.
 
     Format: tensorflow/core/lib/hash/crc32c.h.
     """
