@@ -12,6 +12,10 @@ class TrainingError(RuntimeError):
     """A run that cannot go on (a loss that is NaN, say). The commands print its message and exit with 1."""
 
 
+class WeightsFileError(UserError):
+    """A file of weights that is damaged, malicious, or none."""
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """The end of an error message about an unknown `name`: the nearest right one, or all there are."""
     choices = sorted(choices)

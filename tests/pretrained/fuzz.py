@@ -23,10 +23,11 @@ from pathlib import Path
 import h5py
 import ml_dtypes
 import numpy as np
+from safetensors.numpy import save_file
 
-from xception_jax.formats import safetensors, sandbox, sandbox_child
+from xception_jax.errors import WeightsFileError
+from xception_jax.formats import sandbox, sandbox_child
 from xception_jax.formats.detect import read_tensors
-from xception_jax.formats.errors import WeightsFileError
 from xception_jax.formats.limits import max_expansion
 
 BUNDLE = Path(__file__).parent / "fixtures" / "bundle"
@@ -54,8 +55,7 @@ def make(kind: str, folder: Path) -> Path:
     if kind == "bundle":
         shutil.copytree(BUNDLE / "variables", path / "variables", copy_function=shutil.copy)
     elif kind == "safetensors":
-        with path.open("wb") as f:
-            safetensors.write(f, arrays() | {"half": np.ones((2, 2), ml_dtypes.bfloat16)}, {"format": "np"})
+        save_file(arrays() | {"half": np.ones((2, 2), ml_dtypes.bfloat16)}, path, {"format": "np"})
     elif kind.startswith("npz"):
         with path.open("wb") as f:
             (np.savez_compressed if kind == "npz_deflated" else np.savez)(f, **arrays())
@@ -163,16 +163,9 @@ def read_here(reader, path, source):
     """`guarded.read`, without a process."""
     budget = sandbox_child.Budget(max_expansion(path.stat().st_size))
     try:
-        tensors, metadata = (sandbox_child.read_torch if reader == "torch" else sandbox_child.read_hdf5)(
-            str(path), budget
-        )
-    except Exception as e:  # as `child.main`
+        return (sandbox_child.read_torch if reader == "torch" else sandbox_child.read_hdf5)(str(path), budget)
+    except Exception as e:  # as `sandbox_child.main`
         raise WeightsFileError(str(e)) from None
-    if reader == "torch":
-        tensors = {
-            name: np.frombuffer(sandbox_child._bytes(x), np.uint8).reshape(*x.shape, -1) for name, x in tensors.items()
-        }
-    return tensors, metadata
 
 
 def main() -> None:

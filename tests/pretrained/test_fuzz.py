@@ -14,9 +14,9 @@ import sys
 import pytest
 
 from tests.pretrained import fuzz
+from xception_jax.errors import WeightsFileError
 from xception_jax.formats import sandbox
 from xception_jax.formats.detect import read_tensors
-from xception_jax.formats.errors import WeightsFileError
 
 DAMAGES = 1000
 CHECKED = {"npz", "npz_deflated", "bundle", "keras", "torch"}

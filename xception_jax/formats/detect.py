@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from xception_jax.errors import WeightsFileError
 from xception_jax.formats import hdf5, npz, safetensors, tensor_bundle, torch_pickle
-from xception_jax.formats.errors import WeightsFileError
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 TORCH_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # before PyTorch 1.6

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from xception_jax.errors import WeightsFileError
 from xception_jax.formats import sandbox
-from xception_jax.formats.errors import WeightsFileError
 from xception_jax.formats.zips import ERRORS, open_zip, read_member
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from xception_jax.formats.errors import WeightsFileError
+from xception_jax.errors import WeightsFileError
 from xception_jax.formats.limits import num_bytes
 from xception_jax.formats.zips import ERRORS, open_zip, read_member
 

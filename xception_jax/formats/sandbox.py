@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from xception_jax.errors import WeightsFileError
 from xception_jax.formats import safetensors
-from xception_jax.formats.errors import WeightsFileError
 from xception_jax.formats.limits import max_expansion
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
@@ -30,12 +30,14 @@ def read(reader: Literal["hdf5", "torch"], path: Path, source: Path) -> tuple[di
     """
     size = path.stat().st_size
     seconds = SECONDS + (SECONDS_PER_GIB * size >> 30)
-    # -P: the script's folder isn't searched for modules; names in it are those of libraries.
-    command = [sys.executable, "-P", str(CHILD), reader, str(path), str(max_expansion(size)), str(seconds)]
-    with tempfile.TemporaryFile() as output:
+    quiet = subprocess.DEVNULL
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = Path(folder) / "arrays"
+        # -P: the script's folder isn't searched for modules; names in it are those of libraries.
+        command = [sys.executable, "-P", *map(str, (CHILD, reader, path, arrays, max_expansion(size), seconds))]
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, timeout=seconds, check=False
+                command, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE, timeout=seconds, check=False
             )
         except subprocess.TimeoutExpired:
             raise WeightsFileError(f"{source} is damaged: reading it took more than {seconds} s") from None
@@ -44,6 +46,5 @@ def read(reader: Literal["hdf5", "torch"], path: Path, source: Path) -> tuple[di
         if done.returncode != 0:
             end = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             raise WeightsFileError(f"{source} is damaged: its reader ended with {done.returncode} ({end or 'a crash'})")
-        output.seek(0)
-        tensors, metadata = safetensors.parse(output.read())
+        tensors, metadata = safetensors.read(arrays)
     return tensors, json.loads(metadata["json"])

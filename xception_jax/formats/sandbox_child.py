@@ -1,9 +1,9 @@
 """Reads HDF5 and PyTorch files, whose libraries are written in C, in a process of its own. See `guarded.py`.
 
-    python -P child.py hdf5|torch FILE LIMIT SECONDS
+    python -P sandbox_child.py hdf5|torch FILE OUTPUT LIMIT SECONDS
 
-writes the file's arrays, together LIMIT bytes at most, to its output as safetensors. It exits with 3 and says why where
-it refuses the file. It imports nothing of this package, to start quickly.
+writes the file's arrays, together LIMIT bytes at most, to OUTPUT as safetensors. It exits with 3 and says why where it
+refuses the file. It imports nothing of this package, to start quickly.
 """
 
 import json
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 REFUSED = 3
 MEMORY = 1 << 30  # beside the file's, and beside what the libraries take to load
 MAX_TENSORS, MAX_RANK, MAX_DEPTH, MAX_ATTRIBUTE = 20_000, 8, 16, 16 << 20
-CODES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
+DTYPES = {
+    "float64", "float32", "float16", "bfloat16", "bool",
+    "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8",
 }  # fmt: skip
 
-Tensors = dict[str, Any]  # NumPy's arrays, or PyTorch's
+Tensors = dict[str, np.ndarray]
 
 
 class Refused(Exception):
@@ -173,7 +173,7 @@ def _dataset(name: str, dataset: Any, budget: Budget) -> np.ndarray:
         raise Refused(f"{name} is in another file; that isn't followed")
     if not filters <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}:
         raise Refused(f"{name} is compressed in an unusual way")
-    if dataset.dtype.name not in CODES:
+    if dataset.dtype.name not in DTYPES:
         raise Refused(f"{name} is of dtype {dataset.dtype}, which weights are not of")
     if dataset.shape is None:
         raise Refused(f"{name} is empty")
@@ -200,34 +200,25 @@ def read_torch(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
         raise Refused("it has no state dict")
     tensors = {str(name): x for name, x in found.items() if isinstance(x, torch.Tensor)}
     for name, x in tensors.items():
-        if x.layout != torch.strided or x.is_quantized or str(x.dtype).removeprefix("torch.") not in CODES:
+        if x.layout != torch.strided or x.is_quantized or str(x.dtype).removeprefix("torch.") not in DTYPES:
             raise Refused(f"{name} is of a kind that weights are not of ({x.dtype}, {x.layout})")
         budget.take(name, tuple(x.shape), x.element_size())
-    return {name: x.detach().contiguous() for name, x in tensors.items()}, {}
+    return {name: _numpy(x) for name, x in tensors.items()}, {}
 
 
-def _bytes(x: Any) -> bytes:
-    if isinstance(x, np.ndarray):
-        return np.ascontiguousarray(x).tobytes()
-    import torch  # NumPy has no bfloat16
+def _numpy(x: Any) -> np.ndarray:
+    """A tensor's numbers. PyTorch gives NumPy no bfloat16."""
+    import ml_dtypes
+    import torch
 
-    return x.reshape(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b""
+    x = x.detach()
+    return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()
 
 
-def write(tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """The arrays as safetensors to the output."""
-    header: dict[str, Any] = {"__metadata__": {"json": json.dumps(metadata)}}
-    end = 0
-    for name, x in tensors.items():
-        code = CODES[str(x.dtype).removeprefix("torch.")]
-        header[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [end, end + x.nbytes]}
-        end += x.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    sys.stdout.buffer.write(len(text).to_bytes(8, "little") + text)
-    for x in tensors.values():
-        sys.stdout.buffer.write(_bytes(x))
-    sys.stdout.buffer.flush()
+def write(tensors: Tensors, metadata: dict[str, Any], path: str) -> None:
+    """The arrays as safetensors."""
+    ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}  # the library doesn't look at strides
+    save_file(ordered, path, {"json": json.dumps(metadata)})
 
 
 def limit_memory(num_bytes: int) -> None:
@@ -254,7 +245,7 @@ def limit_time(seconds: int) -> None:
 
 
 def main() -> int:
-    reader, path, limit, seconds = sys.argv[1:]
+    reader, path, output, limit, seconds = sys.argv[1:]
     limit_time(int(seconds))
     if reader == "torch":
         import torch  # noqa: F401
@@ -263,7 +254,7 @@ def main() -> int:
     budget = Budget(int(limit))
     limit_memory(MEMORY + 3 * budget.limit)
     try:
-        write(*(read_torch if reader == "torch" else read_hdf5)(path, budget))
+        write(*(read_torch if reader == "torch" else read_hdf5)(path, budget), output)
     except Refused as e:
         print(e, file=sys.stderr)
         return REFUSED

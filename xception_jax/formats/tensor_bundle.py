@@ -16,8 +16,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from xception_jax.formats.crc32c import crc32c, masked
-from xception_jax.formats.errors import WeightsFileError
+from xception_jax.errors import WeightsFileError
+from xception_jax.formats.crc32c import masked_crc32c
 from xception_jax.formats.limits import MAX_NAME, MAX_TENSORS, num_bytes
 from xception_jax.formats.protobuf import message, varint
 
@@ -137,7 +137,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     end = offset + size
     if end + 5 > len(data) - FOOTER_SIZE or size < 4:
         raise ValueError("a block is outside the file")
-    if int.from_bytes(data[end + 1 : end + 5], "little") != masked(crc32c(data[offset : end + 1])):
+    if int.from_bytes(data[end + 1 : end + 5], "little") != masked_crc32c(data[offset : end + 1]):
         raise ValueError("a block's checksum is wrong")
     if data[end] != 0:
         raise ValueError("its blocks are compressed, which TensorFlow doesn't do; save it again with TensorFlow")
@@ -202,27 +202,27 @@ def _check_places(entries: dict[bytes, Entry], shards: list[Path]) -> None:
             raise WeightsFileError(f"{shard} is damaged: it has {shard.stat().st_size} bytes, its index says {end}")
 
 
-def _bytes(entry: Entry, shards: list[Path]) -> np.ndarray:
+def _bytes(entry: Entry, shards: list[Path]) -> bytes:
     with shards[entry.shard].open("rb") as f:
         f.seek(entry.offset)
-        return np.fromfile(f, np.uint8, entry.size)
+        return f.read(entry.size)
 
 
 def _array(entry: Entry, shards: list[Path]) -> np.ndarray:
     data = _bytes(entry, shards)
-    if masked(crc32c(data)) != entry.crc:
+    if masked_crc32c(data) != entry.crc:
         raise WeightsFileError(f"{shards[entry.shard]} is damaged: an array's checksum is wrong")
-    return data.view(DTYPES[entry.dtype]).reshape(entry.shape)
+    return np.frombuffer(data, DTYPES[entry.dtype]).reshape(entry.shape)
 
 
 def _string(entry: Entry, shards: list[Path]) -> bytes:
     """A scalar of dtype string: its length, the length's checksum, its bytes. The entry's checksum is of the length
     as four bytes, its checksum and the bytes."""
-    data = _bytes(entry, shards).tobytes()
+    data = _bytes(entry, shards)
     length, at = varint(data, 0)
     if entry.dtype != STRING or entry.shape or len(data) != at + 4 + length:
         raise ValueError("its object graph is no text")
-    if masked(crc32c(length.to_bytes(4, "little") + data[at:])) != entry.crc:
+    if masked_crc32c(length.to_bytes(4, "little") + data[at:]) != entry.crc:
         raise ValueError("its object graph's checksum is wrong")
     return data[at + 4 :]
 

@@ -3,11 +3,9 @@
 Shape legend: B batch, S image side.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+import functools
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -32,8 +30,10 @@ def activations(model: Backbone, images: Float[Array, "B S S 3"]) -> dict[str, n
     @jax.jit
     def forward(state: nnx.State, images: jax.Array) -> list[jax.Array]:
         model = nnx.merge(graphdef, state)
+        outputs: dict[str, jax.Array] = {}
+        _record(model, outputs)
         # The plain lowering, in which each layer is computed by itself.
-        with ops.as_reference(), _recording(model) as outputs:
+        with ops.as_reference():
             model(images)
         names[:] = outputs
         return list(outputs.values())
@@ -43,28 +43,24 @@ def activations(model: Backbone, images: Float[Array, "B S S 3"]) -> dict[str, n
     return dict(zip(names, map(np.asarray, values), strict=True))
 
 
-@contextlib.contextmanager
-def _recording(model: nnx.Module) -> Iterator[dict[str, jax.Array]]:
-    """Within the context, what the layers of `model` return, as they are called."""
+def _record(model: nnx.Module, outputs: dict[str, jax.Array]) -> None:
+    """From now on, the layers of `model` put what they return into `outputs`, as they are called.
+
+    `nnx.capture` loses their order, and is not in all versions of Flax that are supported.
+    """
     paths = {id(module): "/".join(map(str, path)) for path, module in nnx.iter_modules(model)}
-    outputs: dict[str, jax.Array] = {}
 
-    with contextlib.ExitStack() as stack:
-        for kind in RECORDED:
-            stack.enter_context(mock.patch.object(kind, "__call__", _recorded(kind.__call__, paths, outputs)))
-        yield outputs
+    @functools.cache
+    def recording(kind: type) -> type:
+        def call(self: nnx.Module, *args: Any, **kwargs: Any) -> jax.Array:
+            outputs[paths[id(self)]] = result = kind.__call__(self, *args, **kwargs)
+            return result
 
+        return type(kind)(kind.__name__, (kind,), {"__call__": call})
 
-def _recorded(call: Callable, paths: dict[int, str], outputs: dict[str, jax.Array]) -> Callable:
-    """A layer's method that also notes what it returns."""
-
-    def recorded(module: nnx.Module, *args: Any, **kwargs: Any) -> jax.Array:
-        result = call(module, *args, **kwargs)
-        if id(module) in paths:
-            outputs[paths[id(module)]] = result
-        return result
-
-    return recorded
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, RECORDED):
+            object.__setattr__(module, "__class__", recording(type(module)))  # of this layer, not of others
 
 
 def diff(a: str, b: str, picture: Path | None = None) -> list[tuple[str, float]]:

@@ -8,8 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from xception_jax.errors import UserError, suggest
-from xception_jax.formats.errors import WeightsFileError
+from xception_jax.errors import UserError, WeightsFileError, suggest
 
 KERAS_STORAGE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 # Keras' files by network, and their md5.

@@ -9,7 +9,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from xception_jax import models
-from xception_jax.formats.errors import WeightsFileError
+from xception_jax.errors import WeightsFileError
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained.layouts.keras import MODELS as KERAS_MODELS

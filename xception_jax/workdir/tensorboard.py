@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xception_jax.formats.crc32c import crc32c, masked
+from xception_jax.formats.crc32c import masked_crc32c
 from xception_jax.formats.protobuf import field
 from xception_jax.workdir.atomic import PatientFile
 
@@ -40,7 +40,7 @@ class EventFile:
         """Appends an event as a TFRecord."""
         data = field(WALL_TIME, time.time()) + event
         length = struct.pack("<Q", len(data))
-        crc, data_crc = (struct.pack("<I", masked(crc32c(part))) for part in (length, data))
+        crc, data_crc = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
         self._file.append(length + crc + data + data_crc)
 
     def close(self) -> None:
