@@ -16,8 +16,8 @@ from xception_jax import experiment
 from xception_jax.data.sources.registry import open_synthetic
 from xception_jax.errors import TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
+from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models import variables
-from xception_jax.models.input_spec import InputSpec, Normalization
 from xception_jax.parallel.preemption import Preemption
 from xception_jax.pretrained import Pretrained
 from xception_jax.training import durations, loop, recipe

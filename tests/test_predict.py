@@ -18,8 +18,8 @@ from tests.conftest import SMALL_RUN
 from xception_jax.data import BrokenPictures
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.predictor import Predictor
+from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models import create_model, variables
-from xception_jax.models.input_spec import InputSpec, Normalization
 from xception_jax.pretrained import Pretrained, load
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,8 @@ from flax import nnx
 
 from xception_jax import ops
 from xception_jax.evaluation.step import make_eval_step
+from xception_jax.inputs.spec import Normalization
 from xception_jax.models import create_model, variables
-from xception_jax.models.input_spec import Normalization
 from xception_jax.models.variables import Weights, num_bytes
 from xception_jax.ops import kernels
 from xception_jax.parallel.mesh import data_mesh, put_batch, replicated

@@ -6,22 +6,85 @@ from typing import TYPE_CHECKING, Any
 from xception_jax.version import __version__
 
 if TYPE_CHECKING:
-    from xception_jax.models import list_models
+    from xception_jax.data.augmentation import register_augmentation
+    from xception_jax.data.sources.base import Source
+    from xception_jax.data.sources.registry import register_data_set
+    from xception_jax.errors import TrainingError, UserError
+    from xception_jax.evaluation.step import make_eval_step
+    from xception_jax.inference.predictor import Prediction, Predictor
+    from xception_jax.inputs.spec import InputSpec, Normalization
+    from xception_jax.models import Backbone, list_models, register_model
     from xception_jax.pretrained import create_model
     from xception_jax.pretrained.load import load as load_pretrained
+    from xception_jax.tasks.losses import register_loss
+    from xception_jax.tasks.metrics import register_metric
+    from xception_jax.training.loop import train
+    from xception_jax.training.optimizers import register_optimizer
+    from xception_jax.training.state import TrainState, create_state
+    from xception_jax.training.step import TrainSettings, make_train_step
 
-__all__ = ["__version__", "create_model", "list_models", "load_pretrained"]
-
-# Imported when first asked for: commands say --help at once, and the networks need no library that reads files.
-_LATER = {
-    "create_model": ("xception_jax.pretrained", "create_model"),
-    "list_models": ("xception_jax.models", "list_models"),
-    "load_pretrained": ("xception_jax.pretrained", "load"),
+# Where each public name is. Imported when first asked for: commands say --help at once, and the networks need no
+# library that reads files.
+_PLACES = {
+    "Backbone": "models",
+    "InputSpec": "inputs.spec",
+    "Normalization": "inputs.spec",
+    "Prediction": "inference.predictor",
+    "Predictor": "inference.predictor",
+    "Source": "data.sources.base",
+    "TrainSettings": "training.step",
+    "TrainState": "training.state",
+    "TrainingError": "errors",
+    "UserError": "errors",
+    "create_model": "pretrained",
+    "create_state": "training.state",
+    "list_models": "models",
+    "load_pretrained": "pretrained.load:load",
+    "make_eval_step": "evaluation.step",
+    "make_train_step": "training.step",
+    "register_augmentation": "data.augmentation",
+    "register_data_set": "data.sources.registry",
+    "register_loss": "tasks.losses",
+    "register_metric": "tasks.metrics",
+    "register_model": "models",
+    "register_optimizer": "training.optimizers",
+    "train": "training.loop",
 }
+
+__all__ = [
+    "Backbone",
+    "InputSpec",
+    "Normalization",
+    "Prediction",
+    "Predictor",
+    "Source",
+    "TrainSettings",
+    "TrainState",
+    "TrainingError",
+    "UserError",
+    "__version__",
+    "create_model",
+    "create_state",
+    "list_models",
+    "load_pretrained",
+    "make_eval_step",
+    "make_train_step",
+    "register_augmentation",
+    "register_data_set",
+    "register_loss",
+    "register_metric",
+    "register_model",
+    "register_optimizer",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _LATER[name]
-    return getattr(importlib.import_module(module), attribute)
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(importlib.import_module(f"xception_jax.{module}"), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

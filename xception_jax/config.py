@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from xception_jax.errors import UserError, suggest
-from xception_jax.models.input_spec import InputSpec, Normalization
+from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.workdir import atomic
 
 
@@ -212,8 +212,21 @@ def _from_json(value: Any) -> Any:
 
 
 def model_options(config: ConfigDict) -> dict[str, Any]:
-    """Of `config.model`, what the network's class is given. Options left None keep the network's defaults."""
-    return {k: v for k, v in config.model.items() if v is not None and k not in ("name", "num_classes", "weights")}
+    """Of `config.model`, what the network's class is given. Options left None keep the network's defaults.
+
+    Raises:
+      UserError: an unknown network.
+    """
+    from xception_jax.models.registry import option_names  # networks; a config file needs none
+
+    has, usual = option_names(config.model.name), default().model
+
+    def given(name: str, value: Any) -> bool:
+        # A network of the user's need not have our options, as long as they are left as they are.
+        return value is not None and (name in has or name not in usual or value != usual[name])
+
+    others = ("name", "num_classes", "weights")
+    return {name: value for name, value in config.model.items() if name not in others and given(name, value)}
 
 
 def input_spec(config: ConfigDict) -> InputSpec:

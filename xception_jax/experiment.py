@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from xception_jax import config as config_lib
 from xception_jax import ops
 from xception_jax.data import Source, open_source
-from xception_jax.data.views import AUGMENTATIONS, Augmentation
+from xception_jax.data.augmentation import AUGMENTATIONS, Augmentation
 from xception_jax.errors import UserError
+from xception_jax.inputs.spec import InputSpec
 from xception_jax.models import check_options, create_model, variables
-from xception_jax.models.input_spec import InputSpec
 from xception_jax.models.layers import check_image_size
 from xception_jax.models.variables import Weights
 from xception_jax.parallel import distributed

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xception_jax.data import augmentation
 from xception_jax.data import decode as jpeg
-from xception_jax.data import views
+from xception_jax.data.augmentation import Augmentation, random_crop, random_view
 from xception_jax.data.decode import BrokenPictureError
-from xception_jax.data.views import Augmentation, random_crop, random_view, resize
-from xception_jax.models.input_spec import InputSpec
+from xception_jax.inputs.spec import InputSpec
+from xception_jax.inputs.views import resize
 
 SAMPLINGS = [getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{n}") for n in (411, 420, 422, 440, 444)]
 
@@ -107,7 +108,7 @@ def test_large_pictures_are_reduced(monkeypatch):
     """A crop of the whole picture, 8 to 9 times as large as the view."""
     encoded, seen = encode(picture(350, 350)), []
     decode_top = jpeg.decode_top
-    monkeypatch.setattr(views, "decode_top", lambda *args: seen.append(args[3]) or decode_top(*args))
+    monkeypatch.setattr(augmentation, "decode_top", lambda *args: seen.append(args[3]) or decode_top(*args))
     whole = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
     for size in (40, 80, 170, 180):
         view = random_view(encoded, np.random.default_rng(0), InputSpec(image_size=size), whole)

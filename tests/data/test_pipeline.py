@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xception_jax.data import BrokenPictures, evaluation_batches, open_source, train_batch, train_batches
-from xception_jax.data.views import Augmentation
+from xception_jax.data.augmentation import Augmentation
 from xception_jax.errors import UserError
-from xception_jax.models.input_spec import InputSpec
+from xception_jax.inputs.spec import InputSpec
 
 
 class Numbers:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xception_jax.data.augmentation import Augmentation, random_view
 from xception_jax.data.decode import BrokenPictureError, decode
-from xception_jax.data.views import Augmentation, central_view, preprocessing_fingerprint, random_view
-from xception_jax.models.input_spec import InputSpec
+from xception_jax.inputs.spec import InputSpec
+from xception_jax.inputs.views import central_view, preprocessing_fingerprint
 
 
 def view_of(image, seed, size, **augmentation):

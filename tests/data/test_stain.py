@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xception_jax.data import stain
+from xception_jax.inputs import stain
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from flax import nnx
 from tests import peers
 from xception_jax.errors import UserError
 from xception_jax.formats import writing
+from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models import variables
-from xception_jax.models.input_spec import InputSpec, Normalization
 from xception_jax.pretrained import create_model, hub, load, transplant
 from xception_jax.pretrained.layouts.table import to_foreign, to_ours
 from xception_jax.pretrained.layouts.timm import timm_table

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax.data import stain
 from xception_jax.errors import WeightsFileError
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
+from xception_jax.inputs import stain
 from xception_jax.models import create_model, variables
 from xception_jax.pretrained.layouts import slideflow
 

@@ -1,9 +1,9 @@
 """What the commands have in common: mistakes end in one line, and exit code 2; compiled programs are kept."""
 
 import contextlib
-import logging
 import os
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,11 +60,6 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         fail(interrupted, 130)
 
 
-def quieten_orbax() -> None:
-    """Of Orbax, lets errors alone into the log: it warns of what is meant, such as a folder that is only read."""
-    logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.ERROR or "orbax" not in r.pathname)
-
-
 def keep_compiled_programs() -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds.
 
@@ -83,7 +78,6 @@ def keep_compiled_programs() -> None:
 def prepare() -> None:
     """What every command does first."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # absl shows what other libraries are informed of, too
-    quieten_orbax()
     keep_compiled_programs()
 
 
@@ -121,11 +115,19 @@ def check_config_flags(arguments: Sequence[str]) -> None:
     """Raises UserError where a --config flag names a file or a setting that does not exist."""
     from xception_jax import config as config_lib  # ml_collections, which commands without a --config do not need
 
+    paths = [found[1] for argument in arguments if (found := re.match(r"--config=(.+)", argument))]
+    for path in paths:
+        check_config_file(Path(path))
     for argument in arguments:
         if key := re.match(r"--config\.([^=]+)", argument):
-            config_lib.check_key(key[1])
-        if path := re.match(r"--config=(.+)", argument):
-            check_config_file(Path(path[1]))
+            config_lib.check_key(key[1], declared_keys(paths))
+
+
+def declared_keys(paths: Sequence[str]) -> list[str]:
+    """The keys of the settings in config files, which may have some of their own."""
+    from xception_jax.config import flatten
+
+    return [key for path in paths for key in flatten(runpy.run_path(path)["get_config"]())]
 
 
 def check_config_file(path: Path) -> None:

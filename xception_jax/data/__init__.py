@@ -3,7 +3,6 @@
 from xception_jax.data.pipeline import Batch, BrokenPictures, evaluation_batches, train_batch, train_batches
 from xception_jax.data.sources.base import Source
 from xception_jax.data.sources.registry import open_source
-from xception_jax.data.views import preprocessing_fingerprint
 
 __all__ = [
     "Batch",
@@ -11,7 +10,6 @@ __all__ = [
     "Source",
     "evaluation_batches",
     "open_source",
-    "preprocessing_fingerprint",
     "train_batch",
     "train_batches",
 ]

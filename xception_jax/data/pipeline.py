@@ -14,11 +14,12 @@ import grain
 import numpy as np
 from absl import logging
 
+from xception_jax.data.augmentation import Augmentation, random_view
 from xception_jax.data.decode import BrokenPictureError, decode
 from xception_jax.data.sources.base import Source
-from xception_jax.data.views import Augmentation, Views, central_view, normalize_stain, random_view
 from xception_jax.errors import UserError
-from xception_jax.models.input_spec import InputSpec
+from xception_jax.inputs.spec import InputSpec
+from xception_jax.inputs.views import Views, central_view, normalize_stain
 
 # image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; in evaluation mask bool [B].
 Batch = dict[str, np.ndarray]

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from xception_jax.data import BrokenPictures, Source, evaluation_batches, preprocessing_fingerprint
+from xception_jax.data import BrokenPictures, Source, evaluation_batches
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.step import Batch, Metrics, make_eval_step
 from xception_jax.experiment import Experiment
+from xception_jax.inputs.views import preprocessing_fingerprint
 from xception_jax.models.variables import Weights, num_parameters
 from xception_jax.parallel import processes
 from xception_jax.parallel.mesh import gathered, put_batch

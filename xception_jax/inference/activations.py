@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from xception_jax import ops
 from xception_jax.data.decode import BrokenPictureError, decode
-from xception_jax.data.views import central_view
 from xception_jax.errors import UserError
+from xception_jax.inputs.views import central_view
 from xception_jax.models import create_model, variables
 from xception_jax.models.backbone import Backbone
 from xception_jax.pretrained import Pretrained, fill, load, transplant

@@ -15,10 +15,10 @@ from flax import nnx
 
 from xception_jax.data import BrokenPictures, evaluation_batches
 from xception_jax.data.sources.images import Pictures
-from xception_jax.data.views import central_view, ten_views
 from xception_jax.errors import UserError
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
+from xception_jax.inputs.views import central_view, ten_views
 from xception_jax.models import create_model, variables
 from xception_jax.models.layers import global_average
 from xception_jax.models.variables import Weights

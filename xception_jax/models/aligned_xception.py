@@ -286,7 +286,7 @@ class AlignedXception(Backbone):
         self.num_features = channels
         self.head = Head(channels, num_classes, hidden=hidden, dropout=dropout, numerics=numerics, rngs=rngs)
 
-    def _maps(
+    def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
     ) -> dict[int, Float[Array, "B h w C"]]:
         with jax.named_scope("block1"):

@@ -377,7 +377,7 @@ class InceptionV3(Backbone):
         self.num_features = self.mixed10.out_channels
         self.head = Head(self.num_features, num_classes, hidden=hidden, dropout=dropout, numerics=numerics, rngs=rngs)
 
-    def _maps(
+    def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
     ) -> dict[int, Float[Array, "B h w C"]]:
         with jax.named_scope("stem"):
@@ -392,12 +392,13 @@ class InceptionV3(Backbone):
         return maps
 
     def __call__(  # type: ignore[override]
-        self, images: Float[Array, "B H W 3"], *, train: bool = False, rngs: nnx.Rngs | None = None
+        self, images: Float[Array, "B H W 3"], *, train: bool | None = None, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B K"] | tuple[Float[Array, "B K"], Float[Array, "B K"]]:
-        """Logits, float32; (logits, auxiliary logits) where there is an auxiliary head and `train` is True.
+        """Logits, float32; (logits, auxiliary logits) in training mode, if there is an auxiliary head.
 
         Arguments and errors as of `feature_pyramid`; `rngs` draws the dropout masks.
         """
+        train = self._trains(train)
         *_, middle, x = self.feature_pyramid(images, train=train).values()
         with jax.named_scope("head"):
             logits = self.head(x, train=train, rngs=rngs)

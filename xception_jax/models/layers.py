@@ -31,10 +31,10 @@ class Numerics:
       param_dtype: what parameters are kept in.
     """
 
-    bn_epsilon: float
-    bn_momentum: float
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
+    bn_epsilon: float = 1e-3
+    bn_momentum: float = 0.99
+    dtype: jnp.dtype = jnp.dtype("float32")
+    param_dtype: jnp.dtype = jnp.dtype("float32")
 
 
 def conv(
@@ -42,7 +42,7 @@ def conv(
     out_channels: int,
     kernel_size: tuple[int, int],
     *,
-    numerics: Numerics,
+    numerics: Numerics = Numerics(),
     rngs: nnx.Rngs,
     strides: int = 1,
     padding: Padding = "SAME",
@@ -124,7 +124,7 @@ class BatchNorm(nnx.BatchNorm):
         )
 
 
-def batch_norm(channels: int, *, numerics: Numerics, rngs: nnx.Rngs, use_scale: bool = True) -> BatchNorm:
+def batch_norm(channels: int, *, numerics: Numerics = Numerics(), rngs: nnx.Rngs, use_scale: bool = True) -> BatchNorm:
     """A batch normalization layer."""
     return BatchNorm(
         channels,
@@ -138,7 +138,7 @@ def batch_norm(channels: int, *, numerics: Numerics, rngs: nnx.Rngs, use_scale: 
 
 
 def depthwise_conv(
-    channels: int, *, stride: int = 1, dilation: int = 1, numerics: Numerics, rngs: nnx.Rngs
+    channels: int, *, stride: int = 1, dilation: int = 1, numerics: Numerics = Numerics(), rngs: nnx.Rngs
 ) -> nnx.Conv:
     """A 3x3 convolution of every channel with its own kernel, padded symmetrically so that stride 1 keeps the size."""
     return conv(
@@ -166,10 +166,10 @@ class SeparableConv(nnx.Module):
         in_channels: int,
         out_channels: int,
         *,
-        between: Callable[[jax.Array], jax.Array] | None,
+        between: Callable[[jax.Array], jax.Array] | None = None,
         stride: int = 1,
         dilation: int = 1,
-        numerics: Numerics,
+        numerics: Numerics = Numerics(),
         rngs: nnx.Rngs,
     ):
         self.depthwise = depthwise_conv(in_channels, stride=stride, dilation=dilation, numerics=numerics, rngs=rngs)
@@ -261,11 +261,11 @@ class Head(nnx.Module):
         in_features: int,
         num_classes: int,
         *,
-        hidden: Sequence[int],
-        dropout: float,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
         hidden_norm: bool = False,
         hidden_dropout: float = 0.0,
-        numerics: Numerics,
+        numerics: Numerics = Numerics(),
         rngs: nnx.Rngs,
     ):
         widths = [in_features, *hidden]

@@ -56,10 +56,19 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
     """
     check_options(name, options)
     if name not in OURS:
-        return MODELS.find(name)(num_classes, rngs=rngs, **options)
+        return _checked(MODELS.find(name)(num_classes, rngs=rngs, **options), name)
     keys = _Keys(rngs)
     model = OURS[name](num_classes, rngs=cast(nnx.Rngs, keys), **options)
     keys.finish()
+    return model
+
+
+def _checked(model: Any, name: str) -> Backbone:
+    """A network of the user's, if it is one."""
+    if not isinstance(model, Backbone):
+        raise UserError(
+            f'model "{name}" makes a {type(model).__name__}; it must make a subclass of xception_jax.Backbone'
+        )
     return model
 
 
@@ -83,10 +92,14 @@ class _Keys:
         self._stream.count.set_value(self._first + self._given)
 
 
+def option_names(name: str) -> set[str]:
+    """The options that a network has."""
+    return {*parameters(MODELS.find(name))} - {"num_classes", "rngs"}
+
+
 def check_options(name: str, options: Collection[str]) -> None:
     """Raises UserError where there is no such network, or it has no such option."""
-    make = MODELS.find(name)
-    choices = {*parameters(make)} - {"num_classes", "rngs"}
+    choices = option_names(name)
     for option in options:
         if option not in choices:
             raise UserError(f'model "{name}" has no option "{option}"; {suggest(option, choices)}')

@@ -272,7 +272,7 @@ class Xception(Backbone):
             rngs=rngs,
         )
 
-    def _maps(
+    def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
     ) -> dict[int, Float[Array, "B h w C"]]:
         """Each after the ReLU with which the next block begins."""

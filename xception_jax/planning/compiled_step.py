@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from xception_jax import experiment as experiment_lib
+from xception_jax.config import own_options
 from xception_jax.errors import UserError
 from xception_jax.planning.hlo import Instruction, Program
 from xception_jax.planning.topology import Topology
@@ -159,6 +160,9 @@ def largest_batch(plan: Callable[[int], Plan], start: int) -> Plan:
 def _without_data(config: ConfigDict, batch_size: int) -> ConfigDict:
     changed = config.copy_and_resolve_references()
     changed.batch_size = batch_size
+    with changed.unlocked():
+        for option in own_options(config, "data"):
+            del changed.data[option]
     changed.data.name, changed.data.num_examples = "synthetic", NUM_EXAMPLES
     changed.data.num_classes = config.model.num_classes or NUM_CLASSES
     changed.model.weights = ""

@@ -19,10 +19,13 @@ def create_model(
     weights: str | None = None,
     **options: Any,
 ) -> Backbone:
-    """Builds a network, trained where `weights` are given.
+    """Builds a network, trained if `weights` are given: then it has their `input_spec` and `class_names`, too.
+
+        model = create_model("xception", weights="imagenet")
+        probabilities = jax.nn.softmax(model(model.preprocess(images)))
 
     Args:
-      name: one of `list_models()`.
+      name: one of `list_models()`, or "package.module:function".
       num_classes: width of the logits; 0 leaves the logits layer out. None: as many as the weights have, else 1000.
         Where it differs from theirs, the logits layer is a new one.
       rngs: initialises what is not trained; None: from seed 0.
@@ -41,4 +44,8 @@ def create_model(
     model = models.create_model(name, num_classes=num_classes, rngs=rngs, **(pretrained.options | options))
     graphdef, fresh = variables.split(model)
     trained, _ = transplant(pretrained, fresh)
-    return variables.merge(graphdef, fill(fresh, trained))
+    model = variables.merge(graphdef, fill(fresh, trained))
+    model.input_spec = pretrained.input
+    if num_classes == pretrained.num_classes:
+        model.class_names = pretrained.class_names
+    return model

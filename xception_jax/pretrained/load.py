@@ -7,7 +7,7 @@ from typing import Any
 
 from xception_jax.errors import UserError
 from xception_jax.formats.detect import read_tensors
-from xception_jax.models.input_spec import InputSpec, Normalization
+from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.pretrained import hub
 from xception_jax.pretrained.identify import FAMILIES, recognize
 from xception_jax.pretrained.layouts import slideflow
@@ -32,28 +32,46 @@ def load(weights: str | Path, model: str | None = None) -> Pretrained:
     Args:
       weights: a file (Keras' .h5, .weights.h5 or .keras, .safetensors, PyTorch's .pth, .npz in Keras' layout), a
         TensorFlow SavedModel folder or checkpoint, a work directory of ours, or a name: "imagenet" (Keras' file),
-        "timm/..." or "jamesdolezal/..." on the Hugging Face hub. What a file is, its contents tell.
+        "timm/..." or "jamesdolezal/..." on the Hugging Face hub. What a file is, its contents tell. Of a work
+        directory the best checkpoint is taken, or the last if none was evaluated; "DIR@last", "DIR@best" and "DIR@STEP"
+        choose.
       model: the network wanted; None: whichever the weights are of.
 
     Raises:
       UserError: there is no such file or name, it cannot be read, or it is another network's.
     """
-    path = hub.find(str(weights), model)
-    pretrained = read(path, str(weights))
+    name, which = _checkpoint_of(str(weights))
+    path = hub.find(name, model)
+    pretrained = read(path, str(weights), which)
     if model is not None and pretrained.model != model:
         raise UserError(
-            f"{weights} are the weights of {FAMILIES[pretrained.model]} (--model={pretrained.model}), "
+            f"{weights} are the weights of {FAMILIES.get(pretrained.model, 'a network')} (--model={pretrained.model}), "
             f"not of {FAMILIES.get(model, model)} ({model})"
         )
     return pretrained
 
 
-def read(path: Path, source: str) -> Pretrained:
-    """The weights in a file or folder; `source` is what people call it."""
+def _checkpoint_of(weights: str) -> tuple[str, str | None]:
+    """ "DIR@best" as "DIR" and "best", if DIR is a folder and there is none of the whole name."""
+    name, at, which = weights.rpartition("@")
+    is_checkpoint = at and Path(name).expanduser().is_dir() and not Path(weights).expanduser().exists()
+    return (name, which) if is_checkpoint else (weights, None)
+
+
+def read(path: Path, source: str, which: str | None = None) -> Pretrained:
+    """The weights in a file or folder.
+
+    Args:
+      path: the file or folder.
+      source: what people call it.
+      which: of a work directory, the checkpoint, as `read_workdir` takes it.
+    """
     if (path / "checkpoints").is_dir():
         from xception_jax.pretrained.layouts.workdir import read_workdir  # Orbax is slow to import
 
-        return read_workdir(path, source)
+        return read_workdir(path, source, which)
+    if which is not None:
+        raise UserError(f'{path} is not a work directory: it has no checkpoint "{which}"')
     if slideflow.find(path) is not None:
         return of_pathology(path, source)
     _, tensors, _ = read_tensors(path)

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from xception_jax.models.input_spec import InputSpec
+from xception_jax.inputs.spec import InputSpec
 from xception_jax.models.variables import Weights
 
 IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.txt")

@@ -28,6 +28,20 @@ def cross_entropy(
 LOSSES: Registry[Loss] = Registry("loss", {"cross_entropy": cross_entropy})
 
 
+def register_loss(name: str, function: Loss) -> Loss:
+    """Adds a loss of your own, by a name that configs take.
+
+    Args:
+      name: any, without a colon.
+      function: from logits [B, K] and labels [B] to each example's loss [B]; further parameters are settings: those of
+        `config.user`, and `label_smoothing`.
+
+    Returns:
+      `function`.
+    """
+    return LOSSES.register(name, function)
+
+
 def with_options(loss: Loss, options: Mapping[str, Any]) -> Loss:
     """The loss as a function of logits and labels alone, given those of the options that it has a parameter for."""
     return functools.partial(loss, **wanted(loss, options))

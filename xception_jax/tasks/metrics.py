@@ -18,6 +18,19 @@ METRICS: Registry[Metric] = Registry("metric", {})
 TAKEN = ("loss", "top1", "top5", "gradient_norm", "learning_rate", "confidence", "label", "index", "mask")
 
 
+def register_metric(name: str, function: Metric) -> Metric:
+    """Adds a metric of your own, by a name that configs take.
+
+    Args:
+      name: any, without a colon.
+      function: from logits [B, K] and labels [B] to a figure of each example [B].
+
+    Returns:
+      `function`.
+    """
+    return METRICS.register(name, function)
+
+
 def find_metrics(names: Sequence[str]) -> Mapping[str, Metric]:
     """The metrics of these names, by what they are reported as: the last part of the name.
 

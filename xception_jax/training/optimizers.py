@@ -100,6 +100,20 @@ OPTIMIZERS: Registry[OptimizerMaker] = Registry(
 )
 
 
+def register_optimizer(name: str, function: OptimizerMaker) -> OptimizerMaker:
+    """Adds an optimizer of your own, by a name that configs take.
+
+    Args:
+      name: any, without a colon.
+      function: from the schedule to an `optax.GradientTransformation`; further parameters are settings of
+        `config.optimizer`.
+
+    Returns:
+      `function`.
+    """
+    return OPTIMIZERS.register(name, function)
+
+
 def create_optimizer(
     settings: Mapping[str, Any], schedule: optax.Schedule, own: Mapping[str, Any] | None = None
 ) -> optax.GradientTransformation:

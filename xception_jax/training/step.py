@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from xception_jax import ops
 from xception_jax.evaluation.step import Batch, Metrics
+from xception_jax.inputs.spec import Normalization
 from xception_jax.models import variables
-from xception_jax.models.input_spec import Normalization
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import batch_sharded, in_use, replicated
 from xception_jax.tasks.losses import Loss, cross_entropy

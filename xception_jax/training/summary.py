@@ -20,6 +20,8 @@ from xception_jax.parallel.mesh import bytes_on_each_device, data_mesh, state_sh
 from xception_jax.terminal import console
 from xception_jax.training.recipe import Recipe
 
+REST = "body"  # what a network does outside of its named parts
+
 
 @dataclasses.dataclass
 class Layer:
@@ -42,16 +44,18 @@ def count_layers(experiment: Experiment) -> dict[str, Layer]:
     def forward(weights: Weights, x: jax.Array) -> jax.Array:
         return variables.merge(experiment.graphdef, weights)(x)
 
-    layers: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {REST: Layer()}
     with ops.as_reference():  # the other lowerings do the same work in other operations
         _count(jax.make_jaxpr(forward)(experiment.abstract_weights, images).jaxpr, "", 1, layers)
+    if not layers[REST].multiply_adds:
+        del layers[REST]
     return layers
 
 
 def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) -> None:
     """Adds a jaxpr's operations, and those of the jaxprs inside it, to the layers that their named scopes tell."""
     for eqn in jaxpr.eqns:
-        name = scope or str(eqn.source_info.name_stack).split("/")[0]
+        name = scope or str(eqn.source_info.name_stack).split("/")[0] or REST
         if eqn.primitive.name == "pallas_call":  # what is inside is of a part of a picture
             continue
         inner = times * eqn.params.get("length", 1) if eqn.primitive.name == "scan" else times
@@ -59,9 +63,7 @@ def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) 
             if isinstance(value, core.ClosedJaxpr):
                 value = value.jaxpr
             if isinstance(value, core.Jaxpr):
-                _count(value, name, inner, layers)
-        if not name:
-            continue
+                _count(value, scope if name == REST else name, inner, layers)
         layer = layers.setdefault(name, Layer())
         layer.multiply_adds += times * _multiply_adds(eqn)
         shape = getattr(eqn.outvars[0].aval, "shape", ())
@@ -124,8 +126,9 @@ def show(recipe: Recipe) -> None:
     layers = count_layers(experiment)
     title = f"{config.model.name}, {config.image_size} px, {experiment.num_classes} classes"
     table = console.table("part", "output", "parameters", "multiply-adds", title=title)
+    unnamed = {name: part for name, part in weights.params.items() if name not in layers}
     for name, layer in layers.items():
-        parameters = sum(x.size for x in jax.tree.leaves(weights.params.get(name, {})))
+        parameters = sum(x.size for x in jax.tree.leaves(unnamed if name == REST else weights.params.get(name, {})))
         shape = " x ".join(map(str, layer.shape))
         table.add_row(name, shape, f"{parameters:,}", f"{layer.multiply_adds / 1e6:,.1f} M")
     total = sum(layer.multiply_adds for layer in layers.values())

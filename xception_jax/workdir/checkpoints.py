@@ -1,6 +1,8 @@
 """Orbax checkpoints of a work directory: asynchronous, atomic, verified, the last N and the best kept."""
 
+import functools
 import itertools
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,12 @@ from xception_jax.workdir import checksums
 State = Any  # a pytree of arrays that has a `step`, and the networks' `weights` and `averaged` (or None)
 
 _UNFINISHED = ".orbax-checkpoint-tmp*"  # what Orbax adds to the name of a folder that it is writing
+
+
+@functools.cache
+def _quieten_orbax() -> None:
+    """Of Orbax, lets errors alone into the log: it warns of what is meant, such as a folder that is only read."""
+    logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.ERROR or "orbax" not in r.pathname)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -50,6 +58,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, settings: ConfigDict, *, read_only: bool = False):
+        _quieten_orbax()
         metric, policies = settings.best_metric, checkpoint_managers
 
         def score(metrics: dict[str, float]) -> float:

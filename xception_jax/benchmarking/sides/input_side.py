@@ -8,9 +8,9 @@ from typing import Any
 
 from xception_jax.benchmarking.sides.protocol import BATCHES, Work, serve
 from xception_jax.data import Batch, BrokenPictures, train_batches
+from xception_jax.data.augmentation import Augmentation
 from xception_jax.data.sources.images import Pictures, find_pictures
-from xception_jax.data.views import Augmentation
-from xception_jax.models.input_spec import InputSpec
+from xception_jax.inputs.spec import InputSpec
 from xception_jax.parallel import host_memory
 
 

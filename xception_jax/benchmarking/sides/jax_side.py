@@ -17,8 +17,8 @@ from xception_jax import ops
 from xception_jax.benchmarking.sides import operators
 from xception_jax.benchmarking.sides.protocol import Work, serve
 from xception_jax.evaluation.step import make_eval_step
+from xception_jax.inputs.spec import Normalization
 from xception_jax.models import create_model, variables
-from xception_jax.models.input_spec import Normalization
 from xception_jax.parallel import host_memory
 from xception_jax.parallel.mesh import data_mesh, put_batch, replicated
 from xception_jax.planning.hlo import Program

@@ -1,11 +1,9 @@
-"""From an encoded picture to the square of pixels that the network sees.
+"""Training views: what is drawn of a picture, each time anew.
 
 Shape legend: H height, W width, S side. Pictures are uint8, RGB.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,26 +12,27 @@ import cv2
 import numpy as np
 
 from xception_jax.data.decode import REDUCTIONS, BrokenPictureError, decode, decode_top, read_header
-from xception_jax.data.stain import Reinhard
 from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry
-from xception_jax.models.input_spec import InputSpec
-
-# Raised by one whenever evaluated pixels change.
-VERSION = 1
-# Area averaging wherever a picture shrinks: the others would skip pixels between those they look at.
-INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
-
-
-def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """Resizes to uint8 [size, size, 3]; shrinks by area averaging."""
-    shrinks = min(image.shape[:2]) > size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])
-
+from xception_jax.inputs.spec import InputSpec
+from xception_jax.inputs.views import INTERPOLATION, normalize_stain
 
 # An augmentation of the user's: from a view, uint8 [S, S, 3], and the generator that belongs to it, to another view.
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 AUGMENTATIONS: Registry[Augment] = Registry("augmentation", {})
+
+
+def register_augmentation(name: str, function: Augment) -> Augment:
+    """Adds an augmentation of your own, by a name that configs take.
+
+    Args:
+      name: any, without a colon.
+      function: from a view, uint8 [S, S, 3], and the generator that belongs to it, to another view.
+
+    Returns:
+      `function`.
+    """
+    return AUGMENTATIONS.register(name, function)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,7 @@ def random_view(
     """A training view: a crop of random area and aspect (Szegedy et al., 2014), resized, mirrored half of the time.
 
     Of a JPEG no row below the crop is decoded, and where the crop is n = 2, 4 or 8 times as large as the view, its
-    pixels are decoded n times smaller. Evaluated pixels are all decoded, see `central_view`.
+    pixels are decoded n times smaller. Evaluated pixels are all decoded, see `inputs.views.central_view`.
 
     Args:
       picture: encoded, or uint8 [H, W, 3].
@@ -137,62 +136,3 @@ def _resize_view(image: np.ndarray, size: int, interpolation: str) -> np.ndarray
     """As `resize`, but area averaging, which is slow, only where the others would skip pixels: from half the size."""
     shrinks = min(image.shape[:2]) >= 2 * size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])
-
-
-# From a picture uint8 [H, W, 3] to what is seen of it, uint8 [..., S, S, 3].
-Views = Callable[[np.ndarray, InputSpec], np.ndarray]
-
-
-def central_view(image: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """The evaluated view: the central square whose side is `crop_fraction` of the shorter side, resized.
-
-    It is what resizing the shorter side to `image_size / crop_fraction` and cropping the centre shows, in one resize.
-
-    Args:
-      image: uint8 [H, W, 3].
-      spec: size S, crop fraction and interpolation.
-
-    Returns:
-      uint8 [S, S, 3].
-    """
-    height, width = image.shape[:2]
-    side = max(1, round(min(height, width) * spec.crop_fraction))
-    y, x = (height - side) // 2, (width - side) // 2
-    return resize(image[y : y + side, x : x + side], spec.image_size, spec.interpolation)
-
-
-def ten_views(image: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """The centre and the four corners, each as large as `central_view`'s square, and their mirror images.
-
-    Args and their meaning as of `central_view`.
-
-    Returns:
-      uint8 [10, S, S, 3].
-    """
-    height, width = image.shape[:2]
-    side = max(1, round(min(height, width) * spec.crop_fraction))
-    bottom, right = height - side, width - side
-    corners = ((bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right))
-    crops = [resize(image[y : y + side, x : x + side], spec.image_size, spec.interpolation) for y, x in corners]
-    return np.stack([view for crop in crops for view in (crop, crop[:, ::-1])])
-
-
-def normalize_stain(image: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """The picture in the colours that histology is asked to have, or as it is."""
-    return Reinhard(*spec.stain)(image) if spec.stain else image
-
-
-def preprocessing_fingerprint(spec: InputSpec) -> str:
-    """A hash of all that decides the pixels which evaluation sees."""
-    facts = {
-        "version": VERSION,
-        "image_size": spec.image_size,
-        "crop_fraction": spec.crop_fraction,
-        "interpolation": spec.interpolation,
-        "mean": spec.normalization.mean,
-        "std": spec.normalization.std,
-        "standardize": spec.normalization.standardize,
-        "stain": spec.stain or [(), ()],
-        "opencv": cv2.__version__,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
