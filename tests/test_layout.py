@@ -1,0 +1,57 @@
+"""One folder a responsibility, and imports that go one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "xception_jax"
+# Each may import those of earlier lines, and its own. `errors`, `version`, `config` and `experiment` are modules.
+LAYERS = (
+    ("errors", "version"),
+    ("extension", "formats", "parallel", "terminal"),
+    ("ops",),
+    ("inputs",),
+    ("models",),
+    ("data", "tasks"),
+    ("workdir",),
+    ("config",),
+    ("pretrained",),
+    ("experiment",),
+    ("evaluation",),
+    ("training",),
+    ("inference", "planning", "resilience"),
+    ("benchmarking",),
+    ("cli",),
+)
+COMMANDS = {"main", "predict", "convert", "compare", "plan", "benchmark"}
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# The training command as `resilience` runs it, which writes down what it is given.
+EXCEPTIONS = {("resilience/recorded_run.py", "main")}
+
+
+def imported(path):
+    """The rooms that a file imports from, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("xception_jax."))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "xception_jax":
+            inner = node.module.split(".")[1:]
+            yield from inner[:1] or [a.name for a in node.names if a.name != "__version__"]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_go_one_way(path):
+    name = path.relative_to(PACKAGE).as_posix()
+    room = name.split("/")[0].removesuffix(".py")
+    if room == "__init__" or room in COMMANDS:
+        return
+    for other in imported(path):
+        allowed = other == room or (other in RANK and RANK[other] < RANK[room]) or (name, other) in EXCEPTIONS
+        assert allowed, f"{name} imports {other}"
+
+
+def test_nothing_but_commands_at_the_top():
+    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules == COMMANDS | {"config", "experiment", "errors", "version"}
+    assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"} == RANK.keys() - modules
