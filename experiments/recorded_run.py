@@ -1,6 +1,7 @@
-"""The training command, `xception_jax.main`, which also writes down the examples it is given.
+"""The training command, `xception_jax.main`, which writes down what it is given: examples, and the state to go on from.
 
-Each process appends to its own examples-<process>.jsonl in the work directory.
+Each process appends to its own examples-<process>.jsonl in the work directory. A run that goes on appends to
+restored.jsonl the hash of each array as it lies on the devices before the first step.
 """
 
 import json
@@ -11,9 +12,16 @@ from typing import Any
 import jax
 from absl import flags
 
+from experiments.runs import hashes
 from xception_jax import main, training
+from xception_jax.checkpoints import Checkpoints
+from xception_jax.experiment import Experiment
+from xception_jax.processes import primary
+from xception_jax.sharding import gathered
+from xception_jax.train_state import TrainState
 
 Batches = Callable[..., Iterator[Any]]
+Ready = Callable[[Experiment, Checkpoints], tuple[Callable, TrainState]]
 
 
 def recorded(train_batches: Batches) -> Batches:
@@ -30,6 +38,23 @@ def recorded(train_batches: Batches) -> Batches:
     return batches
 
 
+def with_hashes(ready: Ready) -> Ready:
+    """`training.ready` that writes a line on a restored state: step, number of devices, SHA-256 of each array."""
+
+    def recorded_ready(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
+        train_step, state = ready(experiment, checkpoints)
+        if int(state.step) > 0:
+            arrays = hashes(gathered(state, experiment.mesh))
+            record = {"step": int(state.step), "devices": experiment.mesh.size, "arrays": arrays}
+            if primary():
+                with Path(flags.FLAGS.workdir, "restored.jsonl").open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+        return train_step, state
+
+    return recorded_ready
+
+
 if __name__ == "__main__":
     training.train_batches = recorded(training.train_batches)
+    training.ready = with_hashes(training.ready)  # type: ignore[assignment]  # of its parameters' names
     main.run()
