@@ -40,6 +40,18 @@ def test_sgd_adds_decay_to_the_gradient_of_kernels():
         np.testing.assert_allclose(ours[name], w, rtol=1e-5)
 
 
+def test_nesterov_looks_ahead():
+    """As PyTorch has it: the step is along the gradient and the velocity that it has just changed."""
+    ours = run(name="sgd", momentum=0.9, nesterov=True, weight_decay=0.01)
+    for name, decay in (("kernel", 0.01), ("bias", 0.0)):
+        w, velocity = PARAMS["layer"][name], 0.0
+        for gradient in gradients():
+            g = gradient["layer"][name] + decay * w
+            velocity = 0.9 * velocity + g
+            w = w - 0.1 * (g + 0.9 * velocity)
+        np.testing.assert_allclose(ours[name], w, rtol=1e-5)
+
+
 def test_rmsprop_is_tensorflow_s():
     """The accumulator starts at one, epsilon is inside the root, the learning rate inside the momentum."""
     ours = run(name="rmsprop", momentum=0.9, weight_decay=0.01)

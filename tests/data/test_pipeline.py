@@ -1,6 +1,8 @@
 """Batches: pure functions of seed and step in training, every example once in evaluation."""
 
 import itertools
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +14,8 @@ from xception_jax.data import BrokenPictures, evaluation_batches, open_source, t
 from xception_jax.data.augmentation import Augmentation
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
+
+GOLDEN = Path(__file__).parent / "batch.npz"
 
 
 class Numbers:
@@ -101,6 +105,32 @@ def test_epochs_are_permutations_and_differ():
     assert list(order[:20]) != list(order[20:])
 
 
+def golden_batch(folder):
+    """The third batch from seed 3 of a folder of lossless pictures: crops, mirrored by halves."""
+    y, x = np.mgrid[:20, :28]
+    for i, name in enumerate(f"{c}/{i}" for c in ("cat", "dog") for i in range(5)):
+        path = folder / "train" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.stack([9 * x, 12 * y, 25 * i + 0 * x], -1).astype(np.uint8))
+    source = open_source("folder", "train", {"path": str(folder), "train_split": "train"})
+    spec = InputSpec(image_size=8)
+    return train_batch(source, spec, Augmentation(), batch_size=4, seed=3, step=2, broken=BrokenPictures())
+
+
+def test_batch_is_the_recorded_one(tmp_path):
+    """The order, each picture's crop and its mirroring: that a run goes on with them is a promise to runs of last year.
+
+    OpenCV's versions may round a pixel otherwise; another crop is another picture. Refresh with
+    `python -m tests.data.test_pipeline`, and say in the commit why it changed.
+    """
+    batch = golden_batch(tmp_path)
+    with np.load(GOLDEN) as golden:
+        np.testing.assert_array_equal(batch["index"], golden["index"])
+        np.testing.assert_array_equal(batch["label"], golden["label"])
+        np.testing.assert_allclose(batch["image"].astype(int), golden["image"].astype(int), atol=2)
+        assert len({picture.tobytes() for picture in golden["image"]}) == 4
+
+
 def test_pictures_and_labels_belong_to_their_index():
     for batch in training(Numbers(20), 3):
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
@@ -161,3 +191,8 @@ def test_truncated_jpeg_in_a_folder(tmp_path):
     batches = evaluated(source, 4, broken=broken)
     assert broken.names == {"test/cat/1.jpg"}
     assert list(batches[0]["mask"]) == [True, False, True, True]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        np.savez_compressed(GOLDEN, **golden_batch(Path(temporary)))

@@ -58,6 +58,19 @@ def test_central_view_is_resize_then_crop(shape, interpolation):
     assert np.abs(ours - theirs).mean() < 0.2 * np.abs(np.roll(ours, 5, 1) - theirs).mean()
 
 
+@pytest.mark.parametrize(("interpolation", "other"), [("bilinear", "bicubic"), ("bicubic", "bilinear")])
+def test_enlarged_pictures_have_the_interpolation_asked_for(interpolation, other):
+    """Pillow's own is nearer than the other, on a picture of edges, where the two differ by 5 levels of 255."""
+    edges = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    ours = central_view(edges, InputSpec(256, 1.0, interpolation)).astype(np.int32)
+
+    def distance(name):
+        theirs = Image.fromarray(edges).resize((256, 256), getattr(Image.Resampling, name.upper()))
+        return np.abs(ours - np.asarray(theirs)).mean()
+
+    assert distance(interpolation) < 0.6 * distance(other)
+
+
 def test_random_crops_have_the_area_and_aspect_asked_for():
     """The picture's red and green are its coordinates, so a crop tells where it is from."""
     y, x = np.mgrid[:256, :256]

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from xception_jax.inputs import stain
+from xception_jax.models.input_spec import stain
 
 
 @pytest.fixture(scope="module")

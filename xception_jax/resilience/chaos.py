@@ -114,7 +114,7 @@ def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: 
     assert last.end(timeout=3600) == [0] * processes, f"the run failed; see {last.output}"
     difference = compare(workdir, unbroken, steps)
     print(f"{kills} kills, {steps} steps: {dataclasses.asdict(difference)}")
-    return good and difference.within({})
+    return good and difference.equal
 
 
 def main(argv: Sequence[str] | None = None) -> int:

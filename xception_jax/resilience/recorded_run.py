@@ -1,6 +1,7 @@
-"""The training command, `xception_jax.main`, which also writes down the examples it is given.
+"""The training command, `xception_jax.main`, which writes down what it is given: examples, and the state to go on from.
 
-Each process appends to its own examples-<process>.jsonl in the work directory.
+Each process appends to its own examples-<process>.jsonl in the work directory. A run that goes on appends to
+restored.jsonl the hash of each array as it lies on the devices before the first step.
 """
 
 import json
@@ -12,9 +13,16 @@ import jax
 from absl import flags
 
 from xception_jax import main
+from xception_jax.parallel.mesh import gathered
+from xception_jax.parallel.processes import primary
+from xception_jax.resilience.runs import hashes
 from xception_jax.training import loop
+from xception_jax.training.recipe import Recipe
+from xception_jax.training.state import TrainState
+from xception_jax.workdir.checkpoints import Checkpoints
 
 Batches = Callable[..., Iterator[Any]]
+Ready = Callable[[Recipe, Checkpoints], tuple[Callable, TrainState]]
 
 
 def recorded(train_batches: Batches) -> Batches:
@@ -31,6 +39,24 @@ def recorded(train_batches: Batches) -> Batches:
     return batches
 
 
+def with_hashes(ready: Ready) -> Ready:
+    """`training.ready` that writes a line on a restored state: step, number of devices, SHA-256 of each array."""
+
+    def recorded_ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
+        train_step, state = ready(recipe, checkpoints)
+        mesh = recipe.experiment.mesh
+        if int(state.step) > 0:
+            arrays = hashes(gathered(state, mesh))
+            record = {"step": int(state.step), "devices": mesh.size, "arrays": arrays}
+            if primary():
+                with Path(flags.FLAGS.workdir, "restored.jsonl").open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+        return train_step, state
+
+    return recorded_ready
+
+
 if __name__ == "__main__":
     loop.train_batches = recorded(loop.train_batches)
+    loop.ready = with_hashes(loop.ready)
     main.run()

@@ -1,6 +1,7 @@
 """Runs as real processes that are watched, killed and compared; what `verify_resume` and `chaos` have in common."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,26 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
         tree = checkpointer.metadata(state).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         restored = checkpointer.restore(state, args=ocp.args.PyTreeRestore(item=tree, restore_args=as_numpy))
-    leaves = jax.tree_util.tree_leaves_with_path(restored)
-    return {".".join(str(getattr(k, "key", k)) for k in path): np.asarray(leaf) for path, leaf in leaves}
+    return _by_name(restored)
+
+
+def _by_name(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree, by dotted name: those of a state and of its checkpoint have the same."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def hashes(tree: Any) -> dict[str, str]:
+    """SHA-256 of dtype, shape and bits of each array of a tree, by dotted name."""
+    return {
+        name: hashlib.sha256(f"{x.dtype}{x.shape}".encode() + x.tobytes()).hexdigest()
+        for name, x in _by_name(tree).items()
+    }
+
+
+def last_restored(workdir: Path) -> dict[str, Any]:
+    """What the run last went on from: step, number of devices, and the hash of each array as it lay on them."""
+    return json.loads((workdir / "restored.jsonl").read_text().splitlines()[-1])
 
 
 def examples_seen(workdir: Path) -> dict[int, set[tuple[tuple[int, ...], ...]]]:
@@ -149,14 +168,17 @@ class Difference:
     parts: dict[str, float]
     examples: bool  # whether they saw the same
 
-    def within(self, limits: Mapping[str, float]) -> bool:
-        """Whether the examples were the same, and no part is further apart than its limit; 0 where it has none."""
-        return self.examples and all(distance <= limits.get(part, 0) for part, distance in self.parts.items())
+    @property
+    def equal(self) -> bool:
+        """Whether the examples were the same, and so is every bit of the state."""
+        return self.examples and not any(self.parts.values())
 
     def cells(self) -> list[str]:
         """For a table."""
-        distances = ["equal" if d == 0 else f"{d:.1e}" for d in self.parts.values()]
-        return [*distances, "equal" if self.examples else "DIFFERENT"]
+        return [
+            "equal" if self.examples else "DIFFERENT",
+            *("equal" if d == 0 else f"{d:.1e}" for d in self.parts.values()),
+        ]
 
 
 def compare(a: Path, b: Path, steps: int) -> Difference:
