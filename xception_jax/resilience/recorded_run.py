@@ -58,5 +58,5 @@ def with_hashes(ready: Ready) -> Ready:
 
 if __name__ == "__main__":
     loop.train_batches = recorded(loop.train_batches)
-    loop.ready = with_hashes(loop.ready)
+    loop.ready = with_hashes(loop.ready)  # type: ignore[assignment]  # of its parameters' names
     main.run()
