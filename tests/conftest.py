@@ -1,6 +1,7 @@
 """Every test sees eight CPU devices, so that what is sharded is sharded in the tests too."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -46,6 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def tiny() -> ConfigDict:
+    """`tiny_run`, new for each test."""
+    return tiny_run()
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[[], ConfigDict]:
+    """`tiny_run`, for fixtures of several tests."""
+    return tiny_run
+
+
+def tiny_run() -> ConfigDict:
     """A run of a few seconds: an Xception of eight channels nearly everywhere, on a few synthetic pictures.
 
     Layers of equal shapes share what is compiled for them.

@@ -55,3 +55,14 @@ def test_nothing_but_commands_at_the_top():
     modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
     assert modules == COMMANDS | {"config", "experiment", "errors", "version"}
     assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"} == RANK.keys() - modules
+
+
+def test_every_public_name_is_documented():
+    """In docs/api.md, and by itself."""
+    import xception_jax
+
+    document = (PACKAGE.parent / "docs" / "api.md").read_text()
+    for name in set(xception_jax.__all__) - {"__version__"}:
+        assert f"`{name}" in document or f", `{name}" in document, name
+        assert getattr(xception_jax, name).__doc__, name
+    assert not hasattr(xception_jax, "no_such_name")

@@ -9,8 +9,6 @@
 left at version 0.1.0, without TensorBoard's files, curves.png, lock and status.json, and with relative paths in the
 files `commit_success.txt`, which nothing reads. It is 0.7 MB: two thirds are Orbax's descriptions of each array, which
 the checkpoints' hashes cover. It is never made anew.
-
-Version 0.1.0 refuses a longer run in the same work directory: training goes on from the checkpoint before the last.
 """
 
 import csv
@@ -70,6 +68,14 @@ def test_training_goes_on_from_its_checkpoint(workdir):
     )
     assert after == pytest.approx(before, abs=1e-2)  # another batch's loss differs by several times as much
     assert report.read(workdir)[0]["step"] == 12
+
+
+def test_training_can_be_made_longer(workdir):
+    """Its schedule is a cosine of 12 steps, at whose end the rate is 0; of 18, three quarters are left at step 6."""
+    said = command("main", *CONFIG, "--config.num_steps=18", f"--workdir={workdir}")
+    assert "Resuming from step 12." in said
+    assert "training lasts 18 steps, not 12 as before; the cosine schedule follows the new length: at step 12" in said
+    assert report.read(workdir)[0]["step"] == 18
 
 
 def test_predictions_come_from_it(workdir, tmp_path):

@@ -1,0 +1,73 @@
+"""What the loop keeps, and runs that are made longer."""
+
+import jax
+import numpy as np
+import pytest
+
+from xception_jax.errors import UserError
+from xception_jax.pretrained import load
+from xception_jax.training import loop
+from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.log import read_log
+
+
+def saved(workdir, config, step):
+    checkpoints = Checkpoints(workdir, config.checkpoint, read_only=True)
+    weights, averaged = checkpoints.restore_weights(step, averaged=False)
+    assert not averaged
+    return weights
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, tmp_path_factory):
+    """Eight steps, evaluated after each, but saved only at the end."""
+    workdir = tmp_path_factory.mktemp("run")
+    tiny = tiny_config()
+    tiny.num_steps, tiny.evaluation.every, tiny.checkpoint.every = 8, "1 steps", "1000 steps"
+    tiny.checkpoint.best_metric, tiny.checkpoint.keep_last = "loss", 1
+    loop.train(tiny, workdir)
+    return workdir, tiny
+
+
+def test_the_best_checkpoint_is_there_whatever_the_intervals(run):
+    workdir, config = run
+    losses = {r["step"]: r["loss"] for r in read_log(workdir) if r["kind"] == "evaluation"}
+    assert sorted(losses) == list(range(1, 9))
+    best = min(losses, key=losses.get)
+    checkpoints = Checkpoints(workdir, config.checkpoint, read_only=True)
+    assert checkpoints.find("best") == best
+    assert checkpoints.find("last") == 8
+
+
+def test_weights_of_a_run_are_its_best_and_say_so(run):
+    workdir, config = run
+    best = Checkpoints(workdir, config.checkpoint, read_only=True).find("best")
+    chosen = load(workdir)
+    assert f"(step {best}, loss " in chosen.source
+    for which, step in (("best", best), ("last", 8), ("8", 8)):
+        named = load(f"{workdir}@{which}")
+        assert f"(step {step}" in named.source
+        same = [
+            np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (named.weights, chosen.weights)), strict=True)
+        ]
+        assert all(same) == (step == best)
+    with pytest.raises(UserError, match="no checkpoint of step"):
+        load(f"{workdir}@7000")
+
+
+def test_a_run_that_is_made_longer_is_the_long_run(tiny, tmp_path):
+    """With a schedule that does not depend on the length, bit for bit."""
+    tiny.schedule.name = "constant"
+    short, long = tmp_path / "short", tmp_path / "long"
+    tiny.num_steps = 4
+    loop.train(tiny, short)
+    tiny.num_steps = 7
+    loop.train(tiny, short)
+    loop.train(tiny, long)
+    for a, b in zip(*(jax.tree.leaves(saved(w, tiny, 7)) for w in (short, long)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    (note,) = [r["text"] for r in read_log(short) if r["kind"] == "note"]
+    assert note == "training lasts 7 steps, not 4 as before"
+    tiny.num_steps = 5
+    with pytest.raises(UserError, match="at step 7, past the 5 steps"):
+        loop.train(tiny, short)

@@ -1,0 +1,102 @@
+"""What a run records of itself, and what it says if that has changed."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from xception_jax.errors import UserError
+from xception_jax.workdir import identity
+
+
+class Named:
+    """Examples of these names."""
+
+    def __init__(self, names, class_names=("a", "b")):
+        self._names, self.class_names = names, class_names
+
+    def __len__(self):
+        return len(self._names)
+
+    def __getitem__(self, index):
+        return np.zeros((1, 1, 3), np.uint8), 0
+
+    def example_id(self, index):
+        return self._names[index]
+
+
+class Fingerprinted(Named):
+    """Whose names nobody asks for."""
+
+    def example_id(self, index):
+        raise AssertionError
+
+    def fingerprint(self):
+        return "shards 1 to 7"
+
+
+def test_the_same_data_is_the_same():
+    a, b = (identity.of_source(Named(["x", "y"])) for _ in range(2))
+    assert identity.differences(a, b) == []
+    assert identity.of_source(Fingerprinted(["x"]))["examples"] == "shards 1 to 7"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Named(["x", "z"]), "as many examples, but not the same ones"),
+        (Named(["y", "x"]), "as many examples, but not the same ones"),
+        (Named(["x"]), "2 examples then, 1 now"),
+        (Named(["x", "y"], ("a", "c")), "other classes (without b; with c)"),
+        (Named(["x", "y"], ("b", "a")), "other classes, in another order"),
+    ],
+)
+def test_what_differs_is_said(other, said):
+    (difference,) = identity.differences(identity.of_source(Named(["x", "y"])), identity.of_source(other))
+    assert difference == said
+
+
+def test_other_evaluation_data_is_a_remark_and_other_training_data_an_error(tmp_path):
+    splits = {name: identity.of_source(Named([name, "y"])) for name in ("train", "test")}
+    assert identity.compare(tmp_path, splits, "train") == []  # a new run
+    identity.record(tmp_path, splits, 0)
+    assert identity.compare(tmp_path, splits, "train") == []
+    changed = splits | {"test": identity.of_source(Named(["x"]))}
+    (remark,) = identity.compare(tmp_path, changed, "train")
+    assert 'split "test" is not as it was' in remark
+    with pytest.raises(UserError, match=r'split "train" is not as it was .* give another --workdir'):
+        identity.compare(tmp_path, splits | {"train": identity.of_source(Named(["x"]))}, "train")
+
+
+def test_code_is_a_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
+    """Of a repository made for it; the run that another commit resumes says so."""
+    monkeypatch.setattr(identity, "CHECKOUT", tmp_path)
+    assert identity.code() == {"commit": None, "dirty": None}
+    for key, value in (("GIT_AUTHOR", "a"), ("GIT_COMMITTER", "b")):
+        monkeypatch.setenv(f"{key}_NAME", value)
+        monkeypatch.setenv(f"{key}_EMAIL", f"{value}@example.com")
+
+    def git(*arguments):
+        done = subprocess.run(["git", *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(text):
+        (tmp_path / "file").write_text(text)
+        git("add", "file")
+        git("commit", "-m", text)
+        return git("rev-parse", "HEAD")
+
+    git("init")
+    first = commit("one")
+    assert identity.code() == {"commit": first, "dirty": False}
+    splits = {"train": identity.of_source(Named(["x"]))}
+    identity.record(tmp_path / "run", splits, 0)
+    (tmp_path / "file").write_text("two")
+    assert identity.code() == {"commit": first, "dirty": True}
+    (remark,) = identity.compare(tmp_path / "run", splits, "train")
+    assert remark == f"the code was commit {first[:10]}, it is commit {first[:10]} with changes"
+    second = commit("three")
+    identity.record(tmp_path / "run", splits, 12)
+    starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert [(s["code"]["commit"], s["step"]) for s in starts] == [(first, 0), (second, 12)]
