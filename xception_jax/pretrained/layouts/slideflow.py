@@ -17,7 +17,7 @@ import numpy as np
 
 from xception_jax.errors import WeightsFileError
 from xception_jax.formats import tensor_bundle
-from xception_jax.models.input_spec import stain
+from xception_jax.inputs import stain
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained.layouts.keras import canonical, keras_table, norm_entries, numbered
 from xception_jax.pretrained.layouts.table import Entry, Table, to_ours
