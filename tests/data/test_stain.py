@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xception_jax.models.input_spec import stain
+
+from xception_jax.inputs import stain
 
 
 @pytest.fixture(scope="module")

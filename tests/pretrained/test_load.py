@@ -15,8 +15,8 @@ from tests import peers
 from xception_jax.errors import UserError
 from xception_jax.formats import writing
 from xception_jax.inputs.spec import InputSpec, Normalization
-from xception_jax.models import variables
-from xception_jax.pretrained import create_model, hub, load, transplant
+from xception_jax.models import cards, variables
+from xception_jax.pretrained import create_model, load, transplant
 from xception_jax.pretrained.layouts.table import to_foreign, to_ours
 from xception_jax.pretrained.layouts.timm import timm_table
 from xception_jax.pretrained.pretrained import imagenet_classes
@@ -192,7 +192,7 @@ def test_damaged_download_is_refused(tmp_path, monkeypatch):
 
 def test_without_a_network_the_file_to_fetch_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("XCEPTION_JAX_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "KERAS_STORAGE", "http://127.0.0.1:9/")  # the discard port: nobody answers
+    monkeypatch.setattr(cards, "KERAS", "http://127.0.0.1:9/")  # the discard port: nobody answers
     with pytest.raises(UserError, match=r"fetch it elsewhere and put it at .*xception_weights_tf_dim_ordering"):
         load("imagenet")
     assert not list(tmp_path.rglob("*.part"))

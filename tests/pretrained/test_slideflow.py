@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from xception_jax.models.input_spec import stain
 
 from xception_jax.errors import WeightsFileError
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
+from xception_jax.inputs import stain
 from xception_jax.models import create_model, variables
 from xception_jax.pretrained.layouts import slideflow
 

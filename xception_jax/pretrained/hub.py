@@ -9,21 +9,8 @@ import urllib.request
 from pathlib import Path
 
 from xception_jax.errors import UserError, WeightsFileError, suggest
+from xception_jax.models import cards
 
-KERAS_STORAGE = "https://storage.googleapis.com/tensorflow/keras-applications/"
-# Keras' files by network, and their md5.
-IMAGENET = {
-    "xception": (
-        "xception/xception_weights_tf_dim_ordering_tf_kernels.h5",
-        "0a58e3b7378bc2990ea3b43d5981f1f6",
-    ),
-    "inception_v3": (
-        "inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels.h5",
-        "9a0d58056eeedaa3f26cb7ebd46da564",
-    ),
-}
-PATHOLOGY = ("jamesdolezal/lung-adeno-squam-v1", "jamesdolezal/breast-er-v1", "jamesdolezal/thyroid-brs-v1")
-NAMES = ("imagenet", "timm/xception65.ra3_in1k", "timm/legacy_xception.tf_in1k", *PATHOLOGY)
 TIMM_FILES = ("config.json", "model.safetensors")
 SECONDS = 30  # without an answer
 
@@ -51,22 +38,25 @@ def find(weights: str, model: str | None) -> Path:
         return imagenet(model or "xception")
     if re.fullmatch(r"(timm|jamesdolezal)/[\w.-]+", weights):
         return hugging_face(weights)
-    raise UserError(f"there are no weights {weights}, neither a file nor a known name; {suggest(weights, NAMES)}")
+    names = {card.name for card in cards.CARDS}
+    raise UserError(f"there are no weights {weights}, neither a file nor a known name; {suggest(weights, names)}")
 
 
 def imagenet(model: str) -> Path:
     """Keras' file of a network trained on ImageNet."""
-    if model not in IMAGENET:
+    card = cards.of_keras(model)
+    if card is None:
         raise UserError(
             f'Keras has no ImageNet weights of model "{model}"; timm has: --weights=timm/{model}.TAG, '
             "such as timm/xception65.ra3_in1k"
         )
-    name, md5 = IMAGENET[model]
-    path = cache() / Path(name).name
+    path = cache() / Path(card.file).name
     if not path.exists():
-        _fetch(KERAS_STORAGE + name, path, md5)
-    elif (found := _md5(path)) != md5:
-        raise WeightsFileError(f"{path} is damaged (its md5 is {found}, not {md5}); delete it, and it is fetched again")
+        _fetch(card.url, path, card.md5)
+    elif (found := _md5(path)) != card.md5:
+        raise WeightsFileError(
+            f"{path} is damaged (its md5 is {found}, not {card.md5}); delete it, and it is fetched again"
+        )
     return path
 
 
@@ -109,7 +99,8 @@ def hugging_face(repository: str) -> Path:
         patterns = list(TIMM_FILES) if is_timm else None
         found = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except errors.RepositoryNotFoundError:
-        raise UserError(f"the Hugging Face hub has no repository {repository}; {suggest(repository, NAMES)}") from None
+        names = {card.name for card in cards.CARDS}
+        raise UserError(f"the Hugging Face hub has no repository {repository}; {suggest(repository, names)}") from None
     except Exception as e:  # whatever the network and its layers raise
         what = " and ".join(TIMM_FILES) if is_timm else "all its files"
         raise UserError(

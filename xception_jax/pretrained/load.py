@@ -8,22 +8,13 @@ from typing import Any
 from xception_jax.errors import UserError
 from xception_jax.formats.detect import read_tensors
 from xception_jax.inputs.spec import InputSpec, Normalization
+from xception_jax.models.cards import usual_input
 from xception_jax.pretrained import hub
 from xception_jax.pretrained.identify import FAMILIES, recognize
 from xception_jax.pretrained.layouts import slideflow
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
 
 IMAGENET = 1000
-# timm's defaults by network; a config.json beside the weights comes first. (crop fraction, interpolation)
-TIMM_EVALUATION = {
-    "xception": (0.8975, "bicubic"),
-    "inception_v3": (0.875, "bicubic"),
-    "xception41": (0.903, "bicubic"),
-    "xception65": (0.94, "bicubic"),
-    "xception71": (0.903, "bicubic"),
-    "xception41p": (0.94, "bicubic"),
-    "xception65p": (0.94, "bicubic"),
-}
 
 
 def load(weights: str | Path, model: str | None = None) -> Pretrained:
@@ -82,7 +73,7 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
         found.options,
         found.num_classes,
         found.weights,
-        input_of(found.framework, found.model),
+        usual_input(found.framework, found.model),
         imagenet_classes() if found.num_classes == IMAGENET else (),
     )
     card = path.with_name("config.json")
@@ -105,15 +96,6 @@ def of_pathology(path: Path, source: str) -> Pretrained:
         found.uncertainty,
         found.licence,
     )
-
-
-def input_of(framework: str, model: str) -> InputSpec:
-    """What a framework's published networks expect of their pictures."""
-    if framework == "timm":
-        crop_fraction, interpolation = TIMM_EVALUATION[model]
-        return InputSpec(crop_fraction=crop_fraction, interpolation=interpolation)
-    # Keras' applications are given the whole picture.
-    return InputSpec(crop_fraction=1.0)
 
 
 def with_card(pretrained: Pretrained, card: dict[str, Any]) -> Pretrained:
