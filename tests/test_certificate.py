@@ -16,6 +16,7 @@ from xception_jax.evaluation import report
 from xception_jax.evaluation.report import Predictions
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import data_mesh
+from xception_jax.workdir import identity
 
 FACTS = {
     "split": "test",
@@ -166,7 +167,7 @@ def test_hash_knows_values_shapes_dtypes_and_names_alone():
 
 
 def test_environment_names_versions_and_devices():
-    environment = json.loads(json.dumps(report.environment()))
+    environment = json.loads(json.dumps(identity.environment()))
     assert environment["versions"]["flax"] == importlib.metadata.version("flax")
     assert environment["versions"].keys() >= {"python", "jaxlib", "optax", "orbax", "numpy", "opencv", "xception_jax"}
     assert environment["device"] == {"platform": "cpu", "kind": "cpu", "count": 8}

@@ -63,7 +63,7 @@ def test_training_leaves_its_files(trained):
     assert results["step"] == 12
     assert results["count"] == certificate["count"] == certificate["split_size"] == 360
     assert results["metrics"]["top1"] == certificate["metrics"]["top1"]
-    assert output.splitlines()[-1].startswith("done: xception, step 12, split test (360 pictures)")
+    assert output.splitlines()[-1].startswith("done: xception, step 12, split test (360 images)")
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((workdir / "tensorboard").iterdir())
 
