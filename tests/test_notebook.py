@@ -22,6 +22,7 @@ def run(monkeypatch, tmp_path, accelerator):
     return "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
 
 
+@pytest.mark.slow
 def test_runs_from_top_to_bottom(monkeypatch, tmp_path):
     text = run(monkeypatch, tmp_path, "cpu")
     assert "killed" in text

@@ -37,6 +37,7 @@ def verified(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_was_moved(verified):
     """The table's verdict is of a run that went on on two devices, with all of its state."""
     restored = last_restored(verified / "on-other-devices")
@@ -93,6 +94,7 @@ def test_a_difference_of_one_bit_is_seen(written, part):
     assert (hashes(changed) == hashes(state)) == (part == "examples")
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_keeps_its_numbers(verified):
     workdir = verified / "unbroken"
     before = (workdir / "evaluation-test-predictions.npz").read_bytes()

@@ -115,6 +115,7 @@ def test_gradients_cross_the_devices_once(compiled):
     assert params <= elements <= params + 3 * stats + 64
 
 
+@pytest.mark.slow
 def test_what_gpus_keep_of_the_forward_pass_changes_no_loss():
     """They keep less than automatic differentiation would, and compute the rest again."""
     losses_on = {}
@@ -127,6 +128,7 @@ def test_what_gpus_keep_of_the_forward_pass_changes_no_loss():
     np.testing.assert_allclose(losses_on["gpu"], losses_on["cpu"], rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_tpus_have_two_kernels_a_separable_convolution_and_two_a_pool(monkeypatch):
     """Of blocks 2 to 4 and 13, except the convolution of block 2 that takes 64 channels; in parts of the batch too."""
     monkeypatch.setattr(kernels, "device_kind", lambda: "TPU v5 lite")

@@ -209,7 +209,13 @@ def run_keras(model, images, train):
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("xception", 299), ("xception", 139), ("inception_v3", 299), ("inception_v3", 139), ("paper", 139)],
+    [
+        pytest.param("xception", 299, marks=pytest.mark.slow),
+        ("xception", 139),
+        pytest.param("inception_v3", 299, marks=pytest.mark.slow),
+        ("inception_v3", 139),
+        ("paper", 139),
+    ],
 )
 def test_logits_and_statistics_are_keras_s(name, size, train):
     model, before = keras_model(name)

@@ -13,7 +13,10 @@ from xception_jax.pretrained.timm_names import timm_table
 DEEPER = ("xception65", "xception65p")  # with more blocks of the same kinds
 
 
-@pytest.fixture(scope="module", params=list_models())
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER else []) for name in list_models()],
+)
 def networks(request):
     """Name, timm's network, our weights: for one name after another."""
     twin = peers.timm_model(request.param)
@@ -39,6 +42,7 @@ def test_pyramid_is_timm_s(networks):
     check_pyramid(pyramid, dict(zip((2, 4, 8, 16, 32), expected, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("networks", "output_stride"),
     [("xception41", 16), ("xception41p", 8)],
