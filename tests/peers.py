@@ -14,7 +14,7 @@ from flax import nnx
 
 from xception_jax import train_state
 from xception_jax.models import create_model
-from xception_jax.pretrained.table import to_ours
+from xception_jax.pretrained.table import to_foreign, to_ours
 from xception_jax.pretrained.timm_names import timm_table
 
 INSTALL = (
@@ -68,25 +68,25 @@ def load(model, state):
 
 
 def random_state(model):
-    """Random numbers for all of a PyTorch network's weights and statistics, the same ones in every network of a kind.
+    """Random numbers for all of a PyTorch network's weights and statistics, which their names and shapes decide."""
+    return {name: random_array(name, tuple(old.shape)) for name, old in model.state_dict().items()}
+
+
+def random_array(name, shape):
+    """Random numbers for one of a PyTorch network's arrays.
 
     Kernels keep the scale of what they are applied to, so that all layers matter to the logits. What is added before a
     ReLU is positive, so that most units are active: on channels that are nearly dead, training magnifies rounding.
     """
-    rng = np.random.default_rng(7)
+    if not shape:
+        return np.zeros((), np.int64)
+    rng = np.random.default_rng(list(name.encode()))
+    if len(shape) > 1:
+        # A depthwise kernel's scale, without the 2 that makes up for a ReLU: none comes before the pointwise one.
+        variance = (1 if shape[1] == 1 else 2) / np.prod(shape[1:])
+        return rng.standard_normal(shape, np.float32) * np.float32(variance**0.5)
     ranges = {"weight": (0.5, 1.5), "bias": (0, 2), "running_mean": (-0.3, 0.3), "running_var": (0.5, 1.5)}
-    state = {}
-    for name, old in model.state_dict().items():
-        shape, kind = tuple(old.shape), name.rsplit(".")[-1]
-        if len(shape) > 1:
-            # A depthwise kernel's scale, without the 2 that makes up for a ReLU: none comes before the pointwise one.
-            variance = (1 if shape[1] == 1 else 2) / np.prod(shape[1:])
-            state[name] = rng.standard_normal(shape, np.float32) * np.float32(variance**0.5)
-        elif shape:
-            state[name] = rng.uniform(*ranges[kind], shape).astype(np.float32)
-        else:
-            state[name] = np.zeros((), np.int64)
-    return state
+    return rng.uniform(*ranges[name.rsplit(".")[-1]], shape).astype(np.float32)
 
 
 def arrays(model):
@@ -124,6 +124,13 @@ def tiny(name, **options):
         return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
 
     return graphdef, jax.tree_util.tree_map_with_path(random, abstract)
+
+
+def random_weights(name):
+    """The weights that `timm_model` has at random, for our network, on the device; without timm."""
+    table, (_, abstract) = timm_table(name), structure(name)
+    names = to_foreign(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract), table)
+    return jax.device_put(to_ours({key: random_array(key, x.shape) for key, x in names.items()}, table))
 
 
 def same_weights(name, twin):

@@ -1,36 +1,51 @@
 """The networks against timm's with the same weights: logits, maps of every stride, and what training does to the batch
 statistics."""
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 from tests import peers
+from tests.models import make_timm_fixture
 from xception_jax.models import list_models
 from xception_jax.pretrained.table import to_ours
 from xception_jax.pretrained.timm_names import timm_table
 
 DEEPER = ("xception65", "xception65p")  # with more blocks of the same kinds
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER else []) for name in list_models()]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER else []) for name in list_models()],
-)
+@pytest.fixture(scope="module", params=EACH)
 def networks(request):
     """Name, timm's network, our weights: for one name after another."""
     twin = peers.timm_model(request.param)
     return request.param, twin, peers.same_weights(request.param, twin)
 
 
-def test_logits_are_timm_s(networks):
+@pytest.fixture(scope="module")
+def recorded():
+    """What timm's networks said of two pictures when it was written down, by our networks' names."""
+    with np.load(make_timm_fixture.PATH) as file:
+        return {name: file[name] for name in list_models()}
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_logits_are_timm_s(name, recorded):
+    """As they were written down, so that it needs no timm."""
+    logits, _ = peers.run_ours(
+        peers.structure(name)[0], peers.random_weights(name), peers.pictures(make_timm_fixture.SIZE)
+    )
+    print(f"{name}: logits {peers.error(logits, recorded[name]):.1e}")
+    assert np.ptp(recorded[name], axis=0).mean() > 0.1  # the pictures' logits differ
+    assert peers.error(logits, recorded[name]) < 1e-4
+
+
+def test_what_was_written_down_is_still_timm_s(networks, recorded):
     name, twin, weights = networks
-    images = peers.pictures(139 if name in DEEPER else 299)
-    expected = peers.run_torch(twin, images)
-    logits, _ = peers.run_ours(peers.structure(name)[0], weights, images)
-    print(f"{name}: logits {peers.error(logits, expected):.1e}")
-    assert np.ptp(expected, axis=0).mean() > 0.1  # the pictures' logits differ
-    assert peers.error(logits, expected) < 1e-4
+    assert peers.error(peers.run_torch(twin, peers.pictures(make_timm_fixture.SIZE)), recorded[name]) < 1e-4
+    for ours, theirs in zip(*map(jax.tree.leaves, (peers.random_weights(name), weights)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("networks", [n for n in list_models() if n not in DEEPER], indirect=True)
