@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax.models import create_model
+from xception_jax.models import create_model, variables
 from xception_jax.pretrained.layouts.table import to_foreign, to_ours
 from xception_jax.pretrained.layouts.timm import timm_table
 

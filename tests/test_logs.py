@@ -10,6 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from xception_jax.errors import UserError
+from xception_jax.workdir import log as log_lib
 from xception_jax.workdir.curves import plot_curves
 from xception_jax.workdir.log import RunLog, read_log
 
@@ -139,13 +140,13 @@ class Terminal(io.StringIO):
 
 def test_a_terminals_line_is_overwritten_and_left_for_others(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
-    monkeypatch.setattr(log.sys, "stdout", Terminal())
+    monkeypatch.setattr(log_lib.sys, "stdout", Terminal())
     with RunLog(tmp_path, 10, resume_step=0, primary=True) as log:
         log.train(1, metrics(1), {})
         log.train(2, metrics(2), {})
         log.note("a remark")
         log.train(3, metrics(3), {})
-    lines = log.sys.stdout.getvalue().split("\n")
+    lines = log_lib.sys.stdout.getvalue().split("\n")
     assert len(lines) == 4
     assert lines[0].split("\r")[2].startswith("step 2/10")
     assert lines[1] == "a remark"
