@@ -17,6 +17,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+import hypothesis
 import jax
 import pytest
 from ml_collections import ConfigDict
@@ -24,6 +25,9 @@ from ml_collections import ConfigDict
 from xception_jax.config import default
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The same examples in every run: a property that fails on new ones would fail somebody else's change.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 # A run of the command, of seconds, on the digits. All tests of commands, and the notebook in its small form, train like
 # this on one device: what is compiled for the first is in the cache for the others.

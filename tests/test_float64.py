@@ -125,3 +125,28 @@ def test_accumulation_is_the_mean_of_its_parts():
     assert_equal_but_for_rounding(ours.weights.params, stepped)
     assert_equal_but_for_rounding(ours.weights.batch_stats, statistics)
     np.testing.assert_allclose(figures["loss"], np.mean(losses), rtol=BOUND)
+
+
+# Refresh with: python -m tests.test_float64, and say in the commit why the numbers changed.
+GOLDEN = {"gradient_norm": 8.033001027962772, "learning_rate": 0.05, "loss": 1.6428421901934345, "top1": 0.375}
+
+
+def first_step():
+    """Metrics of one step from the seed on a fixed batch, on one device."""
+    one = training(1, dropout=0.0)
+    _, (metrics,) = one.run(one.first_state(), [0])
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def test_first_step_is_the_recorded_one():
+    for name, value in first_step().items():
+        assert value == pytest.approx(GOLDEN[name], rel=1e-9), (
+            f"{name} of the first step changed: the initialisation, the network, the loss or the optimizer did. "
+            "If that is meant, refresh GOLDEN by `python -m tests.test_float64` and say why in the commit."
+        )
+
+
+if __name__ == "__main__":
+    jnp.float32 = jnp.float64
+    jax.config.update("jax_enable_x64", True)
+    print(f"GOLDEN = {first_step()}")

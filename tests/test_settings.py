@@ -172,6 +172,26 @@ def test_without_a_decay_nothing_is_averaged(tiny):
     assert state.evaluated(averaged=True) is state.weights
 
 
+def test_parameters_in_bfloat16(tiny):
+    """They and their momentum are kept so; averages and statistics stay float32, and steps still descend the loss."""
+    tiny.model.param_dtype, tiny.learning_rate, tiny.schedule.name = "bfloat16", 0.01, "constant"
+    recipe = create_recipe(experiment_lib.create(tiny))
+    state, mesh = recipe.initial_state(), recipe.experiment.mesh
+    dtypes = {jax.tree_util.keystr(path): x.dtype for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    for path, dtype in dtypes.items():
+        kept = "weights.params" in path or "trace" in path
+        counter = path == ".step" or path.endswith(".count")
+        assert dtype == ("bfloat16" if kept else "int32" if counter else "float32"), path
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.int32) % 4
+    losses = []
+    for _ in range(6):
+        state, metrics = recipe.train_step(state, put_batch({"image": images, "label": labels}, mesh))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
+    assert {x.dtype for x in jax.tree.leaves(state.weights.params)} == {jnp.dtype("bfloat16")}
+
+
 @pytest.mark.parametrize("averaged", [True, False])
 def test_weights_that_are_evaluated(tiny, tmp_path, averaged):
     """The network's own weights always say class 1, the averages class 2."""

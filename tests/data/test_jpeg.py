@@ -95,7 +95,7 @@ def test_view_is_that_of_the_decoded_picture(encoded, seed, size):
     else:
         averaged = resize(crop.of(whole), size, "bilinear").astype(np.int32)
         assert np.abs(view - averaged).mean() < 12
-        assert np.abs(view - averaged).mean() < 0.7 * np.abs(np.roll(view, 2, 1) - averaged).mean()
+        assert np.abs(view - averaged).mean() < np.abs(np.roll(view, 2, 1) - averaged).mean()
 
 
 def test_same_view_again():

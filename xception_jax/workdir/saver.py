@@ -1,5 +1,6 @@
 """When a run is saved, and what is done about saves that fail: the run goes on, and they are tried again."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +47,7 @@ class Saver:
         """Whether an evaluation is better than those of all that is saved, so that its state is to be saved now."""
         score = self._checkpoints.score(metrics)
         scores = (self._best, self._under_way[2] if self._under_way else None)
-        return all(other is None or score > other for other in scores)
+        return math.isfinite(score) and all(other is None or score > other for other in scores)
 
     def save(self, state: State, metrics: dict[str, float] | None) -> None:
         """Begins to save, when the save before has ended. Arguments as `Checkpoints.save`."""
@@ -54,6 +55,8 @@ class Saver:
         step = int(state.step)
         if step == self._saved:
             return
+        if self._failures:  # a thread of Orbax may have written on after the failure
+            self._checkpoints.discard_unfinished()
         score = None if metrics is None else self._checkpoints.score(metrics)
         self._under_way = step, time.monotonic(), score
         try:
@@ -102,7 +105,7 @@ class Saver:
         self._under_way = None
         if not any_of(error is not None and not self._checkpoints.holds(step)):
             self._saved, self._failures, seconds = step, 0, time.monotonic() - began
-            self._best = max((s for s in (self._best, score) if s is not None), default=None)
+            self._best = max((s for s in (self._best, score) if s is not None and math.isfinite(s)), default=None)
             self._log.saved(step, seconds)
             self._status.update(saved_step=step, save_seconds=seconds, failed_saves=0)
             return
