@@ -119,10 +119,10 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
 
 def check_config_flags(arguments: Sequence[str]) -> None:
     """Raises UserError where a --config flag names a file or a setting that does not exist."""
-    from xception_jax import config as config_lib  # ml_collections, which commands without a --config do not need
-
     for argument in arguments:
         if key := re.match(r"--config\.([^=]+)", argument):
+            from xception_jax import config as config_lib  # imports jax, which --help does not need
+
             config_lib.check_key(key[1])
         if path := re.match(r"--config=(.+)", argument):
             check_config_file(Path(path[1]))

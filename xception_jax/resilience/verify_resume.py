@@ -16,25 +16,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from xception_jax.parallel.preemption import RESTART
-from xception_jax.resilience.runs import PARTS, Running, compare, saved_steps
+if TYPE_CHECKING:
+    from xception_jax.resilience.runs import Running
 
 # Rounding differs with the number of devices, and training amplifies it: by how much is partly chance.
 TIMES = 3
 ELSEWHERE = "on other devices"
-Moment = Callable[[Running], bool]
+Moment = Callable[["Running"], bool]
 
 
 def ways(n: int) -> dict[str, tuple[signal.Signals, Moment]]:
     """The interruptions: which signal, and when."""
     return {
         "killed between saves": (signal.SIGKILL, lambda run: run.step() > n),
-        "killed during evaluation": (signal.SIGKILL, lambda run: run.evaluating() and saved_steps(run.workdir) != []),
+        "killed during evaluation": (signal.SIGKILL, lambda run: run.evaluating() and run.saved() != []),
         "killed during a save": (signal.SIGKILL, lambda run: run.saving(after=n)),
         "preempted": (signal.SIGTERM, lambda run: run.step() > n),
         ELSEWHERE: (signal.SIGKILL, lambda run: run.step() > n),
@@ -54,6 +51,13 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
     Returns:
       Whether all runs are as promised.
     """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from xception_jax.parallel.preemption import RESTART
+    from xception_jax.resilience.runs import PARTS, Running, compare
+
     flags = [
         *flags,
         f"--config.num_steps={2 * n}",
@@ -86,7 +90,7 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
         assert run.wait_until(functools.partial(moment, run)), f"{name}: it ended before; see {run.output}"
         codes = run.end(number)
         assert codes == [RESTART if number == signal.SIGTERM else -number], f"{name}: exit code {codes}"
-        resumed_from = saved_steps(workdir)[-1:]
+        resumed_from = run.saved()[-1:]
         finish(workdir, 2 * devices if name == ELSEWHERE and devices else devices)
         difference = compare(workdir, unbroken, 2 * n)
         good = good and difference.within(rounding if name == ELSEWHERE else {})
@@ -97,7 +101,10 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "xception-jax verify-resume", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--helpshort", "--helpfull", action="help", help=argparse.SUPPRESS)  # as other commands
     parser.add_argument("--steps", type=int, default=10, help="N (10)")
     parser.add_argument("--ways", nargs="+", choices=ways(0), default=list(ways(0)), help="interruptions to try (all)")
     parser.add_argument("--devices", type=int, help="CPU devices of the runs (default: the machine's accelerators)")
