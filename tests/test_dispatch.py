@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from xception_jax.cli.common import check_config_flags, find_config_file
 from xception_jax.cli.dispatch import COMMANDS
+from xception_jax.errors import UserError
 from xception_jax.version import __version__
 
 PROGRAM = Path(sys.executable).with_name("xception-jax")
@@ -64,3 +66,32 @@ def test_names_are_imported_from_the_current_folder(tmp_path):
     )
     code, _, error = run("check", "--config=config.py", cwd=tmp_path)
     assert (code, error) == (1, "mine.py was imported\n")
+
+
+@pytest.mark.parametrize("flag", [["--config=configs/quickstart.py"], ["--config", "configs/quickstart.py"]])
+def test_a_config_that_this_folder_lacks_is_the_installed_one(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = check_config_flags([*flag, "--workdir=x"])[-2].removeprefix("--config=")
+    assert "digits" in Path(found).read_text()
+    assert capsys.readouterr().err == f"config: {found}\n"
+
+
+def test_a_config_of_this_folder_comes_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = Path("configs", "quickstart.py")
+    own.parent.mkdir()
+    own.write_text("def get_config(): ...")
+    assert find_config_file(own) == own
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("configs/mien.py", "configs/mine.py"), ("configs/quickstrat.py", "configs/quickstart.py"), ("x", "choose from")],
+)
+def test_a_mistyped_config_is_compared_with_both(name, nearest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+    Path("configs", "mine.py").write_text("def get_config(): ...")
+    with pytest.raises(UserError, match=f"there is no config file {name}; .*{nearest}"):
+        find_config_file(Path(name))
