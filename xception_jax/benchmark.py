@@ -15,7 +15,6 @@ from typing import Any
 
 from absl import flags
 
-from xception_jax.benchmarking import lowerings, results
 from xception_jax.benchmarking.subjects import PEERS, SUBJECTS, Runner, Settings
 from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
@@ -45,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     """Measures, prints and writes; 1 where something of ours could not be measured."""
     if arguments:
         raise UserError(USAGE)
+    from xception_jax.benchmarking import lowerings, results  # import jax, which --help does not need
+
     settings, subjects = read_flags()
     runner = Runner(settings)
     runner.measure_machine()

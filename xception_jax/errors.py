@@ -1,7 +1,8 @@
 """Errors that are the user's to mend: one line that says what is wrong and what to do."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -23,3 +24,20 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     if nearest:
         return f'did you mean "{nearest[0]}"?'
     return f"choose from: {', '.join(choices)}"
+
+
+@contextlib.contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+    """Around the import of a library that not everybody installs.
+
+    Args:
+      extra: the one of xception-jax that has the library.
+      what: cannot do without; the message begins with it.
+
+    Raises:
+      UserError: the library is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        raise UserError(f"{what} needs {e.name}, which is not installed: pip install 'xception-jax[{extra}]'") from None

@@ -3,7 +3,7 @@
 #
 #   experiments/launch/tpu_pod.sh my-tpu europe-west4-b --config=configs/xception.py --workdir=/shared/runs/xception
 #
-# Every host needs the project in ~/xception_jax, installed by `pip install -e '.[tpu]'` (gcloud's own
+# Every host needs the project in ~/xception_jax, installed by `pip install -e '.[train,tfds,tpu]'` (gcloud's own
 # `tpu-vm scp --worker=all` and `tpu-vm ssh --worker=all` do that), and a work directory that all of them share, such as
 # a mounted Filestore or bucket. When the slice itself was preempted, create it again and repeat the command.
 set -euo pipefail

@@ -1,13 +1,15 @@
 """What the commands have in common: mistakes end in one line, and exit code 2; compiled programs are kept."""
 
 import contextlib
+import itertools
 import os
 import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -97,8 +99,8 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     def parse(argv: Sequence[str]) -> list[str]:
         define_flags()
         try:
-            check_config_flags(argv[1:])
-            rest = flags.FLAGS([argv[0], *map(with_underscores, argv[1:])])
+            arguments = check_config_flags(list(map(with_underscores, argv[1:])))
+            rest = flags.FLAGS([argv[0], *arguments])
         except (UserError, flags.Error) as e:
             fail(e)
         return rest
@@ -111,27 +113,57 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     app.run(call, flags_parser=parse)
 
 
-def check_config_flags(arguments: Sequence[str]) -> None:
-    """Raises UserError where a --config flag names a file or a setting that does not exist."""
-    from xception_jax import config as config_lib  # ml_collections, which commands without a --config do not need
+def check_config_flags(arguments: Sequence[str]) -> list[str]:
+    """The arguments, in which --config names a file that exists: one in this folder, or one of `xception_jax.configs`.
 
-    paths = [found[1] for argument in arguments if (found := re.match(r"--config=(.+)", argument))]
-    for path in paths:
-        check_config_file(Path(path))
+    Raises:
+      UserError: a --config flag names a file or a setting that does not exist.
+    """
+    checked: list[str] = []
     for argument in arguments:
-        if key := re.match(r"--config\.([^=]+)", argument):
-            config_lib.check_key(key[1], declared_keys(paths))
+        if checked and checked[-1] in ("--config", "-config"):
+            argument = str(find_config_file(Path(argument)))
+        elif path := re.match(r"--?config=(.+)", argument):
+            argument = f"--config={find_config_file(Path(path[1]))}"
+        checked.append(argument)
+    keys = [found[1] for argument in arguments if (found := re.match(r"--config\.([^=]+)", argument))]
+    if keys:
+        from xception_jax import config as config_lib  # imports jax, which --help does not need
+
+        declared = [key for path in config_files(checked) for key in config_lib.flatten(config_of(path))]
+        for key in keys:
+            config_lib.check_key(key, declared)
+    return checked
 
 
-def declared_keys(paths: Sequence[str]) -> list[str]:
-    """The keys of the settings in config files, which may have some of their own."""
-    from xception_jax.config import flatten
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """The config files that arguments name."""
+    after = [path for flag, path in itertools.pairwise(arguments) if flag in ("--config", "-config")]
+    return after + [found[1] for argument in arguments if (found := re.match(r"--?config=(.+)", argument))]
 
-    return [key for path in paths for key in flatten(runpy.run_path(path)["get_config"]())]
+
+def config_of(path: str) -> Any:
+    """The settings of a config file, which may have some of its own."""
+    return runpy.run_path(path)["get_config"]()
 
 
-def check_config_file(path: Path) -> None:
-    """Raises UserError where there is no such Python file, with the names of those beside it."""
-    if not path.is_file() or path.suffix != ".py":
-        there = [str(p) for p in [*path.parent.glob("*.py")] or Path("configs").glob("*.py")]
-        raise UserError(f"there is no config file {path}" + (f"; {suggest(str(path), there)}" if there else ""))
+def find_config_file(path: Path) -> Path:
+    """The config file of that path; where there is none, configs/NAME.py is the one that was installed.
+
+    Raises:
+      UserError: there is no such Python file; the message names those beside it and those installed.
+    """
+    if path.is_file() and path.suffix == ".py":
+        return path
+    installed = {str(Path("configs", p.name)): p for p in installed_configs()}
+    if str(path) in installed:
+        print(f"config: {installed[str(path)]}", file=sys.stderr)
+        return installed[str(path)]
+    there = {str(p) for p in path.parent.glob("*.py") if "def get_config(" in p.read_text(errors="replace")}
+    raise UserError(f"there is no config file {path}; {suggest(str(path), there | installed.keys())}")
+
+
+def installed_configs() -> list[Path]:
+    """The files of the package `xception_jax.configs`: in a checkout, those in its configs/."""
+    folder = resources.files("xception_jax.configs")
+    return [Path(str(p)) for p in folder.iterdir() if p.name.endswith(".py") and not p.name.startswith("_")]

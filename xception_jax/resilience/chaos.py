@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from xception_jax.parallel.preemption import RESTART
-from xception_jax.resilience.runs import Running, compare, damage, saved_steps
+    from xception_jax.resilience.runs import Running
 
 STEPS_A_KILL = 6  # most that a run does before its next kill
 MOMENTS = {"while it trains": 0.4, "while it saves": 0.3, "while it evaluates": 0.15, "at any time": 0.15}
@@ -43,6 +44,8 @@ class Kill:
 
     def as_promised(self) -> bool:
         """Whether all exit codes are those that docs/resilience.md promises."""
+        from xception_jax.parallel.preemption import RESTART
+
         expected, of_survivors = {RESTART}, {RESTART}
         if self.signal == "SIGKILL":
             expected |= {-signal.SIGKILL}  # and not of necessity: it may have ended because another one was killed
@@ -54,7 +57,7 @@ class Kill:
         )
 
 
-def kill_once(run: Running, rng: np.random.Generator, start_seconds: float) -> Kill:
+def kill_once(run: "Running", rng: "np.random.Generator", start_seconds: float) -> Kill:
     """Waits for a random moment, and sends a random signal to some of the run's processes."""
     number = signal.SIGKILL if rng.random() < 0.7 else signal.SIGTERM
     moment = str(rng.choice(list(MOMENTS), p=list(MOMENTS.values())))
@@ -77,13 +80,16 @@ def kill_once(run: Running, rng: np.random.Generator, start_seconds: float) -> K
     assert run.wait_until(conditions[moment]), f"the run ended before it was killed; see {run.output}"
     kill = Kill(number.name, moment, which, step=run.step())
     kill.exit_codes = run.end(number, which, timeout=MOST_SECONDS)
-    steps_saved = saved_steps(run.workdir)
-    kill.saved = steps_saved[-1] if steps_saved else None
+    kill.saved = max(run.saved(), default=None)
     return kill
 
 
 def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: int, damaging: bool) -> bool:
     """Kills, compares and prints; writes kills.jsonl into `folder`. Returns whether all is as promised."""
+    import numpy as np
+
+    from xception_jax.resilience.runs import Running, compare, damage
+
     rng = np.random.default_rng(seed)
     steps = STEPS_A_KILL * kills
     flags = [
@@ -119,7 +125,10 @@ def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "xception-jax chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--helpshort", "--helpfull", action="help", help=argparse.SUPPRESS)  # as other commands
     parser.add_argument("--kills", type=int, default=25, help="(25)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments, signals and damages (0)")
     parser.add_argument("--processes", type=int, default=1, help="of the run (1)")

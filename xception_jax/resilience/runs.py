@@ -21,7 +21,6 @@ import orbax.checkpoint as ocp
 
 from xception_jax.workdir.status import read_status
 
-ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.001  # short against anything that is waited for
 PARTS = {
     "parameters": "weights.params",
@@ -62,7 +61,7 @@ class Running:
         workdir.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("a") as output:
             self.processes = [
-                subprocess.Popen(command, cwd=ROOT, env={**env, **other}, stdout=output, stderr=subprocess.STDOUT)
+                subprocess.Popen(command, env={**env, **other}, stdout=output, stderr=subprocess.STDOUT)
                 for other in others
             ]
 
@@ -92,6 +91,10 @@ class Running:
         """The last step that these processes have reported, or -1."""
         status = read_status(self.workdir)
         return status.get("step", -1) if status.get("pid") == self.processes[0].pid else -1
+
+    def saved(self) -> list[int]:
+        """The steps of its complete checkpoints, in order."""
+        return saved_steps(self.workdir)
 
     def evaluating(self) -> bool:
         """Whether they are evaluating."""

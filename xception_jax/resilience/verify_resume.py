@@ -17,23 +17,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from xception_jax.parallel.preemption import RESTART
-from xception_jax.resilience.runs import PARTS, Running, compare, hashes, last_restored, last_state, saved_steps
+if TYPE_CHECKING:
+    from xception_jax.resilience.runs import Running
 
 ELSEWHERE = "on other devices"
-Moment = Callable[[Running], bool]
+Moment = Callable[["Running"], bool]
 
 
 def ways(n: int) -> dict[str, tuple[signal.Signals, Moment]]:
     """The interruptions: which signal, and when."""
     return {
         "killed between saves": (signal.SIGKILL, lambda run: run.step() > n),
-        "killed during evaluation": (signal.SIGKILL, lambda run: run.evaluating() and saved_steps(run.workdir) != []),
+        "killed during evaluation": (signal.SIGKILL, lambda run: run.evaluating() and run.saved() != []),
         "killed during a save": (signal.SIGKILL, lambda run: run.saving(after=n)),
         "preempted": (signal.SIGTERM, lambda run: run.step() > n),
         ELSEWHERE: (signal.SIGKILL, lambda run: run.step() > n),
@@ -53,6 +50,11 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
     Returns:
       Whether all runs are as promised.
     """
+    # Imported now: --help needs no jax.
+    from xception_jax.parallel.preemption import RESTART
+    from xception_jax.resilience.runs import PARTS, Running, compare, hashes, last_restored, last_state
+    from xception_jax.terminal import console
+
     flags = [
         *flags,
         f"--config.num_steps={2 * n}",
@@ -68,7 +70,8 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
 
     unbroken = folder / "unbroken"
     finish(unbroken, devices)
-    table = Table(box=box.SIMPLE, title=f"{2 * n} steps against {2 * n} with an interruption", title_justify="left")
+    title = f"{2 * n} steps against {2 * n} with an interruption"
+    table = console.table(title=title)
     for column in ("", "from step", "restored", "examples", *PARTS):
         table.add_column(column)
     good = True
@@ -87,7 +90,7 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
         unchanged, difference = restored["arrays"] == saved, compare(workdir, unbroken, 2 * n)
         good = good and unchanged and (difference.examples if moved else difference.equal)
         table.add_row(name, str(restored["step"]), "equal" if unchanged else "DIFFERENT", *difference.cells())
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console.console().print(table)
     return good
 
 

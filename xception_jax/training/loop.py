@@ -116,7 +116,10 @@ def train(
         }
         if primary():
             atomic.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-            curves.plot_curves(workdir)
+            try:
+                curves.plot_curves(workdir)
+            except UserError as e:  # matplotlib is not installed, say: all else is there
+                print(f"no curves.png: {e}")
     return results
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xception_jax.errors import needs
 from xception_jax.workdir import atomic
 from xception_jax.workdir.log import read_log
 
@@ -25,11 +26,12 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
       The picture's path.
 
     Raises:
-      UserError: there is no log, or it is damaged.
+      UserError: there is no log, or it is damaged, or matplotlib is not installed.
     """
     # A run writes nothing into ~/.config.
     os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "xception_jax" / "matplotlib"))
-    from matplotlib.figure import Figure
+    with needs("train", "drawing curves"):
+        from matplotlib.figure import Figure
 
     records = read_log(workdir)
     train = [r for r in records if r["kind"] == "train"]

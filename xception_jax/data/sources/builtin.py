@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError, needs, suggest
 
 # Of the 1,797 digits, in a fixed random order: where each split begins and ends.
 DIGITS_SPLITS = {"train": (0, 1257), "validation": (1257, 1437), "test": (1437, 1797)}
@@ -13,7 +13,8 @@ DIGITS_SPLITS = {"train": (0, 1257), "validation": (1257, 1437), "test": (1437, 
 
 @functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits  # a second to import, and only here
+    with needs("train", 'data set "digits"'):
+        from sklearn.datasets import load_digits  # a second to import, and only here
 
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))

@@ -6,7 +6,7 @@ tensorflow_datasets is imported on first use: other data sets need not wait for 
 from pathlib import Path
 from typing import Any
 
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError, needs, suggest
 
 MANUAL = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
@@ -24,9 +24,9 @@ class TfdsSource:
     """
 
     def __init__(self, name: str, data_dir: str, split: str):
+        builder = find_builder(name, data_dir)
         import tensorflow_datasets as tfds
 
-        builder = find_builder(name, data_dir)
         self._image, self._label = image_and_label(builder, name)
         self.class_names = tuple(builder.info.features[self._label].names)
         decoders = {self._image: tfds.decode.SkipDecoding()}
@@ -52,7 +52,8 @@ class TfdsSource:
 
 def find_builder(name: str, data_dir: str) -> Any:
     """The TFDS builder of a data set that is prepared as ArrayRecord."""
-    import tensorflow_datasets as tfds
+    with needs("tfds", f'data set "{name}" is not folder, digits or synthetic; any other'):
+        import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)

@@ -1,0 +1,1 @@
+"""Experiments; installed as `xception_jax.configs`."""

@@ -1,0 +1,97 @@
+"""The program `xception-jax`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xception_jax.cli.common import check_config_flags, find_config_file
+from xception_jax.cli.dispatch import COMMANDS
+from xception_jax.errors import UserError
+from xception_jax.version import __version__
+
+PROGRAM = Path(sys.executable).with_name("xception-jax")
+
+
+def run(*arguments: str, cwd: Path | None = None) -> tuple[int, str, str]:
+    ran = subprocess.run([PROGRAM, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    return ran.returncode, ran.stdout, ran.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_lists_the_commands(arguments):
+    code, out, _ = run(*arguments)
+    assert code == 0
+    described = [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in described] == list(COMMANDS)
+
+
+def test_version():
+    assert run("--version") == (0, f"xception-jax {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("predcit", 'did you mean "predict"?'), ("x", f"choose from: {', '.join(sorted(COMMANDS))}")]
+)
+def test_an_unknown_command_ends_in_one_line(name, hint):
+    assert run(name) == (2, "", f'error: unknown command "{name}"; {hint}\n')
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "--helpfull"])
+def test_help_needs_no_jax(name, flag):
+    """Importing JAX takes a second or more."""
+    program = """
+import sys
+from xception_jax.cli import dispatch
+try:
+    dispatch.main()
+finally:
+    print(*sorted({"jax", "flax", "numpy"} & sys.modules.keys()), file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", program, name, flag], capture_output=True, text=True, check=False)
+    assert ran.stderr == "\n", ran.stderr
+    module, flags, _ = COMMANDS[name]
+    assert all(f.split("=")[0] in ran.stdout for f in flags)
+    assert f"xception_jax.{module}" in ran.stdout or f"xception-jax {name}" in ran.stdout
+
+
+def test_names_are_imported_from_the_current_folder(tmp_path):
+    """As with `python -m`: a network of one's own is named by its module."""
+    (tmp_path / "mine.py").write_text("raise SystemExit('mine.py was imported')\n")
+    (tmp_path / "config.py").write_text(
+        "from xception_jax.config import default\n\n\ndef get_config():\n"
+        "    c = default()\n    c.data.name = 'digits'\n    c.model.name = 'mine:Net'\n    return c\n"
+    )
+    code, _, error = run("check", "--config=config.py", cwd=tmp_path)
+    assert (code, error) == (1, "mine.py was imported\n")
+
+
+@pytest.mark.parametrize("flag", [["--config=configs/quickstart.py"], ["--config", "configs/quickstart.py"]])
+def test_a_config_that_this_folder_lacks_is_the_installed_one(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = check_config_flags([*flag, "--workdir=x"])[-2].removeprefix("--config=")
+    assert "digits" in Path(found).read_text()
+    assert capsys.readouterr().err == f"config: {found}\n"
+
+
+def test_a_config_of_this_folder_comes_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = Path("configs", "quickstart.py")
+    own.parent.mkdir()
+    own.write_text("def get_config(): ...")
+    assert find_config_file(own) == own
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("configs/mien.py", "configs/mine.py"), ("configs/quickstrat.py", "configs/quickstart.py"), ("x", "choose from")],
+)
+def test_a_mistyped_config_is_compared_with_both(name, nearest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+    Path("configs", "mine.py").write_text("def get_config(): ...")
+    with pytest.raises(UserError, match=f"there is no config file {name}; .*{nearest}"):
+        find_config_file(Path(name))

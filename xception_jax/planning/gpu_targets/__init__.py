@@ -1,0 +1,1 @@
+"""GPUs as XLA describes them, a file each."""
