@@ -107,5 +107,5 @@ def test_preprocess_is_what_the_input_specification_says():
     "wrong", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), [np.zeros((8, 8, 4), np.uint8)]]
 )
 def test_what_are_not_images_is_refused(wrong):
-    with pytest.raises(UserError, match=r"it takes images of uint8, \[height, width, 3\]"):
+    with pytest.raises(UserError, match=r"images must be uint8 \[height, width, 3\]"):
         network().preprocess(np.zeros(shape, dtype))
