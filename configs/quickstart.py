@@ -1,9 +1,9 @@
-"""A narrow Xception on scikit-learn's handwritten digits: real pictures that come with the installation.
+"""A narrow Xception on scikit-learn's handwritten digits: real images, included in the installation.
 
     python -m xception_jax.main --config=configs/quickstart.py
 
-Expected: 98.6 to 99.2 % of the 360 test digits (seeds 0 to 4; 95 % interval of one: 96.8 to 99.7), in a minute on two
-CPU cores. At this learning rate rounding alone, by another lowering say, moves a run as far as another seed does.
+Expected: 98.6 to 99.2 % of the 360 test digits (seeds 0 to 4; 95 % interval of one run: 96.8 to 99.7), in a minute on
+two CPU cores. At this learning rate, different rounding (another lowering, say) changes a run as much as another seed.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     c.data.name = "digits"
     c.data.test_split = "test"
     c.data.crop_area = (0.7, 1.0)
-    c.data.flip = False  # a mirrored digit is none
+    c.data.flip = False  # a mirrored digit is not a digit
     c.data.crop_fraction = 1.0
     c.learning_rate = 0.1
     c.schedule.name = "cosine"

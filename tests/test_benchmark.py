@@ -192,7 +192,7 @@ def test_small_form(tmp_path):
     assert speed * time / 1000 == pytest.approx(BATCHES * 8)
     assert infer["sides"]["ours"]["images_per_second"]["median"] > 0
     assert infer["ratio"].keys() == {"reference"}
-    assert "its process ended with 1" in infer["sides"]["timm eager"]["left_out"]
+    assert "its process exited with code 1" in infer["sides"]["timm eager"]["left_out"]
     assert "left out: infer xception, timm eager" in done.stdout
     assert {(p["name"].split()[0], p["direction"]) for p in pools} == {
         ("max", "forward"), ("max", "forward and gradient"),

@@ -119,11 +119,11 @@ def damage_predictions(folder):
         (damage_predictions, r"predictions\.npz is damaged"),
         (lambda d: (d / "evaluation-test-predictions.npz").unlink(), "cannot be read.*evaluate again"),
         (lambda d: (d / "evaluation-test.json").write_text('{"split": "te'), "damaged"),
-        (lambda d: (d / "evaluation-test.json").write_text('{"split": "test"}'), "no evaluation certificate"),
-        (lambda d: (d / "evaluation-test.json").write_text("[]"), "no evaluation certificate"),
+        (lambda d: (d / "evaluation-test.json").write_text('{"split": "test"}'), "not an evaluation certificate"),
+        (lambda d: (d / "evaluation-test.json").write_text("[]"), "not an evaluation certificate"),
         (lambda d: (d / "evaluation-test.json").write_bytes(b"\xff\xfe"), "damaged"),
         (lambda d: (d / "evaluation-test.json").unlink(), "--mode=evaluate"),
-        (lambda d: write(d, split="validation"), "choose with --split: test, validation"),
+        (lambda d: write(d, split="validation"), "choose one with --split: test, validation"),
     ],
 )
 def test_what_cannot_be_believed_is_refused(tmp_path, damage, message):
@@ -141,7 +141,7 @@ def test_the_split_asked_for_is_the_one_read(tmp_path):
         report.read(tmp_path, "tst")
     with pytest.raises(UserError, match='is of split "validation", not "test"'):
         report.read(path, "test")
-    with pytest.raises(UserError, match="there is no certificate and no work directory"):
+    with pytest.raises(UserError, match="there is neither a certificate nor a work directory"):
         report.read(tmp_path / "absent")
 
 

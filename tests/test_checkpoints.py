@@ -35,7 +35,7 @@ def test_the_last_and_the_best_are_kept_also_by_a_process_started_again(tmp_path
     resumed.close()
     read = Checkpoints(tmp_path, settings, read_only=True)
     assert (read.find("best"), read.find("last"), read.latest) == (best, 5, 5)
-    with pytest.raises(UserError, match=rf'no checkpoint of step "3" .*there are: \{kept}, last and best'):
+    with pytest.raises(UserError, match=rf'no checkpoint of step "3" .*choose from: \{kept}, last, best'):
         read.find("3")
 
 
@@ -45,5 +45,5 @@ def test_without_an_evaluation_there_is_no_best(tmp_path, settings):
         checkpoints.find("last")
     save(checkpoints, 1, None)
     checkpoints.wait()
-    with pytest.raises(UserError, match=r"none of the checkpoints .* was evaluated; --step=last"):
+    with pytest.raises(UserError, match=r"none of the checkpoints .* was evaluated; use --step=last"):
         checkpoints.find("best")

@@ -56,23 +56,26 @@ def test_examples_are_matched_by_name(a, b):
 
 
 def test_verdict_follows_the_test():
-    assert verdict(McNemar(4, 6, 0.75), 1000) == "No difference shown: B - A is +0.20 points (p = 0.75)."
+    assert verdict(McNemar(4, 6, 0.75), 1000) == "No significant difference: B - A is +0.20 points (p = 0.75)."
     assert verdict(McNemar(0, 8, 0.0078), 1000) == "B is better by 0.80 points (p = 0.0078)."
 
 
 def test_a_network_does_not_differ_from_itself(a):
     result = compare(a, a)
     assert (result["p_value"], result["difference"], result["classes"]) == (1.0, 0.0, [])
-    assert result["verdict"].startswith("No difference shown")
+    assert result["verdict"].startswith("No significant difference")
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"split": "validation"}, 'A is of split "test", B of split "validation"'),
-        ({"class_names": ["cat", "dog", "newt"]}, "not of the same classes"),
+        ({"split": "validation"}, 'A is of split "test" but B of split "validation"'),
+        ({"class_names": ["cat", "dog", "newt"]}, "have different classes"),
         ({"ids": [f"{i}.png" for i in range(N)]}, "100 only in A .*100 only in B"),
-        ({"labels": np.where(np.arange(N) == 5, 0, LABELS).astype(np.int32)}, r"other labels for 1 examples.*5\.jpg"),
+        (
+            {"labels": np.where(np.arange(N) == 5, 0, LABELS).astype(np.int32)},
+            r"different labels for 1 examples.*5\.jpg",
+        ),
     ],
 )
 def test_what_is_not_comparable_is_refused(tmp_path, a, other, message):
@@ -107,7 +110,7 @@ def test_command_says_what_is_wrong_in_one_line(tmp_path, a):
     for arguments, message in [
         ((a,), "usage: python -m xception_jax.compare A B"),
         ((a, a, "--splitt=test"), "Unknown command line flag 'splitt'"),
-        ((a, tmp_path / "absent"), "there is no certificate and no work directory"),
+        ((a, tmp_path / "absent"), "there is neither a certificate nor a work directory"),
         ((a, a, f"--json={a}"), "cannot be used"),
     ]:
         done = command(*arguments)

@@ -75,7 +75,7 @@ def test_diff_names_the_first_layer(tmp_path):
 @pytest.mark.parametrize(
     ("to", "output", "message"),
     [
-        ("torchvision", "x.safetensors", "torchvision has inception_v3, no xception"),
+        ("torchvision", "x.safetensors", "torchvision has inception_v3, but not xception"),
         ("keras", "x.weights.h5", "--to=keras writes a .h5 file"),
         ("npz", "x.npy", "--to=npz writes a .npz file"),
     ],
@@ -89,5 +89,5 @@ def test_mistakes(tmp_path, to, output, message):
 def test_what_must_be_set_there_is_said(tmp_path):
     keras_model("Xception").save_weights(tmp_path / "a.weights.h5")
     note = caveat(load(tmp_path / "a.weights.h5"), "timm")
-    assert "bn_epsilon 0.001 (there 1e-05), pool_padding same (there symmetric)" in note
+    assert "bn_epsilon 0.001 (default there: 1e-05), pool_padding same (default there: symmetric)" in note
     assert not caveat(load(tmp_path / "a.weights.h5"), "keras")

@@ -201,7 +201,7 @@ def test_run_moves_between_numbers_of_processes(single, pictures, tmp_path):
         del errors[victim]
         for code, error in zip(codes, errors, strict=True):
             assert code in (os.EX_TEMPFAIL, -signal.SIGABRT), error
-            assert "another has most likely died" in error or "another task died" in error  # our words, or JAX'
+            assert "another one has probably died" in error or "another task died" in error  # our words, or JAX'
     with Run(workdir, pictures, 2, FULLY_SHARDED, launcher=slurm_variables) as run:
         printed, silent = run.finish()
     assert silent == ""

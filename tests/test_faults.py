@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tiny, tmp_
     assert "the checkpoint of step 6 is damaged" in capsys.readouterr().out
     loop.train(tiny, tmp_path)
     assert "Resuming from step 4" in capsys.readouterr().out
-    assert f"it is now {tmp_path / 'damaged' / '6.0'}" in notes(tmp_path)
+    assert f"it was moved to {tmp_path / 'damaged' / '6.0'}" in notes(tmp_path)
     assert (tmp_path / "damaged" / "6.0" / "state").is_dir()
     assert before[1].read_bytes() == predictions
 
@@ -228,7 +228,7 @@ def test_a_second_run_is_refused_and_a_dead_one_is_not_in_the_way(tiny, tmp_path
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert owner.stdout.readline() == "mine\n"
-    with pytest.raises(UserError, match=rf"process {owner.pid} on .* is at work in"):
+    with pytest.raises(UserError, match=rf"process {owner.pid} on .* is using"):
         loop.train(tiny, tmp_path)
     owner.kill()
     owner.communicate()
@@ -256,7 +256,7 @@ def test_an_owner_on_another_host_is_told_by_its_heartbeat(tmp_path, alive):
             assert read_status(tmp_path)["pid"] == os.getpid()
 
 
-def test_broken_pictures_are_listed_and_bounded(tiny, tmp_path):
+def test_unreadable_images_are_listed_and_bounded(tiny, tmp_path):
     for split in ("train", "validation"):
         for i in range(12):
             path = tmp_path / "pictures" / split / "ab"[i % 2] / f"{i}.png"
@@ -265,7 +265,7 @@ def test_broken_pictures_are_listed_and_bounded(tiny, tmp_path):
             if split == "train" and i in (3, 4):
                 path.write_bytes(path.read_bytes()[:40])
     tiny.data.name, tiny.data.path, tiny.data.max_unreadable = "folder", str(tmp_path / "pictures"), 1
-    with pytest.raises(UserError, match=r"picture train/./\d.png cannot be read .*, nor can 1 others"):
+    with pytest.raises(UserError, match=r"image train/./\d.png cannot be read .*With 1 others"):
         loop.train(tiny, tmp_path / "run")
     tiny.data.max_unreadable = 2
     results = loop.train(tiny, tmp_path / "run")

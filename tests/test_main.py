@@ -100,7 +100,7 @@ def test_evaluation_by_another_config_is_refused(trained):
     workdir, _ = trained
     result = command("--mode=evaluate", *SMALL_RUN, "--config.model.width=0.1", f"--workdir={workdir}")
     assert result.returncode == 2
-    assert "belongs to a run with another config (model.width: 0.01 -> 0.1)" in result.stderr
+    assert "belongs to a run with a different config (model.width: 0.01 -> 0.1)" in result.stderr
 
 
 def test_check_computes_nothing(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from tests.conftest import SMALL_RUN
-from xception_jax.data import BrokenPictures
+from xception_jax.data import UnreadableImages
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.predictor import Predictor
 from xception_jax.inputs.spec import InputSpec, Normalization
@@ -58,7 +58,7 @@ def read(path):
 
 def test_scores_are_the_network_s(pictures):
     given, model = pretrained()
-    found = list(Predictor(given, batch_size=2)(pictures, BrokenPictures()))
+    found = list(Predictor(given, batch_size=2)(pictures, UnreadableImages()))
     assert [p.file for p in found] == [str(p) for p in pictures]
     for prediction, path in zip(found, pictures, strict=True):
         x = read(path).astype(np.float32)[None] / 127.5 - 1
@@ -67,11 +67,11 @@ def test_scores_are_the_network_s(pictures):
         np.testing.assert_allclose(prediction.features, maps.mean((1, 2))[0], rtol=1e-4, atol=1e-6)
 
 
-def test_each_picture_is_standardized_where_the_weights_want_it(pictures):
+def test_each_image_is_standardized_where_the_weights_want_it(pictures):
     """As `tf.image.per_image_standardization`: deviation of the whole picture, not below 1 / sqrt(its numbers)."""
     given, model = pretrained(input=InputSpec(32, 1.0, "bilinear", Normalization(standardize=True)), scores="linear")
     cv2.imwrite(str(pictures[0]), np.full((32, 32, 3), 7, np.uint8))
-    found = list(Predictor(given)(pictures, BrokenPictures()))
+    found = list(Predictor(given)(pictures, UnreadableImages()))
     for prediction, path in zip(found, pictures, strict=True):
         x = read(path).astype(np.float64)
         x = ((x - x.mean()) / max(x.std(), 1 / np.sqrt(x.size))).astype(np.float32)[None]
@@ -81,7 +81,7 @@ def test_each_picture_is_standardized_where_the_weights_want_it(pictures):
 def test_ten_crops_are_averaged(pictures):
     given, model = pretrained(input=InputSpec(32, 0.5, "area", Normalization()))
     cv2.imwrite(str(pictures[0]), np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8))
-    (prediction,) = Predictor(given, crops=10)(pictures[:1], BrokenPictures())
+    (prediction,) = Predictor(given, crops=10)(pictures[:1], UnreadableImages())
     x = read(pictures[0]).astype(np.float32) / 127.5 - 1
     corners = [(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)]
     crops = [x[i : i + 32, j : j + 32] for i, j in corners]
@@ -100,9 +100,9 @@ def test_pathology_model_from_its_folder(tmp_path):
     given = dataclasses.replace(load(folder), uncertainty=False)
     plain = dataclasses.replace(given, input=dataclasses.replace(given.input, stain=None))
     size = tiles.shape[1]
-    found = np.stack([p.scores for p in Predictor(plain, image_size=size)(paths, BrokenPictures())])
+    found = np.stack([p.scores for p in Predictor(plain, image_size=size)(paths, UnreadableImages())])
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    uncertain = list(Predictor(load(folder), image_size=size)(paths, BrokenPictures()))
+    uncertain = list(Predictor(load(folder), image_size=size)(paths, UnreadableImages()))
     assert all(p.uncertainty.min() > 0 for p in uncertain)
 
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from xception_jax import experiment as experiment_lib
 from xception_jax.config import default
-from xception_jax.data import BrokenPictures
+from xception_jax.data import UnreadableImages
 from xception_jax.errors import UserError
 from xception_jax.models.variables import num_bytes
 from xception_jax.parallel import mesh as mesh_lib
@@ -48,7 +48,7 @@ def test_rules(path, shape, expected):
 
 def test_model_axis_must_divide_the_devices(tiny):
     tiny.mesh.model = 3
-    with pytest.raises(UserError, match=r"config\.mesh\.model=3 does not divide 8 devices; these do: 1, 2, 4, 8"):
+    with pytest.raises(UserError, match=r"config\.mesh\.model=3 does not divide 8 devices; choose from: 1, 2, 4, 8"):
         experiment_lib.create(tiny)
 
 
@@ -88,9 +88,9 @@ def run(fully_sharded: bool, model: int, num_devices: int = 8) -> Run:
     experiment = experiment_lib.create(settings(fully_sharded, model), devices=devices)
     recipe = create_recipe(experiment)
     state, losses = jax.device_put(first_state(), recipe.state_shardings), []
-    batches = loop.batches_on_devices(experiment, 0, BrokenPictures())
+    batches = loop.batches_on_devices(experiment, 0, UnreadableImages())
     program = recipe.train_step.lower(state, next(batches)).compile()
-    for batch in itertools.islice(loop.batches_on_devices(experiment, 0, BrokenPictures()), 3):
+    for batch in itertools.islice(loop.batches_on_devices(experiment, 0, UnreadableImages()), 3):
         state, metrics = program(state, batch)
         losses.append(float(metrics["loss"]))
     size = bytes_on_each_device(recipe.abstract_state, recipe.state_shardings)

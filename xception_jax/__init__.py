@@ -1,4 +1,4 @@
-"""Xception and Inception V3 in JAX: trained, compared, fine-tuned, run and exported."""
+"""Xception and Inception V3 in JAX: training, comparison, fine-tuning, inference and export."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from xception_jax.training.state import TrainState, create_state
     from xception_jax.training.step import TrainSettings, make_train_step
 
-# Where each public name is. Imported when first asked for: commands say --help at once, and the networks need no
-# library that reads files.
+# The module of each public name. Names are imported on first use, so that --help is immediate and the networks do not
+# need the libraries that read files.
 _PLACES = {
     "Backbone": "models",
     "InputSpec": "inputs.spec",

@@ -1,11 +1,11 @@
-"""Every setting of a run, with its default: the one place where they are named.
+"""Every setting of a run, with its default. Settings are defined only here.
 
-The files in `configs/` start from `default()` and change what their experiment changes. A duration is a text, a number
-and a unit: "500 steps", "2 epochs" or "3000000 examples".
+The files in `configs/` start from `default()` and change the settings of their experiment. A duration is a string with
+a number and a unit: "500 steps", "2 epochs" or "3000000 examples".
 
-Where a setting names a network, a data set, a loss, a metric, an augmentation or an optimizer, it may also name one of
-your own: "package.module:function", see docs/extending.md. Options that yours has and ours do not are added to the same
-section (`c.model.depth = 3`), settings that belong to nothing here to `c.user`.
+A setting that names a network, a data set, a loss, a metric, an augmentation or an optimizer may also name one of your
+own: "package.module:function", see docs/extending.md. Options that only yours has are added to the same section
+(`c.model.depth = 3`); settings that belong to none of the sections go into `c.user`.
 """
 
 import json
@@ -21,29 +21,29 @@ from xception_jax.workdir import atomic
 
 
 def default() -> ConfigDict:
-    """The settings that all experiments start from."""
+    """The default settings, from which all experiments start."""
     c = ConfigDict()
-    c.seed = 0  # parameters, order of the data, augmentation and dropout all follow from it
+    c.seed = 0  # determines parameters, order of the data, augmentation and dropout
     c.image_size = 299  # pixels, height and width
-    c.batch_size = 32  # of all devices together
-    c.num_epochs = 100.0  # length of training; num_steps or num_examples, where set, are used instead
+    c.batch_size = 32  # over all devices
+    c.num_epochs = 100.0  # length of training; num_steps or num_examples take precedence if set
     c.num_steps = config_dict.placeholder(int)
     c.num_examples = config_dict.placeholder(int)
 
-    c.model = m = ConfigDict()  # an option left None has the model's own default
+    c.model = m = ConfigDict()  # an option that is None has the model's default
     m.name = "xception"
     m.weights = ""  # trained weights to start from: a file, a folder, a work directory, or a name such as "imagenet"
-    m.num_classes = config_dict.placeholder(int)  # None: as many as the data has
-    m.dtype = "float32"  # what layers compute in: float32 or bfloat16
+    m.num_classes = config_dict.placeholder(int)  # None: from the data
+    m.dtype = "float32"  # computation dtype: float32 or bfloat16
     m.param_dtype = "float32"
-    m.stem = config_dict.placeholder(str)  # "imagenet", or "small" for pictures from 32 pixels
+    m.stem = config_dict.placeholder(str)  # "imagenet", or "small" for images of 32 pixels or more
     m.dropout = config_dict.placeholder(float)
     m.hidden = config_dict.placeholder(tuple)  # widths of fully connected layers before the logits
     m.hidden_norm = config_dict.placeholder(bool)  # xception: batch normalization after each of them
-    m.hidden_dropout = config_dict.placeholder(float)  # xception: share of each of their inputs dropped in training
-    m.middle_blocks = config_dict.placeholder(int)  # xception: of the middle flow's eight
-    m.drop_path = config_dict.placeholder(float)  # the Xceptions: stochastic depth, share dropped in the last block
-    m.output_stride = config_dict.placeholder(int)  # the Xceptions: 32; 16 or 8 have larger last maps (atrous)
+    m.hidden_dropout = config_dict.placeholder(float)  # xception: dropout rate of their inputs
+    m.middle_blocks = config_dict.placeholder(int)  # xception: number of middle flow blocks, at most 8
+    m.drop_path = config_dict.placeholder(float)  # the Xceptions: stochastic depth, rate in the last block
+    m.output_stride = config_dict.placeholder(int)  # the Xceptions: 32, or 16 or 8 for a larger last map (atrous)
     m.width = config_dict.placeholder(float)  # multiplies the channel counts
     m.bn_epsilon = config_dict.placeholder(float)
     m.bn_momentum = config_dict.placeholder(float)
@@ -55,36 +55,36 @@ def default() -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.name = "imagenet2012"  # a TFDS data set, or "folder", "digits", "synthetic"
-    d.path = ""  # folder: it holds split/class/picture
-    d.data_dir = ""  # TFDS: where prepared data sets are; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+    d.path = ""  # folder: laid out as split/class/image
+    d.data_dir = ""  # TFDS: folder of the prepared data sets; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
     d.train_split = "train"
-    d.validation_split = "validation"  # evaluated on the way; chooses the best checkpoint
+    d.validation_split = "validation"  # evaluated during training; selects the best checkpoint
     d.test_split = "validation"  # evaluated at the end
-    d.crop_area = (0.08, 1.0)  # training crops: share of the picture's area
+    d.crop_area = (0.08, 1.0)  # training crops: fraction of the image's area
     d.crop_aspect = (3 / 4, 4 / 3)  # training crops: width over height
-    d.flip = True  # training: mirror half of the pictures
-    d.augment = ""  # training: a function of your own, of a view and a random generator; "": none
-    # What a network expects of its pictures. None: as its weights were trained; without weights, see inputs.py.
-    d.crop_fraction = config_dict.placeholder(float)  # evaluation: share of the side that the central crop keeps
+    d.flip = True  # training: mirror with probability 1/2
+    d.augment = ""  # training: your own function of a view and a random generator; "": none
+    # The network's input. None: as its weights were trained; without weights, see inputs/spec.py.
+    d.crop_fraction = config_dict.placeholder(float)  # evaluation: fraction of the side that the central crop keeps
     d.interpolation = config_dict.placeholder(str)  # bilinear, bicubic or area
-    d.mean = config_dict.placeholder(tuple)  # of red, green and blue, where pixels are 0..1
+    d.mean = config_dict.placeholder(tuple)  # of red, green and blue, for pixels in 0..1
     d.std = config_dict.placeholder(tuple)
-    d.standardize = config_dict.placeholder(bool)  # subtract each picture's own mean, divide by its deviation
-    d.stain_means = config_dict.placeholder(tuple)  # histology: L*, a*, b* that tiles are given (Reinhard); (): none
+    d.standardize = config_dict.placeholder(bool)  # subtract each image's own mean, divide by its standard deviation
+    d.stain_means = config_dict.placeholder(tuple)  # histology: target L*, a*, b* of Reinhard normalization; (): none
     d.stain_stds = config_dict.placeholder(tuple)
-    d.max_unreadable = 100  # pictures of a split that may be unreadable: skipped, named, counted; one more ends the run
-    d.num_threads = 0  # decoding threads; 0: one a core
-    d.num_examples = 1024  # synthetic: pictures a split
+    d.max_unreadable = 100  # unreadable images tolerated per split: skipped and listed; one more ends the run
+    d.num_threads = 0  # decoding threads; 0: one per core
+    d.num_examples = 1024  # synthetic: images per split
     d.num_classes = 1000  # synthetic
 
-    c.learning_rate = 0.045  # the highest of the schedule
+    c.learning_rate = 0.045  # the schedule's maximum
     c.schedule = s = ConfigDict()
     s.name = "exponential"  # exponential, cosine or constant
     s.warmup = "0 steps"  # linear, from 0
     s.decay_rate = 0.94  # exponential: factor every decay_every
     s.decay_every = "2 epochs"
-    s.staircase = True  # exponential: in steps, not continuously
-    s.final_fraction = 0.0  # cosine: of the learning rate, reached at the end
+    s.staircase = True  # exponential: stepwise instead of continuous
+    s.final_fraction = 0.0  # cosine: final learning rate as a fraction of the maximum
 
     c.optimizer = o = ConfigDict()
     o.name = "sgd"  # sgd, rmsprop, adamw or lamb
@@ -93,24 +93,26 @@ def default() -> ConfigDict:
     o.decay = config_dict.placeholder(float)  # rmsprop: of the mean square, None: 0.9; adamw, lamb: beta 2, None: 0.999
     o.epsilon = config_dict.placeholder(float)  # None: rmsprop 1.0, adamw 1e-8, lamb 1e-6
     o.weight_decay = 1e-5  # on kernels only. sgd, rmsprop: added to the gradient (L2); adamw, lamb: decoupled
-    o.clip_norm = config_dict.placeholder(float)  # largest norm of the whole gradient
-    o.accumulate_steps = 1  # parts that a batch is worked on in, to save memory; each has its own batch statistics
+    o.clip_norm = config_dict.placeholder(float)  # maximum global norm of the gradient
+    o.accumulate_steps = 1  # parts of a batch computed one at a time to save memory; each has its own batch statistics
 
-    c.loss = "cross_entropy"  # or a function of your own, of logits and labels
-    c.metrics = ()  # functions of your own, likewise, that are reported beside loss, top-1 and top-5
+    c.loss = "cross_entropy"  # or your own function of logits and labels
+    c.metrics = ()  # your own functions of logits and labels, reported in addition to loss, top-1 and top-5
     c.label_smoothing = 0.0  # probability mass spread evenly over all classes
     c.aux_loss_weight = 0.4  # inception_v3 with an auxiliary head
     c.average_decay = 0.9999  # Polyak averaging of weights and batch statistics; 0: none
 
-    c.lowering = "auto"  # of operators: the platform's fastest; "reference" is plain lax, the same to rounding
-    c.mesh = n = ConfigDict()  # which device holds what; the result is the same to rounding
-    n.fully_sharded = False  # split parameters, averages and optimizer state over the devices too, to save memory
-    n.model = 1  # devices that share each fully connected layer of the head: for many classes and wide hidden layers
+    c.lowering = (
+        "auto"  # of operators: "auto" is the platform's fastest; "reference" is plain lax, equal up to rounding
+    )
+    c.mesh = n = ConfigDict()  # sharding; results are equal up to rounding
+    n.fully_sharded = False  # also shard parameters, averages and optimizer state over the devices, to save memory
+    n.model = 1  # devices that share each fully connected layer of the head, for many classes and wide layers
 
     c.log_every = "50 steps"
     c.evaluation = e = ConfigDict()
     e.every = "1 epochs"
-    e.batch_size = config_dict.placeholder(int)  # None: as in training
+    e.batch_size = config_dict.placeholder(int)  # None: that of training
     e.averaged = True  # evaluate averaged weights, as the paper does
     c.checkpoint = k = ConfigDict()
     k.every = "1 epochs"
@@ -118,18 +120,18 @@ def default() -> ConfigDict:
     k.keep_best = 1
     k.best_metric = "top1"  # of the validation split: top1, top5, one of `metrics` (the highest), or loss (the lowest)
 
-    c.user = ConfigDict()  # settings of your own; nothing here reads them but what you wrote
+    c.user = ConfigDict()  # your own settings, read only by your own code
     return c
 
 
-SCHEMA = 2  # of config.json; 1 had no "schema"
-# Settings that earlier versions had: what they are called now.
+SCHEMA = 2  # of config.json; version 1 had no "schema"
+# Settings of earlier versions: their current names.
 RENAMED = {"data.most_broken": "data.max_unreadable"}
-# Sections to which a network, a data set or an optimizer of the user's may add options, and the user's own.
+# Sections to which a user's network, data set or optimizer may add options, and the user's own section.
 OPEN_SECTIONS = ("model.", "data.", "optimizer.", "user.")
 
 
-# What a resumed run may change: it alters what is written or looked at, not what is computed but for rounding.
+# Settings that a resumed run may change: they affect what is written and shown; results change only by rounding.
 MAY_CHANGE = (
     "lowering",
     "log_every",
@@ -146,12 +148,12 @@ MAY_CHANGE = (
     "num_steps",
     "num_examples",
 )
-# What an evaluation may, besides: its own data and how pictures are seen.
+# Settings that an evaluation may change in addition: its data and the preprocessing of images.
 EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size")
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
-    """Settings by dotted key, in JSON's types."""
+    """Settings by dotted key, as JSON types."""
     return _flatten(json.loads(json.dumps(config.to_dict())), "")
 
 
@@ -162,7 +164,7 @@ def _flatten(value: Any, prefix: str) -> dict[str, Any]:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The settings as JSON text; `read` takes it back."""
+    """The settings as JSON text; `read` is the inverse."""
     return json.dumps({"schema": SCHEMA, **config.to_dict()}, indent=2)
 
 
@@ -170,11 +172,11 @@ def read(path: Path) -> ConfigDict:
     """The config in a work directory's config.json, of this version or an earlier one.
 
     Raises:
-      UserError: the file is missing, damaged, or has settings this version does not know.
+      UserError: the file is missing or damaged, or has settings unknown to this version.
     """
     contents = atomic.read_json(path)
     if not isinstance(contents, dict) or not all(isinstance(contents.get(key), dict) for key in ("model", "data")):
-        raise UserError(f"{path} is damaged: it is not a config; delete it, or use another work directory")
+        raise UserError(f"{path} is damaged: it is not a config. Delete it, or use another work directory")
     if (schema := contents.pop("schema", 1)) > SCHEMA:
         raise UserError(f"{path} was written by a later version of xception_jax (schema {schema}); update xception_jax")
     settings = {RENAMED.get(key, key): _from_json(value) for key, value in _flatten(contents, "").items()}
@@ -187,7 +189,7 @@ def read(path: Path) -> ConfigDict:
 
 
 def _set(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets a setting by its dotted key, also one that there was not."""
+    """Sets a setting by its dotted key; adds it if it does not exist."""
     *sections, name = key.split(".")
     for section in sections:
         if section not in config:
@@ -200,7 +202,7 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def fill(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
-    """A copy of the config in which the settings that are None have the values of their dotted keys, if there are."""
+    """A copy of the config in which settings that are None are filled from `values`, by dotted key."""
     filled = config.copy_and_resolve_references()
     is_open = {key for key, value in flatten(config).items() if value is None}
     filled.update_from_flattened_dict({key: _from_json(values[key]) for key in is_open & values.keys()})
@@ -212,17 +214,17 @@ def _from_json(value: Any) -> Any:
 
 
 def model_options(config: ConfigDict) -> dict[str, Any]:
-    """Of `config.model`, what the network's class is given. Options left None keep the network's defaults.
+    """The options in `config.model` that are passed to the network's class. Options that are None keep its defaults.
 
     Raises:
-      UserError: an unknown network.
+      UserError: unknown network.
     """
-    from xception_jax.models.registry import option_names  # networks; a config file needs none
+    from xception_jax.models.registry import option_names  # imported here, as config files do not need the networks
 
     has, usual = option_names(config.model.name), default().model
 
     def given(name: str, value: Any) -> bool:
-        # A network of the user's need not have our options, as long as they are left as they are.
+        # A user's network need not have our options, unless they were changed.
         return value is not None and (name in has or name not in usual or value != usual[name])
 
     others = ("name", "num_classes", "weights")
@@ -230,7 +232,7 @@ def model_options(config: ConfigDict) -> dict[str, Any]:
 
 
 def input_spec(config: ConfigDict) -> InputSpec:
-    """What the network of a run expects of its pictures; the config must be a run's, with nothing left open."""
+    """The input specification of a run's network; the config must be a run's, with all settings resolved."""
     d = config.data
     normalization = Normalization(tuple(d.mean), tuple(d.std), d.standardize)
     stain = (tuple(d.stain_means), tuple(d.stain_stds)) if d.stain_means else None
@@ -238,7 +240,7 @@ def input_spec(config: ConfigDict) -> InputSpec:
 
 
 def check_same_run(workdir: Path, old: ConfigDict, new: ConfigDict, may_change: tuple[str, ...] = MAY_CHANGE) -> None:
-    """Raises UserError, with what differs, where the work directory's config and another are not of the same run."""
+    """Raises UserError, listing the differences, if the work directory's config is of another run than `new`."""
     a, b = flatten(old), flatten(new)
     changed = [
         f"{key}: {a.get(key)} -> {b.get(key)}"
@@ -247,18 +249,18 @@ def check_same_run(workdir: Path, old: ConfigDict, new: ConfigDict, may_change: 
     ]
     if changed:
         raise UserError(
-            f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
-            "give another --workdir, or the settings it was started with"
+            f"{workdir} belongs to a run with a different config ({'; '.join(changed)}); "
+            "use another --workdir, or the settings that run was started with"
         )
 
 
 def own_options(config: ConfigDict, section: str) -> dict[str, Any]:
-    """Options that the user has added to a section: "data", "optimizer"."""
+    """Options that the user added to a section ("data" or "optimizer")."""
     return {name: value for name, value in config[section].items() if name not in default()[section]}
 
 
 def check_key(key: str, declared: Iterable[str] = ()) -> None:
-    """Raises UserError where no setting has the dotted name `key`, and it is not one of those `declared` besides."""
+    """Raises UserError unless `key` is the dotted name of a setting or one of `declared`."""
     if key in RENAMED:
         raise UserError(f'the config key "{key}" is now called "{RENAMED[key]}"')
     known = {*flatten(default()), *declared}
@@ -271,7 +273,7 @@ def check_key(key: str, declared: Iterable[str] = ()) -> None:
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises UserError where a setting is unknown or out of its range; what needs data or devices is checked there."""
+    """Raises UserError if a setting is unknown or out of range; checks that need data or devices are made elsewhere."""
     for key in flatten(config):
         if not key.startswith(OPEN_SECTIONS):
             check_key(key)
@@ -281,7 +283,7 @@ def validate(config: ConfigDict) -> None:
     rules: list[tuple[str, Callable[[Any], bool], str]] = [
         ("seed", lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
         ("image_size", positive, "a positive number of pixels"),
-        ("batch_size", positive, "a positive number of pictures"),
+        ("batch_size", positive, "a positive number of images"),
         ("num_epochs", positive, "positive"),
         ("num_steps", positive, "positive"),
         ("num_examples", positive, "positive"),
@@ -295,8 +297,8 @@ def validate(config: ConfigDict) -> None:
         ("model.bn_momentum", fraction, "from 0 to below 1"),
         ("model.dtype", lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
         ("model.param_dtype", lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
-        ("data.crop_fraction", whole_share, "above 0, to 1"),
-        ("data.crop_area", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two shares, (smallest, largest)"),
+        ("data.crop_fraction", whole_share, "above 0 and at most 1"),
+        ("data.crop_area", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions, (smallest, largest)"),
         ("data.crop_aspect", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two ratios, (smallest, largest)"),
         ("data.interpolation", lambda v: v in ("bilinear", "bicubic", "area"), '"bilinear", "bicubic" or "area"'),
         ("data.stain_means", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
@@ -319,7 +321,7 @@ def validate(config: ConfigDict) -> None:
         ("aux_loss_weight", lambda v: v >= 0, "0 or more"),
         ("average_decay", fraction, "from 0 to below 1"),
         ("mesh.model", positive, "a positive number of devices"),
-        ("evaluation.batch_size", positive, "a positive number of pictures"),
+        ("evaluation.batch_size", positive, "a positive number of images"),
         ("checkpoint.keep_last", positive, "1 or more"),
         ("checkpoint.keep_best", lambda v: v >= 0, "0 or more"),
     ]

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one line that says what is wrong and what to do."""
+"""Errors that the user can fix: one line that says what is wrong and what to do."""
 
 import contextlib
 import difflib
@@ -6,19 +6,19 @@ from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave. The commands print its message, without a traceback, and exit with 2."""
+    """A mistake in the user's input. The commands print its message, without a traceback, and exit with 2."""
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on (a loss that is NaN, say). The commands print its message and exit with 1."""
+    """A run cannot continue (its loss is NaN, say). The commands print its message and exit with 1."""
 
 
 class WeightsFileError(UserError):
-    """A file of weights that is damaged, malicious, or none."""
+    """A weight file is damaged or malicious, or the file is not a weight file."""
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """The end of an error message about an unknown `name`: the nearest right one, or all there are."""
+    """The end of an error message about an unknown `name`: the closest valid one, or all of them."""
     choices = sorted(choices)
     nearest = difflib.get_close_matches(name, choices, n=1)
     if nearest:

@@ -1,4 +1,4 @@
-"""What a config means: a network on data on devices. Nothing is computed here."""
+"""What a config describes: a network, its data and its devices. Nothing is computed here."""
 
 import dataclasses
 import functools
@@ -27,10 +27,10 @@ from xception_jax.tasks.metrics import Metric, find_metrics
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A checked config, and what follows from it.
+    """A validated config, and what follows from it.
 
     Attributes:
-      config: the run's settings, with those filled in that its weights decide.
+      config: the run's settings, including those determined by its weights.
       pretrained: the weights that training starts from, or None.
       open_split: opens a split of the data by its name.
       source: the training split.
@@ -39,8 +39,8 @@ class Experiment:
       abstract_weights: shapes and dtypes of its arrays.
       mesh: the devices.
       lowering: of operators.
-      loss: of logits and labels, and of options that it has parameters for.
-      metrics: beside loss and accuracy.
+      loss: a function of logits and labels, and of the options that it has parameters for.
+      metrics: in addition to loss and accuracy.
     """
 
     config: ConfigDict
@@ -57,29 +57,29 @@ class Experiment:
 
     @property
     def input(self) -> InputSpec:
-        """What the network expects of its pictures."""
+        """The network's input specification."""
         return config_lib.input_spec(self.config)
 
     @property
     def augmentation(self) -> Augmentation:
-        """What training draws for each picture."""
+        """The random transformations of training images."""
         d = self.config.data
         augment = AUGMENTATIONS.find(d.augment) if d.augment else None
         return Augmentation(tuple(d.crop_area), tuple(d.crop_aspect), d.flip, augment)
 
     @property
     def training_loss(self) -> Loss:
-        """The loss that is trained: with the label smoothing."""
+        """The training loss, with label smoothing."""
         return with_options(self.loss, {**self.config.user, "label_smoothing": self.config.label_smoothing})
 
     @property
     def evaluation_loss(self) -> Loss:
-        """The loss that is evaluated: without."""
+        """The evaluation loss, without label smoothing."""
         return with_options(self.loss, {**self.config.user, "label_smoothing": 0.0})
 
     @property
     def evaluation_batch_size(self) -> int:
-        """Pictures that are evaluated at once, on all devices together."""
+        """Images per evaluation batch, over all devices."""
         size = self.config.evaluation.batch_size
         return self.config.batch_size if size is None else size
 
@@ -101,10 +101,10 @@ def create(
 
     Args:
       config: the settings.
-      devices: None: all that there are.
-      platform: of the devices, if they are not there; None: the default backend's.
-      source: opens a split of the data by its name, in place of `config.data.name`.
-      loss: in place of `config.loss`.
+      devices: None: all available ones.
+      platform: of the devices if they are not attached; None: the default backend's.
+      source: opens a split of the data by its name; replaces `config.data.name`.
+      loss: replaces `config.loss`.
 
     Raises:
       UserError: what is wrong, and what to do.
@@ -120,7 +120,7 @@ def create(
     metrics = find_metrics(config.metrics)
     pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
     config = resolve(config, pretrained)
-    # Mistyped names should not wait for a data set to be opened; values are looked at when the network is built.
+    # Report mistyped names before opening the data set; option values are checked when the network is built.
     check_options(config.model.name, config_lib.model_options(config))
     open_split = source or functools.partial(open_named, config)
     training_split = open_split(config.data.train_split)
@@ -128,26 +128,26 @@ def create(
     if config.model.num_classes not in (None, num_classes):
         raise UserError(
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has {num_classes} "
-            "classes; leave it None to have as many as the data"
+            "classes; set it to None to use the number of classes of the data"
         )
     graphdef, abstract_weights = abstract_model(config, num_classes)
-    check_pictures(config, graphdef, abstract_weights)
+    check_images(config, graphdef, abstract_weights)
     experiment = Experiment(
         config, pretrained, open_split, training_split, num_classes, graphdef, abstract_weights, mesh, lowering, loss,
         metrics,
     )  # fmt: skip
-    assert experiment.augmentation  # an unknown one is found now
+    assert experiment.augmentation  # raises now if it is unknown
     return experiment
 
 
 def open_named(config: ConfigDict, split: str) -> Source:
-    """A split of the data set that `config.data` names."""
+    """Opens a split of the data set named by `config.data`."""
     settings = {**config.data, "image_size": config.image_size}
     return open_source(config.data.name, split, settings, config_lib.own_options(config, "data"))
 
 
 def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
-    """A copy of the config in which the settings that are None have the weights' own values, where they have one."""
+    """A copy of the config in which settings that are None are filled from the weights, where they define them."""
     spec, options = (pretrained.input, pretrained.options) if pretrained else (InputSpec(), {})
     decided = {
         "data.crop_fraction": spec.crop_fraction,
@@ -162,17 +162,17 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
 
 
 def build_model(config: ConfigDict, num_classes: int) -> nnx.Module:
-    """The network of `config.model`, its parameters drawn from the seed."""
+    """The network of `config.model`, with parameters initialised from the seed."""
     rngs = nnx.Rngs(config.seed)
     return create_model(config.model.name, num_classes=num_classes, rngs=rngs, **config_lib.model_options(config))
 
 
 def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, Weights]:
-    """The network's structure, and the shapes of its arrays."""
+    """The network's structure and the shapes of its arrays."""
     return nnx.eval_shape(lambda: variables.split(build_model(config, num_classes)))
 
 
-def check_pictures(config: ConfigDict, graphdef: nnx.GraphDef, weights: Weights) -> None:
-    """Refuses pictures that are too small for the network."""
+def check_images(config: ConfigDict, graphdef: nnx.GraphDef, weights: Weights) -> None:
+    """Raises UserError if the images are too small for the network."""
     smallest = variables.merge(graphdef, weights).min_image_size
     check_image_size((1, config.image_size, config.image_size, 3), smallest)

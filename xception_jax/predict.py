@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     if flag.weights is None or not arguments:
         raise UserError(USAGE)
     from xception_jax.cli import predictions, tables
-    from xception_jax.data import BrokenPictures
-    from xception_jax.data.sources.images import find_pictures
+    from xception_jax.data import UnreadableImages
+    from xception_jax.data.sources.images import find_images
     from xception_jax.inference.predictor import Predictor
     from xception_jax.parallel import host_memory
     from xception_jax.pretrained import load
@@ -46,13 +46,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{flag.features} is no kind of features file: the name must end in .npz or .parquet")
     logging.set_verbosity(logging.ERROR)  # broken pictures are listed at the end
     host_memory.reuse_step_memory()
-    pictures = find_pictures([Path(a) for a in arguments])
+    pictures = find_images([Path(a) for a in arguments])
     pretrained = load(flag.weights, flag.model)
     predictor = Predictor(
         pretrained, batch_size=min(flag.batch_size, len(pictures)), crops=int(flag.crops), image_size=flag.image_size
     )
     top = min(flag.top, pretrained.num_classes)
-    broken = BrokenPictures()
+    broken = UnreadableImages()
     columns: dict[str, list] = {
         name: [] for name in predictions.COLUMNS if name != "uncertainty" or pretrained.uncertainty
     }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from xception_jax.data import augmentation
 from xception_jax.data import decode as jpeg
 from xception_jax.data.augmentation import Augmentation, random_crop, random_view
-from xception_jax.data.decode import BrokenPictureError
+from xception_jax.data.decode import UnreadableImageError
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.inputs.views import resize
 
@@ -67,7 +67,7 @@ def test_damaged_header_is_none_or_a_size(encoded, data):
 @pytest.mark.parametrize("with_simplejpeg", [False, True])
 @settings(max_examples=60, deadline=None)
 @given(encoded=files(smallest=40), reduction=st.sampled_from([1, 2, 4]), share=st.floats(0.01, 1))
-def test_top_is_that_of_the_whole_picture(with_simplejpeg, encoded, reduction, share):
+def test_top_is_that_of_the_whole_image(with_simplejpeg, encoded, reduction, share):
     if with_simplejpeg:
         pytest.importorskip("simplejpeg")
     header = jpeg.read_header(encoded)
@@ -84,7 +84,7 @@ def test_top_is_that_of_the_whole_picture(with_simplejpeg, encoded, reduction, s
 
 @settings(max_examples=30, deadline=None)
 @given(encoded=files(smallest=40), seed=st.integers(0, 1000), size=st.sampled_from([16, 40, 64]))
-def test_view_is_that_of_the_decoded_picture(encoded, seed, size):
+def test_view_is_that_of_the_decoded_image(encoded, seed, size):
     """Where nothing is reduced, to the bit; else close to the crop, averaged."""
     spec, augmentation = InputSpec(image_size=size), Augmentation(flip=False)
     view = random_view(encoded, np.random.default_rng(seed), spec, augmentation)
@@ -104,7 +104,7 @@ def test_same_view_again():
     np.testing.assert_array_equal(first, second)
 
 
-def test_large_pictures_are_reduced(monkeypatch):
+def test_large_images_are_reduced(monkeypatch):
     """A crop of the whole picture, 8 to 9 times as large as the view."""
     encoded, seen = encode(picture(350, 350)), []
     decode_top = jpeg.decode_top
@@ -119,5 +119,5 @@ def test_large_pictures_are_reduced(monkeypatch):
 def test_damaged_file_is_refused():
     encoded = encode(picture(50, 50))
     scan = encoded.index(b"\xff\xda")
-    with pytest.raises(BrokenPictureError):
+    with pytest.raises(UnreadableImageError):
         random_view(encoded[:scan], np.random.default_rng(0), InputSpec(image_size=16), Augmentation())

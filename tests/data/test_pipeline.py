@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xception_jax.data import BrokenPictures, evaluation_batches, open_source, train_batch, train_batches
+from xception_jax.data import UnreadableImages, evaluation_batches, open_source, train_batch, train_batches
 from xception_jax.data.augmentation import Augmentation
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
@@ -49,7 +49,7 @@ def training(source, steps, *, start=0, seed=3, batch_size=8, process=(0, 1), au
         batch_size=batch_size,
         seed=seed,
         start_step=start,
-        broken=broken or BrokenPictures(),
+        broken=broken or UnreadableImages(),
         threads=2,
         process_index=process[0],
         process_count=process[1],
@@ -63,7 +63,7 @@ def evaluated(source, batch_size, process=(0, 1), broken=None):
             source,
             SPEC,
             batch_size=batch_size,
-            broken=broken or BrokenPictures(),
+            broken=broken or UnreadableImages(),
             threads=2,
             process_index=process[0],
             process_count=process[1],
@@ -81,7 +81,7 @@ def test_batch_is_a_function_of_seed_and_step():
     source = open_source("digits", "train", {})
     from_start = training(source, 9)
     from_seven = training(source, 2, start=7)
-    alone = train_batch(source, SPEC, Augmentation(), batch_size=8, seed=3, step=8, broken=BrokenPictures())
+    alone = train_batch(source, SPEC, Augmentation(), batch_size=8, seed=3, step=8, broken=UnreadableImages())
     assert_equal(from_start[7], from_seven[0])
     assert_equal(from_start[8], from_seven[1])
     assert_equal(from_start[8], alone)
@@ -114,7 +114,7 @@ def golden_batch(folder):
         cv2.imwrite(str(path), np.stack([9 * x, 12 * y, 25 * i + 0 * x], -1).astype(np.uint8))
     source = open_source("folder", "train", {"path": str(folder), "train_split": "train"})
     spec = InputSpec(image_size=8)
-    return train_batch(source, spec, Augmentation(), batch_size=4, seed=3, step=2, broken=BrokenPictures())
+    return train_batch(source, spec, Augmentation(), batch_size=4, seed=3, step=2, broken=UnreadableImages())
 
 
 def test_batch_is_the_recorded_one(tmp_path):
@@ -131,7 +131,7 @@ def test_batch_is_the_recorded_one(tmp_path):
         assert len({picture.tobytes() for picture in golden["image"]}) == 4
 
 
-def test_pictures_and_labels_belong_to_their_index():
+def test_images_and_labels_belong_to_their_index():
     for batch in training(Numbers(20), 3):
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
         np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
@@ -148,8 +148,8 @@ def test_evaluation_sees_every_example_once(length, batch_size, processes):
     assert sorted(seen) == list(range(length))
 
 
-def test_broken_picture_is_stood_in_for_and_named():
-    broken = BrokenPictures()
+def test_unreadable_image_is_replaced_and_named():
+    broken = UnreadableImages()
     batches = training(Numbers(20, broken=(3, 4)), 5, broken=broken)
     order = np.concatenate([b["index"] for b in batches])
     assert broken.names == {"number 3", "number 4"}
@@ -157,8 +157,8 @@ def test_broken_picture_is_stood_in_for_and_named():
     assert (order == 5).sum() == 6  # its own two times, and for 3 and 4 in two epochs
 
 
-def test_broken_picture_is_masked_in_evaluation():
-    broken = BrokenPictures()
+def test_unreadable_image_is_masked_in_evaluation():
+    broken = UnreadableImages()
     batches = evaluated(Numbers(10, broken=(3,)), 4, broken=broken)
     kept = np.concatenate([b["index"][b["mask"]] for b in batches])
     assert list(kept) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
@@ -166,15 +166,15 @@ def test_broken_picture_is_masked_in_evaluation():
 
 
 @pytest.mark.parametrize("most", [0, 2])
-def test_one_broken_picture_too_many_ends_the_run(most):
+def test_one_unreadable_image_too_many_ends_the_run(most):
     source = Numbers(20, broken=tuple(range(most + 1)))
-    with pytest.raises(UserError, match=rf"picture number \d .*, nor can {most} others.*config.data.max_unreadable"):
-        training(source, 5, broken=BrokenPictures(most))
-    training(source, 5, broken=BrokenPictures(most + 1))
+    with pytest.raises(UserError, match=rf"image number \d .*With {most} others, .*config.data.max_unreadable"):
+        training(source, 5, broken=UnreadableImages(most))
+    training(source, 5, broken=UnreadableImages(most + 1))
 
 
-def test_nothing_but_broken_pictures_ends_the_run():
-    with pytest.raises(UserError, match="none of the 20 pictures can be read"):
+def test_nothing_but_unreadable_images_ends_the_run():
+    with pytest.raises(UserError, match="none of the 20 images can be read"):
         training(Numbers(20, broken=tuple(range(20))), 1)
 
 
@@ -187,7 +187,7 @@ def test_truncated_jpeg_in_a_folder(tmp_path):
     victim = tmp_path / "test" / "cat" / "1.jpg"
     victim.write_bytes(victim.read_bytes()[:100])
     source = open_source("folder", "test", {"path": str(tmp_path), "train_split": "train"})
-    broken = BrokenPictures()
+    broken = UnreadableImages()
     batches = evaluated(source, 4, broken=broken)
     assert broken.names == {"test/cat/1.jpg"}
     assert list(batches[0]["mask"]) == [True, False, True, True]

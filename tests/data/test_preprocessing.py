@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from xception_jax.data.augmentation import Augmentation, random_view
-from xception_jax.data.decode import BrokenPictureError, decode
+from xception_jax.data.decode import UnreadableImageError, decode
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.inputs.views import central_view, preprocessing_fingerprint
 
@@ -36,8 +36,8 @@ def test_every_colour_mode_becomes_rgb(mode):
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no picture", cv2.imencode(".png", photograph(9, 9))[1].tobytes()[:60]])
-def test_what_is_no_picture_is_refused(encoded):
-    with pytest.raises(BrokenPictureError):
+def test_what_is_not_an_image_is_refused(encoded):
+    with pytest.raises(UnreadableImageError):
         decode(encoded)
 
 
@@ -59,7 +59,7 @@ def test_central_view_is_resize_then_crop(shape, interpolation):
 
 
 @pytest.mark.parametrize(("interpolation", "other"), [("bilinear", "bicubic"), ("bicubic", "bilinear")])
-def test_enlarged_pictures_have_the_interpolation_asked_for(interpolation, other):
+def test_enlarged_images_have_the_interpolation_asked_for(interpolation, other):
     """Pillow's own is nearer than the other, on a picture of edges, where the two differ by 5 levels of 255."""
     edges = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8).repeat(4, 0).repeat(4, 1)
     ours = central_view(edges, InputSpec(256, 1.0, interpolation)).astype(np.int32)
@@ -89,7 +89,7 @@ def test_random_crops_have_the_area_and_aspect_asked_for():
     assert np.mean(areas) == pytest.approx(0.4, abs=0.02)
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_mirrored():
     image = np.zeros((32, 32, 3), np.uint8)
     image[:, 16:] = 255
     drawn = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0)}
@@ -97,7 +97,7 @@ def test_half_of_the_pictures_are_mirrored():
     assert 160 < mirrored < 240
 
 
-def test_long_picture_falls_back_to_its_centre():
+def test_long_image_falls_back_to_its_centre():
     image = np.zeros((10, 1000, 3), np.uint8)
     image[:, 495:505] = 200
     assert (view_of(image, 0, 10, crop_area=(0.9, 1.0), crop_aspect=(1.0, 1.0), flip=False) == 200).all()

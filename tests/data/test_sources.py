@@ -63,9 +63,9 @@ def test_label_is_the_training_split_s(tmp_path):
     ("arrange", "message"),
     [
         (lambda root: None, "there is no folder"),
-        (lambda root: make_folder(root, splits=("test",)), 'has no folder "train" \\(there is: test\\)'),
-        (lambda root: [(root / "train" / c).mkdir(parents=True) for c in "ab"], "there are no pictures in"),
-        (lambda root: make_folder(root, classes=("one",)), "2 or more are needed"),
+        (lambda root: make_folder(root, splits=("test",)), 'has no folder "train" \\(it contains: test\\)'),
+        (lambda root: [(root / "train" / c).mkdir(parents=True) for c in "ab"], "there are no images in"),
+        (lambda root: make_folder(root, classes=("one",)), "at least 2 are needed"),
     ],
 )
 def test_folder_says_what_is_missing(tmp_path, arrange, message):
@@ -95,7 +95,7 @@ def test_digits_splits_share_nothing_and_leave_nothing_out():
         np.testing.assert_allclose(picture[..., 1], table.images[row] * 255 / 16, atol=0.51)
 
 
-def test_synthetic_pictures_are_functions_of_their_position():
+def test_synthetic_images_are_functions_of_their_position():
     data = {"num_examples": 5, "num_classes": 3, "size": 16}
     a, b = (open_source("synthetic", "train", **data) for _ in range(2))
     np.testing.assert_array_equal(a[4][0], b[4][0])

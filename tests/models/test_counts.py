@@ -114,11 +114,11 @@ def test_size_of_the_last_feature_map(name, stem, size, expected):
         ("inception_v3", "small", 32),
     ],
 )
-def test_too_small_pictures_are_refused_with_the_reason(name, stem, smallest):
+def test_too_small_images_are_refused_with_the_reason(name, stem, smallest):
     model = with_stem(name, stem)
     assert model.min_image_size == smallest
     assert min(feature_shape(model, smallest)) > 0
-    advice = 'stem="small" takes 32' if smallest > 32 else "larger image_size"
+    advice = 'stem="small", 32 are enough' if smallest > 32 else "larger image_size"
     with pytest.raises(UserError, match=f"{smallest - 1}x{smallest - 1} .* too small.*{smallest} or more.*{advice}"):
         feature_shape(model, smallest - 1)
 
@@ -133,7 +133,7 @@ def test_aux_head_trains_from_its_smallest_size_and_is_idle_in_evaluation(stem, 
 
     assert [x.shape for x in outputs(smallest, True)] == [(2, 5), (2, 5)]
     assert outputs(smallest - 1, False).shape == (2, 5)
-    with pytest.raises(UserError, match=r"auxiliary head trains on pictures of 299 .*71 or more.*aux_head=False"):
+    with pytest.raises(UserError, match=r"auxiliary head needs training images of 299 .*71 or more.*aux_head=False"):
         outputs(smallest - 1, True)
 
 

@@ -105,5 +105,5 @@ def test_preprocess_is_what_the_input_specification_says():
 
 @pytest.mark.parametrize(("shape", "dtype"), [((8, 8, 3), np.float32), ((2, 8, 8), np.uint8), ((8, 8, 4), np.uint8)])
 def test_what_are_not_images_is_refused(shape, dtype):
-    with pytest.raises(UserError, match=r"it takes images of uint8, \[height, width, 3\]"):
+    with pytest.raises(UserError, match=r"images must be uint8 \[height, width, 3\]"):
         network().preprocess(np.zeros(shape, dtype))

@@ -55,7 +55,7 @@ def test_output_strides_show_more_pixels_of_the_same_map(name, size, output_stri
     assert peers.error(fine[highest][:, ::every, ::every], coarse[32]) < 1e-5
 
 
-def test_too_small_pictures_are_refused():
+def test_too_small_images_are_refused():
     graphdef, weights = peers.tiny("xception41")
     for method in ("feature_pyramid", "pooled_features"):
         with pytest.raises(UserError, match="31x31 pixels are too small"):

@@ -33,7 +33,7 @@ def run(graphdef, weights, x, seed, block):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_main_path_is_dropped_for_whole_pictures_and_kept_in_expectation(name):
+def test_main_path_is_dropped_for_whole_images_and_kept_in_expectation(name):
     """A middle block, whose shortcut is the identity: a picture's main path is zero or scaled by 1 / (1 - rate)."""
     rate = 0.25
     index, blocks = 6, 13

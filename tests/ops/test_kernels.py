@@ -51,14 +51,14 @@ def test_axes_without_a_mesh(monkeypatch, count, axes):
 
 
 @pytest.mark.parametrize(("batch", "pictures"), [(24, 6), (26, 0), (2, 0)])
-def test_pictures_a_device(batch, pictures):
+def test_images_per_device(batch, pictures):
     """None where the batch does not divide."""
     with jax.sharding.use_abstract_mesh(mesh(AxisType.Auto, AxisType.Auto).abstract_mesh):
-        assert kernels.pictures_a_device(batch) == pictures
+        assert kernels.images_per_device(batch) == pictures
 
 
-def test_pictures_a_device_without_a_mesh():
-    assert kernels.pictures_a_device(24) == 0
+def test_images_per_device_without_a_mesh():
+    assert kernels.images_per_device(24) == 0
 
 
 def test_programs_that_say_what_each_device_does_keep_the_plain_form():

@@ -50,7 +50,7 @@ def test_largest_batch(limit, start):
 
 
 def test_largest_batch_where_nothing_fits():
-    with pytest.raises(UserError, match="not even 8 pictures a chip fit: they need"):
+    with pytest.raises(UserError, match="not even 8 images per chip fit: they need"):
         largest_batch(lambda batch: fake(batch, limit=20), 64)
 
 
@@ -78,8 +78,8 @@ def test_what_the_compiler_says_of_too_large_programs(message, expected):
         ("v5f:2x2", 'unknown topology "v5f:2x2"; did you mean "v5e:2x2"'),
         ("v5e:3x3", 'v5e has no slice "3x3"; choose from: 1x1, 2x2'),
         ("v5e", 'v5e has no slice ""'),
-        ("h200", 'topology "h200" needs a number of devices, such as h200:8'),
-        ("cpu:0", 'topology "cpu:0" needs a number'),
+        ("h200", 'topology "h200" lacks a number of devices; write it like h200:8'),
+        ("cpu:0", 'topology "cpu:0" lacks a number'),
     ],
 )
 def test_unknown_topologies(name, message):

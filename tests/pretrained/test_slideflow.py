@@ -89,7 +89,7 @@ def test_a_linear_model_with_an_older_fit(copy):
         ({"hp": {"normalizer": "macenko"}}, "macenko"),
         ({"hp": {"hidden_layers": 1}}, "3 dense layers"),
         ({"hp": {"dropout": "a lot"}}, "a lot"),
-        ({"outcome_labels": {"0": "only one"}}, "names 1 classes, the network has 2"),
+        ({"outcome_labels": {"0": "only one"}}, "names 1 classes, but the network has 2"),
         ({"norm_fit": {"target_means": [1, 2], "target_stds": [1, 2, 3]}}, "fit"),
     ],
 )

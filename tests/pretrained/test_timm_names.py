@@ -67,5 +67,5 @@ def test_other_names_of_the_same_network(prefix, head):
 
 
 def test_unknown_networks_are_refused():
-    with pytest.raises(UserError, match='timm has no twin of model "xception42"; did you mean "xception4'):
+    with pytest.raises(UserError, match='timm has no equivalent of model "xception42"; did you mean "xception4'):
         timm_table("xception42")

@@ -45,11 +45,11 @@ def test_the_same_data_is_the_same():
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (Named(["x", "z"]), "as many examples, but not the same ones"),
-        (Named(["y", "x"]), "as many examples, but not the same ones"),
+        (Named(["x", "z"]), "the same number of examples, but different ones"),
+        (Named(["y", "x"]), "the same number of examples, but different ones"),
         (Named(["x"]), "2 examples then, 1 now"),
-        (Named(["x", "y"], ("a", "c")), "other classes (without b; with c)"),
-        (Named(["x", "y"], ("b", "a")), "other classes, in another order"),
+        (Named(["x", "y"], ("a", "c")), "different classes (without b; with c)"),
+        (Named(["x", "y"], ("b", "a")), "the same classes in another order"),
     ],
 )
 def test_what_differs_is_said(other, said):
@@ -64,8 +64,8 @@ def test_other_evaluation_data_is_a_remark_and_other_training_data_an_error(tmp_
     assert identity.compare(tmp_path, splits, "train") == []
     changed = splits | {"test": identity.of_source(Named(["x"]))}
     (remark,) = identity.compare(tmp_path, changed, "train")
-    assert 'split "test" is not as it was' in remark
-    with pytest.raises(UserError, match=r'split "train" is not as it was .* give another --workdir'):
+    assert 'split "test" has changed' in remark
+    with pytest.raises(UserError, match=r'split "train" has changed since .* use another --workdir'):
         identity.compare(tmp_path, splits | {"train": identity.of_source(Named(["x"]))}, "train")
 
 
@@ -95,7 +95,7 @@ def test_code_is_a_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("two")
     assert identity.code() == {"commit": first, "dirty": True}
     (remark,) = identity.compare(tmp_path / "run", splits, "train")
-    assert remark == f"the code was commit {first[:10]}, it is commit {first[:10]} with changes"
+    assert remark == f"the code was commit {first[:10]}, now it is commit {first[:10]} with changes"
     second = commit("three")
     identity.record(tmp_path / "run", splits, 12)
     starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]

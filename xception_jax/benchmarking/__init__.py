@@ -1,1 +1,1 @@
-"""What `xception_jax.benchmark` measures, and how: sides in processes of their own that take turns."""
+"""What `xception_jax.benchmark` measures, and how: each side runs in its own process, and the sides take turns."""

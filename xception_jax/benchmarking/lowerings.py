@@ -1,4 +1,4 @@
-"""The table of lowerings, from what a benchmark of operators measured: `xception_jax/ops/lowerings.json`."""
+"""The table of lowerings, `xception_jax/ops/lowerings.json`, updated from a benchmark of operators."""
 
 import collections
 import json
@@ -12,11 +12,11 @@ Row = dict[str, Any]
 
 
 def update(path: Path, record: dict[str, Any]) -> None:
-    """Puts what was measured into the table, in place of what it had of the same platform and network.
+    """Writes measurements into the table, replacing its entry for the same platform and network.
 
     Args:
-      path: of the table; made where there is none.
-      record: of a benchmark, as `report.record` gives it, with the rows of all operators of a network.
+      path: of the table; created if missing.
+      record: of a benchmark, as returned by `results.record`, with the rows of all operators of a network.
     """
     table = json.loads(path.read_text()) if path.exists() else {}
     rows = [row for row in record["results"] if row["what"] == "operators"]
@@ -27,7 +27,7 @@ def update(path: Path, record: dict[str, Any]) -> None:
 
 
 def milliseconds(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """What each kind of operator takes in a step of training, by lowering."""
+    """The time each kind of operator takes in a training step, by lowering."""
     totals: dict[str, collections.Counter[str]] = {}
     for row in rows:
         sides = {lowering: row["sides"][side] for lowering, side in (("fast", "ours"), ("reference", "reference"))}

@@ -1,4 +1,4 @@
-"""JPEG files like photographs, where none are at hand."""
+"""JPEG files that resemble photographs, for when no real ones are available."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ COUNT, QUALITY = 128, 95
 
 
 def write_photographs(folder: Path) -> None:
-    """Writes COUNT pictures whose detail falls with its fineness as in photographs, half of them upright."""
+    """Writes COUNT images whose spectrum falls off as in photographs, half of them in portrait format."""
     rng = np.random.default_rng(0)
     for i in range(COUNT):
         image = photograph(rng)
@@ -19,7 +19,7 @@ def write_photographs(folder: Path) -> None:
 
 
 def photograph(rng: np.random.Generator) -> np.ndarray:
-    """Noise at every scale, its amplitude in proportion to the scale; uint8 [HEIGHT, WIDTH, 3]."""
+    """Noise at every scale, with amplitude proportional to the scale; uint8 [HEIGHT, WIDTH, 3]."""
     total = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for pixels in (1, 2, 4, 8, 16, 32, 64, 128):
         noise = rng.standard_normal((-(-HEIGHT // pixels), -(-WIDTH // pixels), 3), np.float32)

@@ -1,4 +1,4 @@
-"""A benchmark's results, for people as tables and for programs as JSON."""
+"""A benchmark's results: tables for people, JSON for programs."""
 
 import datetime
 import os
@@ -19,7 +19,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "opencv-python-headless"
 
 
 def record(rows: list[Row], machine: dict[str, Any], settings: dict[str, Any], command: str) -> dict[str, Any]:
-    """Everything, for JSON."""
+    """The complete record, for JSON."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -31,7 +31,7 @@ def record(rows: list[Row], machine: dict[str, Any], settings: dict[str, Any], c
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that are there."""
+    """Versions of Python and the installed libraries."""
     found = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -51,7 +51,7 @@ def processor() -> str:
 
 
 def show(rows: list[Row], machine: dict[str, Any]) -> None:
-    """Prints a table for each subject, and what was left out."""
+    """Prints a table for each subject, and lists what was skipped."""
     out = console.console()
     out.print(f"{processor()}, {os.cpu_count()} cores; {', '.join(f'{k} {v}' for k, v in versions().items())}")
     if machine:
@@ -70,7 +70,7 @@ def show(rows: list[Row], machine: dict[str, Any]) -> None:
 
 
 def _table(title: str, lines: list[dict[str, str]]) -> Table:
-    """A table of lines, from a column's name to a text."""
+    """A table of lines; each line maps column names to text."""
     columns = list(dict.fromkeys(column for line in lines for column in line))
     table = console.table(title=title)
     for column in columns:
@@ -81,7 +81,7 @@ def _table(title: str, lines: list[dict[str, str]]) -> Table:
 
 
 def _lines(row: Row, machine: dict[str, Any]) -> list[dict[str, str]]:
-    """A row as lines of the table: one a side, of operators one in all."""
+    """A row as lines of the table: one line per side, or a single line for operators."""
     measured = {side: figures for side, figures in row["sides"].items() if "ms" in figures}
     if row["what"] != "operators":
         return [{"": row["name"], "side": side, **_cells(figures, machine)} for side, figures in measured.items()]
@@ -96,13 +96,13 @@ def _lines(row: Row, machine: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def share_of_ceiling(figures: dict[str, Any], machine: dict[str, Any]) -> float:
-    """How near the operator is to what the device allows, by its traffic or its arithmetic, whichever limits it."""
+    """How close the operator is to the device's limit: memory traffic or arithmetic, whichever is the bottleneck."""
     seconds = figures["ms"]["median"] / 1000
     return max(figures[unit] / seconds / machine[f"{unit}_per_second"]["median"] for unit in ("bytes", "flops"))
 
 
 def _cells(figures: dict[str, Any], machine: dict[str, Any]) -> dict[str, str]:
-    """What the table shows of a side's figures."""
+    """The table's cells for a side's figures."""
     cells = {}
     seconds = figures["ms"]["median"] / 1000
     if "images_per_second" in figures:
@@ -125,13 +125,13 @@ def _cells(figures: dict[str, Any], machine: dict[str, Any]) -> dict[str, str]:
 
 
 def with_range(values: dict[str, float]) -> str:
-    """Median (lowest to highest), three digits each."""
+    """Median (minimum to maximum), three digits each."""
     median, low, high = (f"{round(values[key]):,}" if values[key] >= 100 else f"{values[key]:.3g}" for key in SPREAD)
     return f"{median} ({low} to {high})" if low != high else median
 
 
 def amount(value: float) -> str:
-    """With three digits and a prefix: 1.23 G."""
+    """A number with three digits and a unit prefix: 1.23 G."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g} {prefix}"
@@ -139,5 +139,5 @@ def amount(value: float) -> str:
 
 
 def failed(rows: Iterable[Row]) -> bool:
-    """Whether something of ours is among what was left out."""
+    """Whether any of our own measurements was skipped."""
     return any("left_out" in row["sides"]["ours"] for row in rows)

@@ -1,4 +1,4 @@
-"""How long a user waits: for the package, for help, and for the first step of training, compiled and kept compiled."""
+"""How long a user waits: for the import, for --help, and for the first training step, with and without a cache."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from xception_jax.benchmarking.turns import PACKAGE, spread
 Row = dict[str, Any]
 MAIN = (sys.executable, "-m", "xception_jax.main")
 
-# The training command on made-up pictures. What it prints of its first step ends the wait.
+# The training command on synthetic images. The wait ends when it prints its first step.
 CONFIG = """
 from xception_jax.config import default
 
@@ -36,7 +36,7 @@ FIRST_STEP = "step 1/1 "
 
 
 def measure(task: Mapping[str, Any], rounds: int) -> list[Row]:
-    """A row each of the package's import, of --help, and of the first step: with nothing kept, and started again."""
+    """One row each for the import, --help, and the first step: with an empty compilation cache, and with a full one."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "benchmark_config.py")
         config.write_text(CONFIG.format(**task))
@@ -56,13 +56,13 @@ def measure(task: Mapping[str, Any], rounds: int) -> list[Row]:
 
 
 def _seconds(command: tuple[str, ...], until: str = "", compiled: str = "") -> float:
-    """From the start of a command to the line in which it says `until`, or to its end.
+    """The time from the start of a command until it prints a line with `until`, or until its end.
 
     Args:
-      compiled: where compiled programs are kept; "": nowhere.
+      compiled: folder of the compilation cache; "": none.
 
     Raises:
-      RuntimeError: it does not say that.
+      RuntimeError: the command ended without printing such a line.
     """
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": compiled, "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
@@ -74,8 +74,8 @@ def _seconds(command: tuple[str, ...], until: str = "", compiled: str = "") -> f
         for line in process.stdout:
             if until and until in line:
                 seconds = time.perf_counter() - began
-                process.kill()  # what comes after is not waited for
+                process.kill()  # the rest is not needed
                 return seconds
     if until:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}, saying: {line.strip()}")
+        raise RuntimeError(f"{' '.join(command)} exited with code {process.returncode}; last output: {line.strip()}")
     return time.perf_counter() - began

@@ -1,8 +1,8 @@
-"""What can be measured: each subject gives rows of a table.
+"""What can be measured: each subject yields rows of a table.
 
-A row is a dictionary for JSON: `what`, `name`; `sides`, from a side's name to its figures: `ms` and `images_per_second`
-(median, low, high), `memory`, the side's own facts, and for others than ours `ratio`; or `left_out`, the reason; and
-`ratio`, from a peer's name to how many times faster we are.
+A row is a dictionary for JSON: `what`, `name`; `sides`, which maps a side's name to its figures: `ms` and
+`images_per_second` (median, low, high), `memory`, the side's own facts, and for peers `ratio`; or `left_out`, the
+reason; and `ratio`, which maps a peer's name to how many times faster we are.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ OURS = "ours"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command's flags say; see there."""
+    """The values of the command's flags; see `xception_jax.benchmark`."""
 
     model: str
     batch: int
@@ -38,20 +38,20 @@ class Settings:
 
     @property
     def task(self) -> dict[str, Any]:
-        """What every side is told."""
+        """The part of the task that all sides share."""
         names = ("model", "batch", "image_size", "dtype", "options", "data")
         return {name: getattr(self, name) for name in names}
 
 
 class Variant(NamedTuple):
-    """A program in `sides/`, and what it is told beside the task."""
+    """A program in `sides/`, and its additional task settings."""
 
     program: str
     task: dict[str, Any]
     is_peer: bool = True
 
 
-# By the names that --against knows; from a side's name to what it is. Of a peer's variants the fastest counts.
+# By the names that --against accepts: from a side's name to its program. The fastest of a peer's variants counts.
 PEERS: dict[str, dict[str, Variant]] = {
     "timm": {
         "timm eager": Variant("torch_side", {"compiled": False}),
@@ -64,10 +64,11 @@ PEERS: dict[str, dict[str, Variant]] = {
 
 
 class Runner:
-    """Starts sides and lets them take turns.
+    """Starts the sides and lets them take turns.
 
     Attributes:
-      machine: what the device is and can do: `device`, `bytes_per_second` of a copy, `flops_per_second` of a product.
+      machine: the device and its limits: `device`, `bytes_per_second` of a copy, `flops_per_second` of a matrix
+        product.
     """
 
     def __init__(self, settings: Settings):
@@ -75,10 +76,10 @@ class Runner:
         self.machine: dict[str, Any] = {}
 
     def measure_machine(self) -> None:
-        """Fills in `machine`.
+        """Sets `machine`.
 
         Raises:
-          UserError: there is no such network.
+          UserError: unknown network.
         """
         with Side("jax_side") as side:
             alone = {what: self._alone(side, what) for what in ("machine", "copy", "product")}
@@ -94,13 +95,13 @@ class Runner:
         return measure({OURS: (side, task)}, self.settings.rounds)[OURS]
 
     def peers(self, *names: str) -> list[str]:
-        """Those of the names that the user asked for."""
+        """Those of `names` that the user asked for."""
         return [name for name in names if name in self.settings.against]
 
     def open(
         self, stack: contextlib.ExitStack, peers: list[str], *, ours: str = "jax_side", lowering: str = "auto"
     ) -> dict[str, Any]:
-        """Starts our program and those of the peers; from a side's name to its process and task."""
+        """Starts our program and those of the peers; returns each side's process and task, by name."""
         variants = {OURS: Variant(ours, {"lowering": lowering}, is_peer=False)}
         for peer in peers:
             variants |= PEERS[peer]
@@ -110,7 +111,7 @@ class Runner:
         return Side(variant.program, self.settings.peer_python if variant.is_peer else None)
 
     def row(self, sides: Mapping[str, Any], what: str, name: str, *, units: int = 0, **task: Any) -> Row:
-        """Measures a task on all sides. `units` are the pictures in a unit of work, if it is about pictures."""
+        """Measures a task on all sides. `units` is the number of images per unit of work, if it processes images."""
         given = {**self.settings.task, "what": what, **task}
         measured = measure(
             {side: (process, {**given, **own}) for side, (process, own) in sides.items()}, self.settings.rounds
@@ -121,7 +122,7 @@ class Runner:
 
 
 def _figures(measured: Measured, units: int, ours: Measured | None) -> dict[str, Any]:
-    """A side's figures for JSON; with the ratio to ours where that was measured."""
+    """A side's figures for JSON, with the ratio to ours if ours was measured."""
     if measured.left_out is not None:
         return {"left_out": measured.left_out}
     figures: dict[str, Any] = {"ms": spread([1000 * s for s in measured.seconds]), "memory": measured.memory}
@@ -133,7 +134,7 @@ def _figures(measured: Measured, units: int, ours: Measured | None) -> dict[str,
 
 
 def best_ratios(figures: dict[str, Any]) -> dict[str, Any]:
-    """Each peer's ratio; where it has variants ("timm eager", "timm compiled"), the one that is least in our favour."""
+    """Each peer's ratio; if it has variants ("timm eager", "timm compiled"), the one least favourable to us."""
     best = {}
     for peer, variants in PEERS.items():
         ratios = [figures[side]["ratio"] for side in variants if "ratio" in figures.get(side, {})]
@@ -143,7 +144,7 @@ def best_ratios(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def steps(what: str) -> Callable[[Runner], Iterator[Row]]:
-    """Training or inference of the network."""
+    """Training or inference with the network."""
 
     def rows(runner: Runner) -> Iterator[Row]:
         with contextlib.ExitStack() as stack:
@@ -154,10 +155,10 @@ def steps(what: str) -> Callable[[Runner], Iterator[Row]]:
 
 
 def operators(runner: Runner) -> Iterator[Row]:
-    """Each operator that the network uses, in each direction; its own lowering, with the reference beside it."""
+    """Each operator that the network uses, in each direction: our lowering next to the reference."""
     with contextlib.ExitStack() as stack:
         sides = runner.open(stack, ["reference", *runner.peers("timm")], lowering="fast")
-        sides.pop("timm compiled", None)  # one operator gives a compiler nothing to do
+        sides.pop("timm compiled", None)  # a single operator leaves a compiler nothing to optimize
         process, _ = sides[OURS]
         listed = process.ask({"do": "prepare", "task": {**runner.settings.task, "what": "list_operators"}})
         for operator in listed["facts"]["operators"]:
@@ -170,27 +171,27 @@ def operators(runner: Runner) -> Iterator[Row]:
 
 
 def compilation(runner: Runner) -> Iterator[Row]:
-    """Tracing, lowering and compiling the training step, and the plain network's."""
+    """Tracing, lowering and compiling the training step, with our lowering and with the reference."""
     with contextlib.ExitStack() as stack:
         sides = runner.open(stack, ["reference"])
         yield runner.row(sides, "compile", runner.settings.model)
 
 
 def nothing(what: str, why: Exception) -> Row:
-    """The row of what could not be measured."""
+    """The row for a measurement that failed."""
     return {"what": what, "name": "", "sides": {OURS: {"left_out": str(why)}}, "ratio": {}}
 
 
 def starting(runner: Runner) -> Iterator[Row]:
-    """What a user waits for before the first step."""
+    """The waiting time before the first step."""
     try:
         yield from startup.measure(runner.settings.task, runner.settings.rounds)
     except RuntimeError as e:
         yield nothing("startup", e)
 
 
-def pictures(runner: Runner) -> Iterator[Row]:
-    """Training batches from JPEG files: the user's, or made-up ones of ImageNet's mean size."""
+def input_batches(runner: Runner) -> Iterator[Row]:
+    """Training batches from JPEG files: the user's, or synthetic ones of ImageNet's mean size."""
     with contextlib.ExitStack() as stack:
         folder = runner.settings.data
         if not folder:
@@ -209,7 +210,7 @@ def pictures(runner: Runner) -> Iterator[Row]:
 SUBJECTS: dict[str, Callable[[Runner], Iterator[Row]]] = {
     "train": steps("train"),
     "infer": steps("infer"),
-    "input": pictures,
+    "input": input_batches,
     "operators": operators,
     "compile": compilation,
     "startup": starting,

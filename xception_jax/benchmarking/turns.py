@@ -1,4 +1,4 @@
-"""Sides of a comparison take turns: one measures, the others are stopped. See `sides/protocol.py`."""
+"""The sides of a comparison take turns: one measures while the others are stopped. See `sides/protocol.py`."""
 
 import contextlib
 import dataclasses
@@ -18,17 +18,17 @@ SIDES = PACKAGE / "benchmarking" / "sides"
 
 
 class Side:
-    """A process that measures when it is asked to, and is stopped in between. Use it in a `with` block.
+    """A process that measures on request and is stopped in between. Use it in a `with` block.
 
-    Threads of one that merely waits would spin for a while, or read data ahead.
+    It is stopped because threads of a process that merely waits may spin for a while or prefetch data.
 
     Args:
       program: a file in `sides/`.
-      python: the interpreter; None: this one, which finds this package.
+      python: the interpreter; None: this one, which can import this package.
     """
 
     def __init__(self, program: str, python: str | None = None):
-        # What is on one accelerator at a time must share its memory.
+        # Processes on one accelerator must share its memory.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
         if python is None:
             paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -57,7 +57,7 @@ class Side:
         self._errors.close()
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer; "left_out", with the reason, where the side cannot do it or has died."""
+        """The answer; {"left_out": reason} if the side cannot do the task or has died."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._signal("SIGCONT")
@@ -79,17 +79,17 @@ class Side:
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines() or ["nothing"]
-        return f"its process ended with {code}, saying: {lines[-1]}"
+        return f"its process exited with code {code}; last output: {lines[-1]}"
 
 
 @dataclasses.dataclass
 class Measured:
-    """What a side said of a task.
+    """A side's measurements of a task.
 
     Attributes:
-      seconds: of a unit of work, one number a round.
-      facts: the side's.
-      memory: highest use in bytes, and of what ("device" or "process").
+      seconds: per unit of work, one number per round.
+      facts: reported by the side.
+      memory: peak in bytes, and of what ("device" or "process").
       left_out: why it could not be measured, or None.
     """
 
@@ -100,11 +100,11 @@ class Measured:
 
 
 def measure(sides: Mapping[str, tuple[Side, Mapping[str, Any]]], rounds: int) -> dict[str, Measured]:
-    """Each side's task, in turns: the first side's, the second's, ..., the first side's again.
+    """Measures each side's task in turns: the first side, the second, ..., then the first again.
 
     Args:
-      sides: by name, the side and its task.
-      rounds: how often.
+      sides: each side and its task, by name.
+      rounds: number of turns per side.
     """
     result = {name: Measured() for name in sides}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from xception_jax.data import BrokenPictures, train_batch
+from xception_jax.data import UnreadableImages, train_batch
 from xception_jax.experiment import Experiment
 
 MOST_PICTURES = 64
@@ -28,7 +28,7 @@ def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
         batch_size=config.batch_size,
         seed=config.seed,
         step=step,
-        broken=BrokenPictures(),
+        broken=UnreadableImages(),
     )
     source = experiment.source
     names = [source.class_names[label] for label in batch["label"]]

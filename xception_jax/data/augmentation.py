@@ -1,6 +1,6 @@
-"""Training views: what is drawn of a picture, each time anew.
+"""Training views: random crops and other augmentation, drawn anew each time an image is used.
 
-Shape legend: H height, W width, S side. Pictures are uint8, RGB.
+Shape legend: H height, W width, S side. Images are uint8, RGB.
 """
 
 import dataclasses
@@ -11,23 +11,23 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from xception_jax.data.decode import REDUCTIONS, BrokenPictureError, decode, decode_top, read_header
+from xception_jax.data.decode import REDUCTIONS, UnreadableImageError, decode, decode_top, read_header
 from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.inputs.views import INTERPOLATION, normalize_stain
 
-# An augmentation of the user's: from a view, uint8 [S, S, 3], and the generator that belongs to it, to another view.
+# A user's augmentation: from a view, uint8 [S, S, 3], and its random generator to another view.
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 AUGMENTATIONS: Registry[Augment] = Registry("augmentation", {})
 
 
 def register_augmentation(name: str, function: Augment) -> Augment:
-    """Adds an augmentation of your own, by a name that configs take.
+    """Registers your own augmentation under a name for configs.
 
     Args:
-      name: any, without a colon.
-      function: from a view, uint8 [S, S, 3], and the generator that belongs to it, to another view.
+      name: any name without a colon.
+      function: from a view, uint8 [S, S, 3], and its random generator to another view.
 
     Returns:
       `function`.
@@ -37,13 +37,13 @@ def register_augmentation(name: str, function: Augment) -> Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What training draws anew for each view of a picture.
+    """The random transformations of training views.
 
     Attributes:
-      crop_area: of the crop, smallest and largest share of the picture's.
-      crop_aspect: of the crop, smallest and largest width over height.
-      flip: whether half of the views are mirrored.
-      augment: what is done to the finished view, or None.
+      crop_area: smallest and largest area of the crop, as a fraction of the image's.
+      crop_aspect: smallest and largest width over height of the crop.
+      flip: whether views are mirrored with probability 1/2.
+      augment: applied to the finished view, or None.
     """
 
     crop_area: tuple[float, float] = (0.08, 1.0)
@@ -53,7 +53,7 @@ class Augmentation:
 
 
 class Crop(NamedTuple):
-    """A rectangle of a picture, in pixels."""
+    """A rectangle of an image, in pixels."""
 
     y: int
     x: int
@@ -61,47 +61,47 @@ class Crop(NamedTuple):
     width: int
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """What the rectangle holds of an image; no copy."""
+        """The part of an image inside the rectangle; a view, not a copy."""
         return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
     def reduced(self, reduction: int) -> "Crop":
-        """The rectangle in a picture that is smaller by `reduction`."""
+        """The same rectangle in the image reduced by `reduction`."""
         ends = ((n + reduction // 2) // reduction for n in (self.y, self.x, self.y + self.height, self.x + self.width))
         top, left, bottom, right = ends
         return Crop(top, left, bottom - top, right - left)
 
 
 def random_view(
-    picture: bytes | np.ndarray, rng: np.random.Generator, spec: InputSpec, augmentation: Augmentation
+    encoded: bytes | np.ndarray, rng: np.random.Generator, spec: InputSpec, augmentation: Augmentation
 ) -> np.ndarray:
-    """A training view: a crop of random area and aspect (Szegedy et al., 2014), resized, mirrored half of the time.
+    """A training view: a crop of random area and aspect (Szegedy et al., 2014), resized, perhaps mirrored.
 
-    Of a JPEG no row below the crop is decoded, and where the crop is n = 2, 4 or 8 times as large as the view, its
-    pixels are decoded n times smaller. Evaluated pixels are all decoded, see `inputs.views.central_view`.
+    In JPEG files, rows below the crop are not decoded, and a crop that is n = 2, 4 or 8 times as large as the view is
+    decoded at 1/n of its size. Evaluation decodes all pixels, see `inputs.views.central_view`.
 
     Args:
-      picture: encoded, or uint8 [H, W, 3].
-      rng: draws all that is random.
-      spec: what the network expects: size S, interpolation, stain.
-      augmentation: what is drawn.
+      encoded: a file's bytes, or pixels, uint8 [H, W, 3].
+      rng: source of all randomness.
+      spec: the network's input: size S, interpolation, stain normalization.
+      augmentation: the random transformations.
 
     Returns:
       uint8 [S, S, 3].
 
     Raises:
-      BrokenPictureError: the picture cannot be decoded.
+      UnreadableImageError: the image cannot be decoded.
     """
     size = spec.image_size
-    header = read_header(picture) if isinstance(picture, bytes) else None
-    if isinstance(picture, np.ndarray) or header is None or spec.stain:  # those depend on all pixels
-        image = normalize_stain(decode(picture), spec)
+    header = read_header(encoded) if isinstance(encoded, bytes) else None
+    if isinstance(encoded, np.ndarray) or header is None or spec.stain:  # these need all pixels
+        image = normalize_stain(decode(encoded), spec)
         crop = random_crop(rng, image.shape[0], image.shape[1], augmentation)
     else:
         crop = random_crop(rng, header.height, header.width, augmentation)
         reduction = next((n for n in REDUCTIONS if min(crop.height, crop.width) >= n * size), 1)
-        top = decode_top(picture, header, crop.y + crop.height, reduction)
+        top = decode_top(encoded, header, crop.y + crop.height, reduction)
         if top is None:
-            raise BrokenPictureError("it is a damaged JPEG picture")
+            raise UnreadableImageError("the JPEG image is damaged")
         image, crop = top, crop.reduced(reduction)
     view = _resize_view(crop.of(image), size, spec.interpolation)
     if augmentation.flip and rng.random() < 0.5:
@@ -110,7 +110,7 @@ def random_view(
 
 
 def _augmented(view: np.ndarray, rng: np.random.Generator, augment: Augment) -> np.ndarray:
-    """What the user's augmentation makes of a view, checked."""
+    """Applies the user's augmentation to a view and checks the result."""
     result = np.asarray(augment(view, rng))
     if result.shape != view.shape or result.dtype != np.uint8:
         raise UserError(
@@ -120,7 +120,7 @@ def _augmented(view: np.ndarray, rng: np.random.Generator, augment: Augment) -> 
 
 
 def random_crop(rng: np.random.Generator, height: int, width: int, augmentation: Augmentation) -> Crop:
-    """A rectangle of random area and aspect; where ten tries do not fit into the picture, its central square."""
+    """A rectangle of random area and aspect; the image's central square if ten draws do not fit into the image."""
     (least, most), (flattest, tallest) = augmentation.crop_area, augmentation.crop_aspect
     for _ in range(10):
         area = rng.uniform(least, most) * height * width
@@ -133,6 +133,6 @@ def random_crop(rng: np.random.Generator, height: int, width: int, augmentation:
 
 
 def _resize_view(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """As `resize`, but area averaging, which is slow, only where the others would skip pixels: from half the size."""
+    """Like `resize`, but uses area averaging, which is slow, only to shrink by 2 or more, where others skip pixels."""
     shrinks = min(image.shape[:2]) >= 2 * size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])

@@ -1,7 +1,7 @@
-"""Batches: of training, a pure function of seed and step; of evaluation, every example exactly once.
+"""Batches: training batches are a pure function of seed and step; evaluation sees every example exactly once.
 
-Each process makes its own rows of the global batch; together, in the order of the processes, they are the batch that a
-single process would make. So a run goes on from any step, on any number of hosts, without iterator state.
+Each process makes its own rows of the global batch; concatenated in the order of the processes, they are the batch that
+a single process would make. A run can therefore resume from any step, on any number of hosts, without iterator state.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from xception_jax.data.augmentation import Augmentation, random_view
-from xception_jax.data.decode import BrokenPictureError, decode
+from xception_jax.data.decode import UnreadableImageError, decode
 from xception_jax.data.sources.base import Source
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
@@ -23,14 +23,14 @@ from xception_jax.inputs.views import Views, central_view, normalize_stain
 
 # image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; in evaluation mask bool [B].
 Batch = dict[str, np.ndarray]
-Example = dict[str, np.ndarray | np.generic]  # a row of it
+Example = dict[str, np.ndarray | np.generic]  # one row of a batch
 
 
-class BrokenPictures:
-    """The names of pictures that could not be decoded; safe to share between threads.
+class UnreadableImages:
+    """The names of images that could not be read; thread-safe.
 
     Args:
-      most: how many there may be; None: any number.
+      most: how many are tolerated; None: any number.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -39,67 +39,67 @@ class BrokenPictures:
         self._lock = threading.Lock()
 
     def add(self, name: str, reason: str) -> None:
-        """Adds a picture, and warns of it the first time.
+        """Adds an image; logs a warning the first time.
 
         Raises:
-          UserError: it is one too many.
+          UserError: more than `most` images are unreadable.
         """
         with self._lock:
             if name in self.names:
                 return
             if len(self.names) == self._most:
                 raise UserError(
-                    f"picture {name} cannot be read ({reason}), nor can {self._most} others, which is as many as "
-                    "config.data.max_unreadable allows; mend or remove them, or raise it"
+                    f"image {name} cannot be read ({reason}). With {self._most} others, that is more than "
+                    "config.data.max_unreadable allows; repair or remove them, or raise the limit"
                 )
             self.names.add(name)
-            logging.warning("skipped broken picture %s: %s", name, reason)
+            logging.warning("skipped unreadable image %s: %s", name, reason)
 
 
-# From a picture, encoded or uint8 [H, W, 3], to what is seen of it.
+# From an image, encoded or uint8 [H, W, 3], to the network's view of it.
 View = Callable[[bytes | np.ndarray], np.ndarray]
 
 
 class Reader:
     """Reads and decodes examples of a source."""
 
-    def __init__(self, source: Source, broken: BrokenPictures):
+    def __init__(self, source: Source, broken: UnreadableImages):
         self._source, self._broken = source, broken
 
     def __call__(self, index: int, view: View) -> tuple[np.ndarray, int] | None:
-        """The view of the picture at `index` and its label, or None where the picture is broken.
+        """The view of the image at `index` and its label, or None if the image is unreadable.
 
         Raises:
-          UserError: it is, and one too many.
+          UserError: too many images are unreadable.
         """
         try:
-            picture, label = self._source[index]
-            return view(picture), label
-        except (BrokenPictureError, OSError) as e:
+            encoded, label = self._source[index]
+            return view(encoded), label
+        except (UnreadableImageError, OSError) as e:
             self._broken.add(self._source.example_id(index), str(e))
             return None
 
     def readable(self, index: int, view: View) -> tuple[int, np.ndarray, int]:
-        """The first readable example from `index` on: a broken picture is replaced by the next in the source.
+        """The first readable example from `index` on: an unreadable image is replaced by the next in the source.
 
         Returns:
-          Its index, view and label.
+          The example's index, view and label.
         """
         for offset in range(len(self._source)):
             i = (index + offset) % len(self._source)
             if (example := self(i, view)) is not None:
                 return i, *example
-        raise UserError(f"none of the {len(self._source)} pictures can be read; is the data damaged?")
+        raise UserError(f"none of the {len(self._source)} images can be read; is the data damaged?")
 
 
 class Order:
-    """Which example stands at a position of the endless stream: every epoch is a permutation of its own.
+    """The example at each position of the endless stream: every epoch has its own permutation.
 
-    Up to two permutations are kept, of 8 bytes an example: 20 MB for ImageNet.
+    Up to two permutations are kept, at 8 bytes per example: 20 MB for ImageNet.
 
     Args:
-      length: examples in the source.
-      seed: with the epoch, decides the permutation.
+      length: number of examples in the source.
+      seed: determines the permutation, together with the epoch.
     """
 
     def __init__(self, length: int, seed: int):
@@ -107,24 +107,24 @@ class Order:
             return np.random.default_rng((seed, epoch)).permutation(length)
 
         self._length, self._lock = length, threading.Lock()
-        self._permutation = functools.lru_cache(maxsize=2)(permutation)  # a batch may cross two epochs
+        self._permutation = functools.lru_cache(maxsize=2)(permutation)  # a batch may span two epochs
 
     def __getitem__(self, position: int) -> int:
         epoch, offset = divmod(position, self._length)
-        with self._lock:  # or every thread would make an epoch's permutation
+        with self._lock:  # otherwise every thread would compute the permutation
             return int(self._permutation(epoch)[offset])
 
 
 def _training(
-    source: Source, spec: InputSpec, augmentation: Augmentation, batch_size: int, seed: int, broken: BrokenPictures
+    source: Source, spec: InputSpec, augmentation: Augmentation, batch_size: int, seed: int, broken: UnreadableImages
 ) -> grain.MapDataset:
     """The endless stream of training batches, by position."""
     read = Reader(source, broken)
 
-    order = Order(len(source), seed)  # quicker than Grain's shuffle, which took 6 % of an example's time
+    order = Order(len(source), seed)  # faster than Grain's shuffle, which took 6 % of the time per example
 
     def example(position: int, rng: np.random.Generator) -> Example:
-        view = lambda picture: random_view(picture, rng, spec, augmentation)  # noqa: E731
+        view = lambda encoded: random_view(encoded, rng, spec, augmentation)  # noqa: E731
         index, image, label = read.readable(order[position], view)
         return {"image": image, "label": np.int32(label), "index": np.int32(index)}
 
@@ -139,25 +139,25 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int,
-    broken: BrokenPictures,
+    broken: UnreadableImages,
     threads: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """This process's rows of the training batches of step `start_step`, `start_step` + 1 and so on, without end.
+    """This process's rows of the training batches of steps `start_step`, `start_step` + 1, ..., without end.
 
-    The stream runs through all examples in a new order each epoch and drops none: a batch may cross two epochs.
+    The stream visits all examples in a new order each epoch and drops none: a batch may span two epochs.
 
     Args:
       source: the training split.
-      spec: what the network expects of its pictures; image_size is S.
-      augmentation: what is drawn for each picture.
-      batch_size: B, of all processes together.
-      seed: with the step, decides the batch.
-      start_step: the first step, from 0.
-      broken: collects the pictures that were replaced.
-      threads: that decode; 0: as many as cores.
-      process_index, process_count: which rows.
+      spec: the network's input; image_size is S.
+      augmentation: the random transformations.
+      batch_size: B, over all processes.
+      seed: determines the batches, together with the step.
+      start_step: the first step, counted from 0.
+      broken: collects the names of unreadable images, which are replaced.
+      threads: number of decoding threads; 0: one per core.
+      process_index, process_count: select the rows.
     """
     batches = _training(source, spec, augmentation, batch_size // process_count, seed, broken)
     mine = batches[process_index + start_step * process_count :: process_count]
@@ -172,9 +172,9 @@ def train_batch(
     batch_size: int,
     seed: int,
     step: int,
-    broken: BrokenPictures,
+    broken: UnreadableImages,
 ) -> Batch:
-    """The whole training batch of one step. Arguments as in `train_batches`."""
+    """The global training batch of one step. Arguments as in `train_batches`."""
     return _training(source, spec, augmentation, batch_size, seed, broken)[step]
 
 
@@ -183,22 +183,22 @@ def evaluation_batches(
     spec: InputSpec,
     *,
     batch_size: int,
-    broken: BrokenPictures,
+    broken: UnreadableImages,
     views: Views = central_view,
     threads: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """This process's rows of the batches that hold each example once, in order; the last one is padded.
+    """This process's rows of batches that contain each example once, in order; the last batch is padded.
 
-    `mask` is False in rows that are padding or whose picture is broken. Arguments as in `train_batches`; `views` makes
-    what is seen of a picture. Every process gets the same number of batches.
+    `mask` is False for padding and for unreadable images. Arguments as in `train_batches`; `views` makes the view or
+    views of an image. Every process gets the same number of batches.
     """
     read = Reader(source, broken)
     blank = views(np.zeros((spec.image_size, spec.image_size, 3), np.uint8), spec)
 
-    def view(picture: bytes | np.ndarray) -> np.ndarray:
-        return views(normalize_stain(decode(picture), spec), spec)
+    def view(encoded: bytes | np.ndarray) -> np.ndarray:
+        return views(normalize_stain(decode(encoded), spec), spec)
 
     def example(position: int) -> Example:
         seen = read(position, view) if position < len(source) else None
@@ -216,7 +216,7 @@ def evaluation_batches(
 
 
 def _threaded(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
-    """Iterates with threads that work ahead; OpenCV releases the interpreter's lock."""
+    """Iterates with prefetching threads; OpenCV releases the GIL."""
     threads = threads or os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(batches.to_iter_dataset(options))

@@ -1,1 +1,1 @@
-"""Evaluation: what a network says of a split, the statistics of it, and the comparison of two networks."""
+"""Evaluation: a network's predictions on a split, their statistics, and the comparison of two networks."""

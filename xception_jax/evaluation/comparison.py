@@ -14,16 +14,16 @@ MOST_CLASSES = 10
 
 
 def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, Any]:
-    """The comparison of two certificates, for JSON.
+    """Compares two certificates; the result is a dictionary for JSON.
 
     Args:
       path_a, path_b: certificates, or work directories.
-      split: which, where the work directories have several.
+      split: selects a split if the work directories have several.
 
     Returns:
-      a, b: their paths and figures. only_a, only_b: examples that only one got right. p_value: McNemar's. difference:
-      of top-1, B - A, with difference_interval (95 %). verdict: a sentence. classes: those with the largest
-      differences, most first.
+      a, b: their paths and figures. only_a, only_b: number of examples that only one classified correctly. p_value:
+      McNemar's. difference: in top-1, B - A, with difference_interval (95 %). verdict: a sentence. classes: those with
+      the largest differences, in descending order.
 
     Raises:
       UserError: a certificate cannot be read, or they are not of the same examples.
@@ -33,10 +33,10 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
     names = _names(record_a)
     if record_a["split"] != record_b["split"]:
         raise UserError(
-            f'A is of split "{record_a["split"]}", B of split "{record_b["split"]}"; compare the same split'
+            f'A is of split "{record_a["split"]}" but B of split "{record_b["split"]}"; compare the same split'
         )
     if names != _names(record_b):
-        raise UserError(f"A and B are not of the same classes: A has {len(names)}, B {len(_names(record_b))}")
+        raise UserError(f"A and B have different classes: A has {len(names)}, B has {len(_names(record_b))}")
     b = _in_order_of(a, b)
     test = statistics.mcnemar(a.correct, b.correct)
     return {
@@ -52,11 +52,11 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
 
 
 def verdict(test: statistics.McNemar, n: int) -> str:
-    """What the test says of `n` examples, as a sentence."""
+    """The test's result for `n` examples, as a sentence."""
     points = 100 * (test.only_b - test.only_a) / n
     chance = "p < 0.0001" if test.p_value < 1e-4 else f"p = {test.p_value:.2g}"
     if test.p_value >= SIGNIFICANT:
-        return f"No difference shown: B - A is {points:+.2f} points ({chance})."
+        return f"No significant difference: B - A is {points:+.2f} points ({chance})."
     return f"{'B' if points > 0 else 'A'} is better by {abs(points):.2f} points ({chance})."
 
 
@@ -65,17 +65,17 @@ def _names(record: dict[str, Any]) -> list[str]:
 
 
 def _figures(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What the table shows of a certificate."""
+    """A certificate's figures for the table."""
     fields = ("model", "num_parameters", "step", "averaged", "count", "metrics")
     return {"path": str(path), **{name: record[name] for name in fields}}
 
 
 def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
-    """B's predictions in the order of A's examples; UserError where they are not of the same examples and labels."""
+    """B's predictions in the order of A's examples. Raises UserError unless examples and labels are the same."""
     only_a, only_b = sorted(set(a.ids) - set(b.ids)), sorted(set(b.ids) - set(a.ids))
     if only_a or only_b:
         parts = [f'{len(ids)} only in {x} ("{ids[0]}")' for x, ids in (("A", only_a), ("B", only_b)) if ids]
-        raise UserError(f"A and B are not of the same examples: {', '.join(parts)}; evaluate both on the same data")
+        raise UserError(f"A and B have different examples: {', '.join(parts)}; evaluate both on the same data")
     row = {name: i for i, name in enumerate(b.ids)}
     order = np.array([row[name] for name in a.ids])
     b = Predictions(a.ids, b.labels[order], b.top5[order], b.confidence[order], b.loss[order])
@@ -83,13 +83,13 @@ def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
     if len(differ):
         first = a.ids[differ[0]]
         raise UserError(
-            f'A and B have other labels for {len(differ)} examples ("{first}"); evaluate both on the same data'
+            f'A and B have different labels for {len(differ)} examples ("{first}"); evaluate both on the same data'
         )
     return b
 
 
 def _classes(a: Predictions, b: Predictions, names: list[str]) -> list[dict[str, Any]]:
-    """The classes whose examples A and B get right in different numbers, by the difference of the numbers."""
+    """The classes with different numbers of correct predictions by A and B, sorted by that difference."""
     counts, right_a, right_b = (
         np.bincount(a.labels, weights=weights, minlength=len(names)).astype(int)
         for weights in (None, a.correct, b.correct)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from xception_jax.data import BrokenPictures, Source, evaluation_batches
+from xception_jax.data import Source, UnreadableImages, evaluation_batches
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.step import Batch, Metrics, make_eval_step
@@ -21,7 +21,7 @@ EvalStep = Callable[[Weights, Batch], Metrics]
 
 
 def eval_step(experiment: Experiment) -> EvalStep:
-    """The evaluation step of an experiment; all splits share it, so that it is compiled once."""
+    """The evaluation step of an experiment, shared by all splits so that it is compiled only once."""
     return make_eval_step(
         experiment.graphdef,
         experiment.num_classes,
@@ -43,7 +43,7 @@ class Evaluator:
       step: `eval_step` of the experiment.
 
     Raises:
-      UserError: there is no such split, or it has other classes than the training split.
+      UserError: unknown split, or its classes differ from those of the training split.
     """
 
     def __init__(self, experiment: Experiment, split: str, step: EvalStep):
@@ -54,9 +54,9 @@ class Evaluator:
     def predict(
         self, weights: Weights, check: Callable[[], None] = lambda: None
     ) -> tuple[report.Predictions, list[str]]:
-        """What the network says of each example, in the split's order, and the names of those it could not read.
+        """The predictions for each example, in the split's order, and the names of unreadable examples.
 
-        `check` is called before each batch, and breaks off by raising.
+        `check` is called before each batch, and interrupts the evaluation by raising.
         """
         e = self._experiment
         batches = evaluation_batches(
@@ -66,7 +66,7 @@ class Evaluator:
             threads=e.config.data.num_threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            broken=BrokenPictures(e.config.data.max_unreadable),
+            broken=UnreadableImages(e.config.data.max_unreadable),
         )
         rows = collect(self._step, weights, batches, e.mesh, check)
         read = set(rows["index"].tolist())
@@ -80,7 +80,7 @@ class Evaluator:
             own={name: rows[name] for name in e.metrics},
         )
         if len(predictions.ids) == 0:
-            raise UserError(f'none of the {len(self.source)} pictures of split "{self.split}" could be read')
+            raise UserError(f'none of the {len(self.source)} images of split "{self.split}" could be read')
         return predictions, sorted(skipped)
 
     def certify(
@@ -96,10 +96,10 @@ class Evaluator:
         """Writes the certificate of `predictions` into the work directory and returns it.
 
         Args:
-          weights: that were evaluated.
-          predictions, skipped: what `predict` returned.
+          weights: the weights that were evaluated.
+          predictions, skipped: as returned by `predict`.
           workdir: the run's folder.
-          step: optimizer steps that the weights were trained for.
+          step: number of optimizer steps that the weights were trained for.
           averaged: whether they are Polyak averages.
         """
         e = self._experiment
@@ -129,9 +129,9 @@ def collect(
     mesh: jax.sharding.Mesh,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """Runs the evaluation step over batches and returns its rows, without those of padding and broken pictures.
+    """Runs the evaluation step over batches and returns its rows, without padding and unreadable images.
 
-    The next batch is dispatched before the last one's results are read.
+    The next batch is dispatched before the results of the previous one are read.
     """
     rows: list[dict[str, np.ndarray]] = []
     pending: dict[str, jax.Array] | None = None
@@ -149,16 +149,16 @@ def collect(
 
 
 def _kept(outputs: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Rows of a batch that are examples, not padding, on the host."""
+    """The rows of a batch that are examples, not padding, on the host."""
     rows = {k: np.asarray(v) for k, v in outputs.items()}
     mask = rows.pop("mask")
     return {k: v[mask] for k, v in rows.items()}
 
 
 def open_split(experiment: Experiment, split: str) -> Source:
-    """A split of the experiment's data, with the classes of its training split."""
+    """Opens a split of the experiment's data; its classes must be those of the training split."""
     source = experiment.open_split(split)
     if tuple(source.class_names) != tuple(experiment.source.class_names):
         trained = experiment.config.data.train_split
-        raise UserError(f'split "{split}" has other classes than split "{trained}"')
+        raise UserError(f'split "{split}" has different classes than split "{trained}"')
     return source

@@ -1,7 +1,7 @@
-"""Evaluation certificates: what a network's figures are, and all that is needed to believe or repeat them.
+"""Evaluation certificates: a network's figures, and everything needed to verify or reproduce them.
 
-`evaluation-<split>.json` holds the figures; `evaluation-<split>-predictions.npz` beside it holds what the network said
-of each example, so that two networks can be compared example by example. The first names the second and its SHA-256.
+`evaluation-<split>.json` holds the figures; `evaluation-<split>-predictions.npz` next to it holds the predictions for
+each example, so that two networks can be compared example by example. The former names the latter and its SHA-256.
 
 Shape legend: N examples, K classes.
 """
@@ -24,17 +24,17 @@ from xception_jax.errors import UserError, suggest
 from xception_jax.evaluation import statistics
 from xception_jax.workdir import atomic, identity
 
-OWN = "metric/"  # how columns of the run's own metrics begin
+OWN = "metric/"  # prefix of columns of the run's own metrics
 
 
 @dataclasses.dataclass
 class Predictions:
-    """What a network said of the examples of a split.
+    """A network's predictions for the examples of a split.
 
     Attributes:
-      ids: N names, each once.
+      ids: N unique names.
       labels: int32 [N], 0..K-1.
-      top5: int32 [N, min(5, K)], the most probable classes, the first first.
+      top5: int32 [N, min(5, K)], the most probable classes in descending order.
       confidence: float32 [N], softmax probability of the most probable class, 0..1.
       loss: float32 [N], cross-entropy in nats without label smoothing, or the run's own loss.
       own: float32 [N] each, the run's own metrics by name.
@@ -54,16 +54,16 @@ class Predictions:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether the most probable class is the right one: bool [N]."""
+        """Whether the most probable class is the correct one: bool [N]."""
         return self.top5[:, 0] == self.labels
 
     @property
     def correct_top5(self) -> np.ndarray:
-        """Whether the right class is among the five most probable: bool [N]."""
+        """Whether the correct class is among the five most probable: bool [N]."""
         return (self.top5 == self.labels[:, None]).any(axis=1)
 
     def metrics(self) -> dict[str, float]:
-        """The means top1, top5, loss and those of the run's own metrics."""
+        """The means: top1, top5, loss and the run's own metrics."""
         columns = {"top1": self.correct, "top5": self.correct_top5, "loss": self.loss, **self.own}
         return {name: float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
 
@@ -86,17 +86,17 @@ def certificate(
     """The certificate of an evaluation, for JSON.
 
     Args:
-      predictions: of each example of the split that could be read.
+      predictions: for each readable example of the split.
       split: its name.
-      split_size: its examples.
-      skipped: names of those that could not be read.
+      split_size: its number of examples.
+      skipped: names of the unreadable examples.
       class_names: K names.
-      weights_hash: `hash_weights` of the weights evaluated.
-      preprocessing: what was done to the pictures.
+      weights_hash: `hash_weights` of the evaluated weights.
+      preprocessing: the preprocessing of the images.
       averaged: whether the weights are Polyak averages.
-      step: optimizer steps that the weights were trained for.
-      model_name: the network's.
-      num_parameters: its trainable parameters.
+      step: number of optimizer steps that the weights were trained for.
+      model_name: the network's name.
+      num_parameters: its number of trainable parameters.
       config: the run's settings.
     """
     count = len(predictions.ids)
@@ -127,7 +127,7 @@ def certificate(
 
 
 def hash_weights(tree: Any) -> str:
-    """SHA-256, as hexadecimal digits, of a pytree's paths, dtypes, shapes and values, wherever its arrays lie."""
+    """SHA-256, in hexadecimal, of a pytree's paths, dtypes, shapes and values, wherever its arrays are stored."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     digest = hashlib.sha256()
@@ -139,7 +139,7 @@ def hash_weights(tree: Any) -> str:
 
 
 def write(folder: Path, record: dict[str, Any], predictions: Predictions) -> Path:
-    """Writes a certificate and its predictions into a folder, over those of the same split.
+    """Writes a certificate and its predictions into a folder, replacing those of the same split.
 
     Returns:
       The certificate's path.
@@ -153,7 +153,7 @@ def write(folder: Path, record: dict[str, Any], predictions: Predictions) -> Pat
     np.savez_compressed(buffer, **columns)
     atomic.write_atomically(file, buffer.getvalue())
     entry = {"file": file.name, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-    # JSON has no NaN, which the loss of a broken network may be.
+    # JSON has no NaN, but the loss of a diverged network may be NaN.
     figures = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record["metrics"].items()}
     contents = {**record, "metrics": figures, "predictions": entry}
     atomic.write_atomically(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
@@ -164,11 +164,11 @@ def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], Predicti
     """A certificate and its predictions.
 
     Args:
-      path: of the certificate, or of the work directory it is in.
-      split: which, where the work directory has several.
+      path: of the certificate, or of its work directory.
+      split: selects a split if the work directory has several.
 
     Raises:
-      UserError: there is none, there are several, or it or its predictions are damaged.
+      UserError: there is no certificate, there are several, or it or its predictions are damaged.
     """
     path = _find(path, split)
     try:
@@ -176,33 +176,33 @@ def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], Predicti
         file, sha256 = path.with_name(record["predictions"]["file"]), record["predictions"]["sha256"]
         certified_split = record["split"]
     except (ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{path} is no evaluation certificate, or a damaged one ({e!r}); evaluate again") from None
+        raise UserError(f"{path} is not an evaluation certificate, or is damaged ({e!r}); evaluate again") from None
     if split not in (None, certified_split):
         raise UserError(f'{path} is of split "{certified_split}", not "{split}"')
     try:
         contents = file.read_bytes()
     except OSError as e:
-        raise UserError(f"{file}, which {path.name} names, cannot be read ({e.strerror}); evaluate again") from None
+        raise UserError(f"{file}, to which {path.name} refers, cannot be read ({e.strerror}); evaluate again") from None
     if hashlib.sha256(contents).hexdigest() != sha256:
-        raise UserError(f"{file} is damaged, or not what {path.name} was written with; evaluate again")
-    with np.load(io.BytesIO(contents)) as columns:  # refuses pickles
+        raise UserError(f"{file} is damaged, or does not belong to {path.name}; evaluate again")
+    with np.load(io.BytesIO(contents)) as columns:  # pickles are refused by default
         own = {name.removeprefix(OWN): columns[name] for name in columns if name.startswith(OWN)}
         usual = {name: columns[name] for name in columns if not name.startswith(OWN)}
         return record, Predictions(**{**usual, "ids": columns["ids"].tolist()}, own=own)
 
 
 def _find(path: Path, split: str | None) -> Path:
-    """The certificate that `read` is asked for."""
+    """The path of the certificate for `read`."""
     if path.is_file():
         return path
     if not path.is_dir():
-        raise UserError(f"there is no certificate and no work directory {path}")
+        raise UserError(f"there is neither a certificate nor a work directory at {path}")
     found = {p.stem.removeprefix("evaluation-"): p for p in sorted(path.glob("evaluation-*.json"))}
     if not found:
         command = f"python -m xception_jax.main --mode=evaluate --workdir={path}"
-        raise UserError(f"{path} has no evaluation-<split>.json; {command} writes it")
+        raise UserError(f"{path} has no evaluation-<split>.json; write it with {command}")
     if split is None and len(found) > 1:
-        raise UserError(f"{path} has the evaluations of several splits; choose with --split: {', '.join(found)}")
+        raise UserError(f"{path} has evaluations of several splits; choose one with --split: {', '.join(found)}")
     name = next(iter(found)) if split is None else _file_name(split)
     if name not in found:
         raise UserError(f'{path} has no evaluation of split "{split}"; {suggest(name, found)}')
@@ -210,5 +210,5 @@ def _find(path: Path, split: str | None) -> Path:
 
 
 def _file_name(split: str) -> str:
-    """A split's name ("test[:50%]") as part of a file's."""
+    """A split's name ("test[:50%]") as part of a file name."""
     return re.sub(r"[^\w.+-]", "_", split)

@@ -1,4 +1,4 @@
-"""Statistics of an evaluation, in float64 on the host: how sure a figure is, and whether two networks differ.
+"""Statistics of an evaluation, in float64 on the host: confidence intervals, calibration, and tests of differences.
 
 Shape legend: N examples, K classes.
 """
@@ -10,15 +10,15 @@ import numpy as np
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share (E. B. Wilson, 1927): right for few examples and for shares near 0 and 1.
+    """Wilson's score interval of a proportion (E. B. Wilson, 1927), valid for few examples and near 0 and 1.
 
     Args:
       successes: 0..n.
-      n: examples; without any, the interval is all of 0..1.
-      confidence: of covering the true share, above 0 and below 1.
+      n: number of examples; if 0, the interval is all of 0..1.
+      confidence: probability of covering the true proportion, above 0 and below 1.
 
     Returns:
-      Lowest and highest share, 0..1.
+      Lower and upper bound, 0..1.
     """
     if n == 0:
         return 0.0, 1.0
@@ -26,14 +26,14 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     share = successes / n
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
-    # At 0 and n successes the ends are exactly 0 and 1; rounding must not leave the share outside.
+    # At 0 and n successes the bounds are exactly 0 and 1; rounding must not exclude the proportion itself.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """How far confidence is from accuracy (C. Guo et al., 2017, equation 3), 0 (calibrated) to 1.
+    """Expected calibration error (C. Guo et al., 2017, equation 3), from 0 (calibrated) to 1.
 
-    The mean of |accuracy - mean confidence| over bins of equal width, (low, high], weighted by their examples.
+    The mean of |accuracy - mean confidence| over bins of equal width, (low, high], weighted by number of examples.
 
     Args:
       confidence: [N], probability of the predicted class, 0..1.
@@ -50,8 +50,8 @@ class McNemar(NamedTuple):
     """The paired test of two networks on the same examples.
 
     Attributes:
-      only_a, only_b: examples that only one of them got right.
-      p_value: probability of so uneven a pair of counts, or a more uneven one, if both networks were equally good.
+      only_a, only_b: number of examples that only one of them classified correctly.
+      p_value: probability of counts at least as uneven as these if both networks are equally good.
     """
 
     only_a: int
@@ -60,7 +60,8 @@ class McNemar(NamedTuple):
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
-    """McNemar's test, exact and two-sided: the examples that just one got right are as many throws of a fair coin.
+    """McNemar's exact two-sided test: under the null hypothesis, each example that only one classified correctly is a
+    toss of a fair coin.
 
     Args:
       correct_a, correct_b: bool [N], in the same order of examples.
@@ -73,26 +74,26 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
 
 
 def paired_difference_interval(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of (share that B gets right) - (share that A gets right) on the same examples (Bonett and Price, 2012).
+    """Confidence interval of accuracy(B) - accuracy(A) on the same examples (Bonett and Price, 2012).
 
     Args:
-      only_a, only_b: examples that only one of them got right.
-      n: all examples.
-      confidence: of covering the true difference.
+      only_a, only_b: number of examples that only one of them classified correctly.
+      n: total number of examples.
+      confidence: probability of covering the true difference.
 
     Returns:
-      Lowest and highest difference, -1..1.
+      Lower and upper bound, -1..1.
     """
-    # One more of each kind keeps the interval near its confidence where few examples differ.
+    # Adding one to each count keeps the coverage close to nominal when few examples differ.
     a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     half = _z(confidence) * ((a + b - (b - a) ** 2) / (n + 2)) ** 0.5
     return max(-1.0, b - a - half), min(1.0, b - a + half)
 
 
 def class_results(labels: np.ndarray, predicted: np.ndarray, class_names: list[str]) -> list[dict[str, Any]]:
-    """Each class' count, correct, top1 (of its examples) with interval, precision and f1, for JSON.
+    """Each class's count, correct, top1 (of its examples) with interval, precision and f1, for JSON.
 
-    A figure that nothing defines is None: top1 without examples, precision of a class that is never predicted.
+    Undefined figures are None: top1 without examples, precision of a class that is never predicted.
 
     Args:
       labels, predicted: int [N], 0..K-1.
@@ -122,5 +123,5 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _z(confidence: float) -> float:
-    """How many standard deviations around its mean hold `confidence` of a normal distribution."""
+    """The number of standard deviations around the mean that contain `confidence` of a normal distribution."""
     return statistics.NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -32,20 +32,20 @@ def make_eval_step(
     metrics: Mapping[str, Metric] | None = None,
     lowering: ops.Lowering | None = None,
 ) -> Callable[[Weights, Batch], Metrics]:
-    """Compiles (weights, batch) -> what the network says of each example, on every device.
+    """Compiles (weights, batch) -> predictions for each example, replicated on every device.
 
     Args:
       graphdef: the network's structure.
       num_classes: K.
       mesh: the devices.
-      normalization: pixels to numbers.
-      shardings: of the weights (`mesh.state_shardings`); None: all of them are on every device.
+      normalization: of the pixels.
+      shardings: of the weights (`mesh.state_shardings`); None: replicated on every device.
       loss, metrics: functions of logits and labels, see `tasks`.
-      lowering: of operators; None: the one in scope now.
+      lowering: of operators; None: the one currently in scope.
 
     Returns:
       A function that returns loss (float32 [B]), confidence (float32 [B], the highest softmax probability), top5
-      (int32 [B, min(5, K)], most probable first), each of the metrics (float32 [B]), and what the batch holds besides
+      (int32 [B, min(5, K)], most probable first), each of the metrics (float32 [B]), and the batch's entries other than
       the images.
     """
     lowering = lowering or ops.current()

@@ -1,1 +1,1 @@
-"""How a program adds networks, data sets, losses, metrics, augmentations and optimizers of its own."""
+"""Registries through which programs add their own networks, data sets, losses, metrics and other components."""

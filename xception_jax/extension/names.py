@@ -1,4 +1,4 @@
-"""Things by name: the project's own, those that a program registers, and any that Python can import."""
+"""Components by name: built-in, registered by a program, or imported."""
 
 import importlib
 import inspect
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing.
+    """The names of one kind of component.
 
-    A name is one of the project's own, one that was registered, or "package.module:attribute", which is imported.
+    A name is built-in, registered, or "package.module:attribute", which is imported.
 
     Args:
-      kind: what the names are of, for messages: "model".
-      known: the project's own.
+      kind: the kind of component, for messages: "model".
+      known: the built-in ones.
     """
 
     def __init__(self, kind: str, known: Mapping[str, T]):
@@ -25,21 +25,21 @@ class Registry(Generic[T]):
         self._known = dict(known)
 
     def register(self, name: str, thing: T) -> T:
-        """Adds a name, and returns `thing`. A name that a program registered before is replaced: notebooks run twice.
+        """Adds a name, and returns `thing`. Registering a name again replaces it, so that notebook cells can be rerun.
 
         Raises:
-          UserError: the name has a colon.
+          UserError: the name contains a colon.
         """
         if ":" in name:
-            raise UserError(f'"{name}" cannot be registered as a {self._kind}: names with a colon are imported')
+            raise UserError(f'"{name}" cannot be registered as a {self._kind}: names with a colon are for imports')
         self._known[name] = thing
         return thing
 
     def find(self, name: str) -> T:
-        """The thing of a name.
+        """The component with this name.
 
         Raises:
-          UserError: there is none; the message names the nearest, or says what cannot be imported.
+          UserError: unknown name; the message has the closest name, or says what cannot be imported.
         """
         if name in self._known:
             return self._known[name]
@@ -53,9 +53,9 @@ class Registry(Generic[T]):
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as e:
             if e.name is None or not f"{module_name}.".startswith(f"{e.name}."):
-                raise  # the module is there, and what it imports is not
+                raise  # the module exists, but one of its own imports does not
             raise UserError(
-                f'{self._kind} "{name}" cannot be imported: there is no module {e.name} in this folder or installed'
+                f'{self._kind} "{name}" cannot be imported: no module {e.name} is installed or in this folder'
             ) from None
         if not hasattr(module, attribute):
             there = [name for name, value in vars(module).items() if callable(value)]
@@ -70,15 +70,15 @@ class Registry(Generic[T]):
 
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of what a function or class takes by name; not *args, **kwargs and self."""
+    """The names of a function's or class's parameters, without *args, **kwargs and self."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    # What a network's class is called with, its metaclass does not tell.
+    # The signature of a network's class is hidden by its metaclass.
     called: Any = getattr(function, "__init__") if inspect.isclass(function) else function  # noqa: B009
     signature = inspect.signature(called)
     return tuple(p.name for p in signature.parameters.values() if p.kind in by_name and p.name != "self")
 
 
 def wanted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings `offered` that a function has a parameter for."""
+    """The settings in `offered` that a function has a parameter for."""
     names = parameters(function)
     return {name: value for name, value in offered.items() if name in names}

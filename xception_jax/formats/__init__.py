@@ -1,1 +1,1 @@
-"""Files of arrays, from bytes to arrays. Nothing here knows a network, and nothing in a file is run."""
+"""Reading files of arrays. Nothing here depends on a network, and no code in a file is run."""

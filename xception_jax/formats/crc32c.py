@@ -1,10 +1,10 @@
-"""The checksum of TensorFlow's records and of LevelDB's tables."""
+"""The checksum of TensorFlow's records and LevelDB's tables."""
 
 import google_crc32c
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The CRC-32C of bytes in the form in which both are stored: rotated, and a constant added.
+    """The CRC-32C of bytes in the masked form in which both store it: rotated, with a constant added.
 
     Format: tensorflow/core/lib/hash/crc32c.h.
     """

@@ -1,4 +1,4 @@
-"""Weight files of every kind, known by what is in them and not by their names."""
+"""Weight files of every supported format, recognised by their contents, not their names."""
 
 import zipfile
 from collections.abc import Callable
@@ -33,11 +33,11 @@ def read_tensors(path: str | Path) -> tuple[str, dict[str, np.ndarray], dict[str
         directories and checkpoints are not read here.
 
     Returns:
-      The format, one of `READERS`; the arrays by the file's own names, Keras' as "layer/variable"; what else the file
-      says of itself, by format.
+      The format, one of `READERS`; the arrays by the file's own names (for Keras, "layer/variable"); the file's
+      metadata, which depends on the format.
 
     Raises:
-      WeightsFileError: there is no such file, it is of no known kind, or it is damaged.
+      WeightsFileError: the file does not exist, its format is unknown, or it is damaged.
     """
     path = Path(path)
     name = recognize(path)
@@ -51,12 +51,14 @@ def recognize(path: Path) -> str:
     """The format of a file or folder, one of `READERS`.
 
     Raises:
-      WeightsFileError: there is none, or it is of no known kind.
+      WeightsFileError: the path does not exist, or the format is unknown.
     """
     if tensor_bundle.find(path) is not None:
         return "tensor bundle"
     if path.is_dir():
-        raise WeightsFileError(f"{path} is no SavedModel: it has neither variables/variables.index nor a *.index file")
+        raise WeightsFileError(
+            f"{path} is not a SavedModel: it has neither variables/variables.index nor a *.index file"
+        )
     if not path.is_file():
         raise WeightsFileError(f"{path} does not exist")
     with path.open("rb") as f:
@@ -70,15 +72,18 @@ def recognize(path: Path) -> str:
     if start[8:9] == b"{":
         return "safetensors"
     if start.startswith(LFS_START):
-        raise WeightsFileError(f"{path} is a pointer to a file that was not downloaded; fetch it with `git lfs pull`")
-    raise WeightsFileError(f"{path} is no weight file: it begins with {start[:8]!r}; known kinds: {', '.join(READERS)}")
+        raise WeightsFileError(
+            f"{path} is a Git LFS pointer to a file that was not downloaded; fetch it with `git lfs pull`"
+        )
+    known = ", ".join(READERS)
+    raise WeightsFileError(f"{path} is not a weight file: it begins with {start[:8]!r}; known formats: {known}")
 
 
 def _recognize_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception as e:  # `zipfile` raises many kinds for damaged files
+    except Exception as e:  # `zipfile` raises many kinds of errors for damaged files
         raise WeightsFileError(f"{path} is a damaged zip file: {e}") from None
     if hdf5.CONFIG in names and hdf5.WEIGHTS in names:
         return "keras"
@@ -86,4 +91,4 @@ def _recognize_zip(path: Path) -> str:
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    raise WeightsFileError(f"{path} is a zip file, but neither .npz, .keras nor PyTorch's")
+    raise WeightsFileError(f"{path} is a zip file, but not .npz, .keras or PyTorch's")

@@ -1,7 +1,7 @@
-"""Keras' HDF5 files: .h5, .weights.h5, and the one in a .keras file, a zip that has the network's config beside it.
+"""Keras' HDF5 files: .h5, .weights.h5, and the one inside a .keras file, a zip that also has the network's config.
 
-Keras 3 keeps arrays by number, in groups named after layers' classes: layers/conv2d_1/vars/0. The layers' names are in
-the config, or, where a new Keras wrote the file, beside the arrays; the variables' follow from the class.
+Keras 3 stores arrays by number, in groups named after the layers' classes: layers/conv2d_1/vars/0. The layers' names
+are in the config or, in recent files, next to the arrays; the variables' names follow from the class.
 """
 
 import json
@@ -19,7 +19,7 @@ from xception_jax.formats.zips import ERRORS, open_zip, read_member
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 MAX_DEPTH = 16
-# Variables by class (as in group names) and how many there are.
+# Variables by class (as in group names) and number of variables.
 VARIABLES = {
     ("conv2d", 1): "kernel",
     ("conv2d", 2): "kernel bias",
@@ -37,9 +37,9 @@ Tensors = dict[str, np.ndarray]
 
 
 def read_hdf5(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The arrays of an .h5 or .weights.h5 file as "layer/variable", and what it says of its network.
+    """The arrays of an .h5 or .weights.h5 file as "layer/variable", and the file's metadata.
 
-    Where a .weights.h5 file doesn't have the layers' names, "layer" is the group's path, e.g. "layers/conv2d_1".
+    If a .weights.h5 file does not have the layers' names, "layer" is the group's path, e.g. "layers/conv2d_1".
 
     Raises:
       WeightsFileError: the file is damaged, or its arrays are in another file.
@@ -65,18 +65,18 @@ def read_keras(path: Path) -> tuple[Tensors, dict[str, Any]]:
     except WeightsFileError:
         raise
     except (*ERRORS, KeyError, RecursionError) as e:
-        raise WeightsFileError(f"{path} is damaged, or no .keras file: {e}") from None
+        raise WeightsFileError(f"{path} is damaged, or not a .keras file: {e}") from None
     try:
         names = dict(_layers(config, "", 0))
     except (AttributeError, KeyError, TypeError) as e:
-        raise WeightsFileError(f"{path} is damaged: its {CONFIG} is no network's ({e!r})") from None
+        raise WeightsFileError(f"{path} is damaged: its {CONFIG} does not describe a network ({e!r})") from None
     return _named(tensors, names | found["layer_names"], path), {"config": config, "metadata": metadata}
 
 
 def _layers(network: Mapping[str, Any], path: str, depth: int) -> Iterator[tuple[str, str]]:
-    """The layers of a network: each one's group, as Keras names them, and its name."""
+    """The layers of a network: each layer's group, as Keras names it, and its name."""
     if depth > MAX_DEPTH:
-        raise KeyError("networks nested without an end")
+        raise KeyError("networks are nested too deeply")
     counts: dict[str, int] = {}
     for layer in network["config"]["layers"]:
         kind = _snake_case(layer["class_name"])
@@ -88,14 +88,14 @@ def _layers(network: Mapping[str, Any], path: str, depth: int) -> Iterator[tuple
 
 
 def _snake_case(class_name: str) -> str:
-    """Keras' own: "SeparableConv2D" is "separable_conv2d"."""
+    """Snake case as in Keras: "SeparableConv2D" becomes "separable_conv2d"."""
     name = re.sub(r"\W+", "", class_name)
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _named(tensors: Tensors, layer_names: Mapping[str, str], path: Path) -> Tensors:
-    """The arrays as "layer/variable", of those by group and number."""
+    """Renames arrays from group and number to "layer/variable"."""
     groups: dict[str, dict[str, np.ndarray]] = {}
     for name, x in tensors.items():
         group, _, number = name.rpartition("/vars/")
@@ -109,6 +109,8 @@ def _named(tensors: Tensors, layer_names: Mapping[str, str], path: Path) -> Tens
         for i, variable in enumerate(variables):
             name = f"{layer_names.get(group, group)}/{variable}"
             if name in named:
-                raise WeightsFileError(f"{path} has two arrays called {name}; networks in networks need distinct names")
+                raise WeightsFileError(
+                    f"{path} has two arrays called {name}; layers of nested networks need distinct names"
+                )
             named[name] = arrays[str(i)]
     return named

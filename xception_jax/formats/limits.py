@@ -1,6 +1,6 @@
-"""Limits on what a weight file may ask for, so that no file makes its reader use up time or memory.
+"""Limits on weight files, so that no file can exhaust its reader's time or memory.
 
-Every size that a file states is held against the file's own size before anything is allocated for it.
+Every size that a file states is checked against the file's own size before memory is allocated for it.
 """
 
 import math
@@ -14,19 +14,19 @@ MAX_RANK = 8
 
 
 def max_expansion(stored: int) -> int:
-    """Most bytes that `stored` compressed bytes may unfold to. Weights compress badly: seldom to less than a half."""
+    """The maximum size of `stored` compressed bytes after decompression. Weights rarely compress to less than half."""
     return 20 * stored + (64 << 20)
 
 
 def num_bytes(shape: Sequence[object], dtype: np.dtype) -> int:
-    """Memory of an array, in whole numbers of any size.
+    """Memory of an array, in bytes, computed without overflow.
 
     Raises:
-      ValueError: no shape of an array of weights.
+      ValueError: not a valid shape for an array of weights.
     """
     if len(shape) > MAX_RANK:
-        raise ValueError(f"an array of {len(shape)} axes")
+        raise ValueError(f"an array has {len(shape)} axes")
     for size in shape:
         if type(size) is not int or size < 0:
-            raise ValueError(f"an axis of size {size!r}")
+            raise ValueError(f"an axis has size {size!r}")
     return math.prod(shape) * dtype.itemsize  # type: ignore[arg-type]

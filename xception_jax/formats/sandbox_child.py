@@ -1,9 +1,9 @@
-"""Reads HDF5 and PyTorch files, whose libraries are written in C, in a process of its own. See `guarded.py`.
+"""Reads HDF5 and PyTorch files, whose libraries are written in C, in a separate process. See `sandbox.py`.
 
     python -P sandbox_child.py hdf5|torch FILE OUTPUT LIMIT SECONDS
 
-writes the file's arrays, together LIMIT bytes at most, to OUTPUT as safetensors. It exits with 3 and says why where it
-refuses the file. It imports nothing of this package, to start quickly.
+writes the file's arrays, at most LIMIT bytes in total, to OUTPUT as safetensors. If it rejects the file, it prints the
+reason and exits with 3. It imports nothing from this package, to start quickly.
 """
 
 import json
@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 REFUSED = 3
-MEMORY = 1 << 30  # beside the file's, and beside what the libraries take to load
+MEMORY = 1 << 30  # in addition to the file's size and to what the libraries take to load
 MAX_TENSORS, MAX_RANK, MAX_DEPTH, MAX_ATTRIBUTE = 20_000, 8, 16, 16 << 20
 DTYPES = {
     "float64", "float32", "float16", "bfloat16", "bool",
@@ -30,11 +30,11 @@ Tensors = dict[str, np.ndarray]
 
 
 class Refused(Exception):
-    """The file is damaged, or asks for what no weights need."""
+    """The file is damaged, or contains something that weights never need."""
 
 
 class Budget:
-    """How much may still be read."""
+    """The number of bytes that may still be read."""
 
     def __init__(self, num_bytes: int):
         self.limit = self.left = num_bytes
@@ -48,12 +48,12 @@ class Budget:
 
 
 def read_hdf5(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
-    """The arrays of a file that Keras wrote, as "layer/variable", and its layout:
+    """The arrays of a Keras file, as "layer/variable", and its layout:
 
     - "legacy": groups with the attributes `layer_names` and `weight_names` (Keras 1 and 2's, and Keras 3's .h5),
-    - "groups": by their paths "layers/conv2d/vars/0" (Keras 3's .weights.h5), with the layers' names where they are.
+    - "groups": by their paths "layers/conv2d/vars/0" (Keras 3's .weights.h5), with the layers' names if present.
 
-    `model_config` and `keras_version` come along where the file has them.
+    `model_config` and `keras_version` are included if the file has them.
     """
     import h5py
 
@@ -71,19 +71,19 @@ def read_hdf5(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _check_end(path: str) -> None:
-    """Raises Refused unless the file ends where it says: the library sees only where it's too short."""
+    """Raises Refused unless the file has the size it states: the library notices only files that are too short."""
     with Path(path).open("rb") as f:
         start = f.read(48)
     at = {0: 40, 1: 44, 2: 28, 3: 28}.get(start[8]) if len(start) == 48 else None
     if at is None:
-        raise Refused("no HDF5 file of a known version")
+        raise Refused("not an HDF5 file of a known version")
     end, size = int.from_bytes(start[at : at + 8], "little"), Path(path).stat().st_size
     if at != 44 and end != size:
-        raise Refused(f"damaged: it has {size} bytes, it says {end}")
+        raise Refused(f"damaged: it has {size} bytes, but states {end}")
 
 
 def _child(group: Any, path: str) -> Any:
-    """What is at a path below a group. Only hard links are followed: others may lead to another file."""
+    """The object at a path below a group. Only hard links are followed: others may lead to another file."""
     import h5py
 
     for name in path.split("/"):
@@ -96,7 +96,7 @@ def _child(group: Any, path: str) -> Any:
 
 
 def _attribute(owner: Any, name: str) -> list[str]:
-    """An attribute of texts."""
+    """An attribute that is a list of strings."""
     import h5py
 
     if name not in owner.attrs:
@@ -106,7 +106,7 @@ def _attribute(owner: Any, name: str) -> list[str]:
     if math.prod(attribute.shape or ()) == 0:
         return []
     if not is_text or attribute.get_storage_size() > MAX_ATTRIBUTE:
-        raise Refused(f"damaged: attribute {name} is not a list of texts")
+        raise Refused(f"damaged: attribute {name} is not a list of strings")
     return [x.decode() if isinstance(x, bytes) else str(x) for x in np.atleast_1d(owner.attrs[name]).ravel()]
 
 
@@ -115,7 +115,7 @@ def _text(owner: Any, name: str) -> str:
 
 
 def _texts(owner: Any, name: str) -> list[str]:
-    """A list that Keras may have cut into several attributes, name0, name1, .., as one may not be long."""
+    """A list that Keras may have split into several attributes, name0, name1, ..., as the size of one is limited."""
     found = _attribute(owner, name)
     for i in range(MAX_TENSORS):
         if f"{name}{i}" not in owner.attrs:
@@ -130,7 +130,7 @@ def _legacy(root: Any, budget: Budget) -> Tensors:
         group = _child(root, layer)
         weights = _texts(group, "weight_names")
         own = [weight.split("/")[-1] for weight in weights]
-        # The weights of a layer that is itself a network have its layers' names.
+        # If a layer is itself a network, its weights are named after that network's layers.
         nested = len(set(own)) < len(own)
         for weight, variable in zip(weights, own, strict=True):
             scope = weight.split("/")[-2] if nested and "/" in weight else layer
@@ -142,11 +142,11 @@ def _legacy(root: Any, budget: Budget) -> Tensors:
 
 
 def _datasets(group: Any, path: str, names: dict[str, str], depth: int, budget: Budget) -> Iterator[tuple[str, Any]]:
-    """All arrays below a group but the optimizer's; `names` gets the layers' names that stand beside them."""
+    """All arrays below a group except the optimizer's; adds the layers' names stored next to them to `names`."""
     import h5py
 
     if depth > MAX_DEPTH:
-        raise Refused("damaged: its groups are nested without an end")
+        raise Refused("damaged: its groups are nested too deeply")
     if text := _text(group, "name"):
         names[path.removesuffix("/vars")] = text
     for name in group:
@@ -162,24 +162,24 @@ def _datasets(group: Any, path: str, names: dict[str, str], depth: int, budget: 
 
 
 def _dataset(name: str, dataset: Any, budget: Budget) -> np.ndarray:
-    """An array, if it's numbers that stand in the file itself."""
+    """An array, if it consists of numbers stored in the file itself."""
     import h5py
 
     if not isinstance(dataset, h5py.Dataset):
-        raise Refused(f"damaged: {name} is no array")
+        raise Refused(f"damaged: {name} is not an array")
     plist = dataset.id.get_create_plist()
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
     if plist.get_external_count() or plist.get_layout() == h5py.h5d.VIRTUAL:
-        raise Refused(f"{name} is in another file; that isn't followed")
+        raise Refused(f"{name} is stored in another file, which is not read")
     if not filters <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}:
         raise Refused(f"{name} is compressed in an unusual way")
     if dataset.dtype.name not in DTYPES:
-        raise Refused(f"{name} is of dtype {dataset.dtype}, which weights are not of")
+        raise Refused(f"{name} has dtype {dataset.dtype}, which is not supported for weights")
     if dataset.shape is None:
         raise Refused(f"{name} is empty")
     budget.take(name, dataset.shape, dataset.dtype.itemsize)
     if plist.get_layout() == h5py.h5d.CONTIGUOUS and dataset.id.get_storage_size() != dataset.nbytes:
-        raise Refused(f"damaged: {name} of shape {list(dataset.shape)} is not all there")
+        raise Refused(f"damaged: {name} of shape {list(dataset.shape)} is incomplete")
     return dataset[()].astype(dataset.dtype.newbyteorder("<"), copy=False)
 
 
@@ -189,9 +189,9 @@ def read_torch(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
 
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:  # whose text advises to run what is in the file
+    except pickle.UnpicklingError as e:  # its message advises running the file's code
         called = re.search(r"GLOBAL (\S+)", str(e))
-        what = f"a pickle that wants to run {called[1]}" if called else "damaged, or more than weights"
+        what = f"it is a pickle that would run {called[1]}" if called else "damaged, or contains more than weights"
         raise Refused(what) from None
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
@@ -201,13 +201,13 @@ def read_torch(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
     tensors = {str(name): x for name, x in found.items() if isinstance(x, torch.Tensor)}
     for name, x in tensors.items():
         if x.layout != torch.strided or x.is_quantized or str(x.dtype).removeprefix("torch.") not in DTYPES:
-            raise Refused(f"{name} is of a kind that weights are not of ({x.dtype}, {x.layout})")
+            raise Refused(f"{name} is of a kind not supported for weights ({x.dtype}, {x.layout})")
         budget.take(name, tuple(x.shape), x.element_size())
     return {name: _numpy(x) for name, x in tensors.items()}, {}
 
 
 def _numpy(x: Any) -> np.ndarray:
-    """A tensor's numbers. PyTorch gives NumPy no bfloat16."""
+    """A tensor as a NumPy array. PyTorch cannot convert bfloat16 to NumPy."""
     import ml_dtypes
     import torch
 
@@ -217,12 +217,12 @@ def _numpy(x: Any) -> np.ndarray:
 
 def write(tensors: Tensors, metadata: dict[str, Any], path: str) -> None:
     """The arrays as safetensors."""
-    ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}  # the library doesn't look at strides
+    ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}  # the library ignores strides
     save_file(ordered, path, {"json": json.dumps(metadata)})
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Bounds this process' memory to what it takes now and `num_bytes` more, where the system can."""
+    """Limits this process's memory to its current use plus `num_bytes`, if the system supports it."""
     try:
         import resource
 
@@ -234,7 +234,7 @@ def limit_memory(num_bytes: int) -> None:
 
 
 def limit_time(seconds: int) -> None:
-    """Ends this process after some processor time, even where the one that waits for it is gone; and dumps no core."""
+    """Limits this process's CPU time, which ends it even if its parent is gone, and disables core dumps."""
     try:
         import resource
 
@@ -258,7 +258,7 @@ def main() -> int:
     except Refused as e:
         print(e, file=sys.stderr)
         return REFUSED
-    except Exception as e:  # of a library, for a file that is not as it should be
+    except Exception as e:  # a library's error for an invalid file
         print(f"damaged: {' '.join(str(e).split())[:300] or type(e).__name__}", file=sys.stderr)
         return REFUSED
     return 0

@@ -1,8 +1,8 @@
-"""Reads TensorFlow's checkpoints and the `variables` folder of a SavedModel: tensor bundles. TensorFlow is not needed.
+"""Reads tensor bundles (TensorFlow's checkpoints and the `variables` folder of a SavedModel) without TensorFlow.
 
 A bundle is PREFIX.index, a table in LevelDB's format of sorted keys and small messages, and PREFIX.data-00000-of-00001
-and so on, the arrays' bytes. The key "" has the header, each other key an array's dtype, shape and place. The array
-`_CHECKPOINTABLE_OBJECT_GRAPH` says which key is which variable, by its full name, "block1_conv1/kernel".
+and so on, which hold the arrays' bytes. The key "" has the header; every other key has an array's dtype, shape and
+location. The array `_CHECKPOINTABLE_OBJECT_GRAPH` maps keys to variables by full name, "block1_conv1/kernel".
 
 Formats: TensorFlow's tensor_bundle.proto, trackable_object_graph.proto, core/util/tensor_bundle/tensor_bundle.cc;
 LevelDB's doc/table_format.md.
@@ -25,7 +25,7 @@ TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER_SIZE = 48
 MAX_INDEX_SIZE = 64 << 20
 OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
-# Keys of what is no variable of the model: the optimizer's state, metrics, counters.
+# Keys that are not variables of the model: the optimizer's state, metrics, counters.
 NOT_THE_MODEL = (b"optimizer/", b"keras_api/", b"save_counter/")
 SLOT = b"/.OPTIMIZER_SLOT/"
 STRING = 7
@@ -37,7 +37,7 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the index says of an array: TensorFlow's number of its dtype, its shape, and where its bytes are."""
+    """An array's entry in the index: TensorFlow's number of its dtype, its shape, and the location of its bytes."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -48,7 +48,7 @@ class Entry:
 
 
 def find(path: Path) -> Path | None:
-    """The prefix of the bundle in a SavedModel or checkpoint folder, of an index file, or the prefix itself; or None.
+    """The prefix of a bundle, given a SavedModel or checkpoint folder, an index file, or the prefix; None if not found.
 
     Raises:
       WeightsFileError: the folder has several checkpoints.
@@ -72,12 +72,12 @@ def _is_table(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The variables of a model by their full names, "layer/variable", without the optimizer's.
+    """The variables of a model by their full names, "layer/variable", without those of the optimizer.
 
-    A checkpoint without an object graph (TensorFlow 1) names its arrays itself: all are returned.
+    In a checkpoint without an object graph (TensorFlow 1), the keys are names: all arrays are returned.
 
     Args:
-      path: as `find` takes it.
+      path: as for `find`.
 
     Raises:
       WeightsFileError: there is no bundle, or it is damaged.
@@ -85,7 +85,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     path = Path(path)
     prefix = find(path)
     if prefix is None:
-        raise WeightsFileError(f"{path} has no TensorFlow checkpoint: no variables/variables.index, no *.index")
+        raise WeightsFileError(f"{path} has no TensorFlow checkpoint: neither variables/variables.index nor *.index")
     try:
         return _read(prefix)
     except (ValueError, OSError) as e:
@@ -95,7 +95,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def _read(prefix: Path) -> dict[str, np.ndarray]:
     index = prefix.with_name(f"{prefix.name}.index")
     if index.stat().st_size > MAX_INDEX_SIZE:
-        raise ValueError(f"{index.stat().st_size} bytes are too long for an index")
+        raise ValueError(f"{index.stat().st_size} bytes are too many for an index")
     rows = dict(_table(index.read_bytes()))
     num_shards = _header(rows.pop(b"", b""))
     entries = {key: _entry(value) for key, value in rows.items()}
@@ -107,9 +107,9 @@ def _read(prefix: Path) -> dict[str, np.ndarray]:
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The rows of a table, whose keys rise."""
+    """The rows of a table, in ascending order of keys."""
     if len(data) < FOOTER_SIZE or data[-8:] != TABLE_MAGIC:
-        raise ValueError("it has no table's end; is the file whole?")
+        raise ValueError("it does not end like a table; is the file complete?")
     footer = data[-FOOTER_SIZE:]
     _, at = _handle(footer, 0)
     index, _ = _handle(footer, at)
@@ -118,7 +118,7 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key, row in _block(data, *_handle(value, 0)[0]):
             seen += 1
             if seen > MAX_TENSORS:
-                raise ValueError(f"more than {MAX_TENSORS} arrays")
+                raise ValueError(f"it has more than {MAX_TENSORS} arrays")
             if last is not None and key <= last:
                 raise ValueError("its keys are not in order")
             last = key
@@ -126,21 +126,21 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """A block's offset and size, and where the handle ends."""
+    """A block's offset and size, and the offset of the handle's end."""
     offset, at = varint(data, at)
     size, at = varint(data, at)
     return (offset, size), at
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """The rows of a block. A key begins with `shared` bytes of the one before it."""
+    """The rows of a block. A key begins with `shared` bytes of the previous key."""
     end = offset + size
     if end + 5 > len(data) - FOOTER_SIZE or size < 4:
         raise ValueError("a block is outside the file")
     if int.from_bytes(data[end + 1 : end + 5], "little") != masked_crc32c(data[offset : end + 1]):
         raise ValueError("a block's checksum is wrong")
     if data[end] != 0:
-        raise ValueError("its blocks are compressed, which TensorFlow doesn't do; save it again with TensorFlow")
+        raise ValueError("its blocks are compressed, which TensorFlow does not do; save it again with TensorFlow")
     block = data[offset:end]
     rows_end = size - 4 - 4 * int.from_bytes(block[-4:], "little")
     if rows_end < 0:
@@ -151,25 +151,25 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         own, at = varint(block, at)
         length, at = varint(block, at)
         if shared > len(key) or shared + own > MAX_NAME or at + own + length > rows_end:
-            raise ValueError("a row exceeds its block")
+            raise ValueError("a row is longer than its block")
         key = key[:shared] + block[at : at + own]
         at += own + length
         yield key, block[at - length : at]
 
 
 def _header(data: bytes) -> int:
-    """The number of data files, of a BundleHeaderProto."""
+    """The number of data files, from a BundleHeaderProto."""
     found = message(data, {1: int, 2: int})
     (num_shards,), endianness = found[1] or [0], found[2] or [0]
     if not 1 <= num_shards <= MAX_TENSORS:
-        raise ValueError(f"it says that there are {num_shards} data files")
+        raise ValueError(f"it states {num_shards} data files")
     if endianness != [0]:
         raise ValueError("its numbers are big-endian; save it again on a little-endian machine")
     return num_shards
 
 
 def _entry(data: bytes) -> Entry:
-    """A BundleEntryProto. What is zero is left out of it."""
+    """Parses a BundleEntryProto, which omits zeros."""
     found = message(data, {1: int, 2: bytes, 3: int, 4: int, 5: int, 6: int, 7: bytes})
     if found[7]:
         raise ValueError("an array is split over several entries; save it again unpartitioned")
@@ -179,27 +179,29 @@ def _entry(data: bytes) -> Entry:
 
 
 def _check_places(entries: dict[bytes, Entry], shards: list[Path]) -> None:
-    """Raises ValueError unless the arrays fill the data files, none lies over another, each of its shape's size."""
+    """Raises ValueError unless the arrays fill the data files without overlap, and their sizes match their shapes."""
     placed = defaultdict(list)
     for key, e in entries.items():
         if e.shard >= len(shards):
             raise ValueError(f"{key!r} is in data file {e.shard} of {len(shards)}")
         if e.dtype != STRING:
             if e.dtype not in DTYPES:
-                raise ValueError(f"{key!r} is of TensorFlow's dtype {e.dtype}, which weights are not of")
+                raise ValueError(f"{key!r} has TensorFlow's dtype {e.dtype}, which is not supported for weights")
             if num_bytes(e.shape, np.dtype(DTYPES[e.dtype])) != e.size:
-                raise ValueError(f"{key!r} has {e.size} bytes, which are not those of shape {list(e.shape)}")
+                raise ValueError(f"{key!r} has {e.size} bytes, which do not match its shape {list(e.shape)}")
         placed[e.shard].append((e.offset, e.size))
     for i, shard in enumerate(shards):
         if not shard.is_file():
-            raise WeightsFileError(f"{shard} is missing; all files of a checkpoint must be together")
+            raise WeightsFileError(f"{shard} is missing; all files of a checkpoint must be in one folder")
         end = 0
         for offset, size in sorted(placed[i]):
             if offset < end:
-                raise ValueError("arrays lie over each other")
+                raise ValueError("its arrays overlap")
             end = offset + size
         if end != shard.stat().st_size:
-            raise WeightsFileError(f"{shard} is damaged: it has {shard.stat().st_size} bytes, its index says {end}")
+            raise WeightsFileError(
+                f"{shard} is damaged: it has {shard.stat().st_size} bytes, but its index states {end}"
+            )
 
 
 def _bytes(entry: Entry, shards: list[Path]) -> bytes:
@@ -216,19 +218,19 @@ def _array(entry: Entry, shards: list[Path]) -> np.ndarray:
 
 
 def _string(entry: Entry, shards: list[Path]) -> bytes:
-    """A scalar of dtype string: its length, the length's checksum, its bytes. The entry's checksum is of the length
-    as four bytes, its checksum and the bytes."""
+    """A scalar of dtype string: its length, the length's checksum, its bytes. The entry's checksum covers the length as
+    four bytes, its checksum and the bytes."""
     data = _bytes(entry, shards)
     length, at = varint(data, 0)
     if entry.dtype != STRING or entry.shape or len(data) != at + 4 + length:
-        raise ValueError("its object graph is no text")
+        raise ValueError("its object graph is not a string")
     if masked_crc32c(length.to_bytes(4, "little") + data[at:]) != entry.crc:
         raise ValueError("its object graph's checksum is wrong")
     return data[at + 4 :]
 
 
 def _names_in_graph(graph: bytes, entries: dict[bytes, Entry]) -> dict[str, bytes]:
-    """The key of each variable of the model by its full name, of a TrackableObjectGraph."""
+    """The key of each variable of the model by its full name, from a TrackableObjectGraph."""
     names: dict[str, bytes] = {}
     for node in message(graph, {1: bytes})[1]:
         for attribute in message(node, {2: bytes})[2]:
@@ -237,7 +239,7 @@ def _names_in_graph(graph: bytes, entries: dict[bytes, Entry]) -> dict[str, byte
             if key.startswith(NOT_THE_MODEL) or SLOT in key:
                 continue
             if key not in entries:
-                raise ValueError(f"its object graph has {key!r}, its index has not")
+                raise ValueError(f"its object graph has {key!r}, but its index does not")
             name = (full_name or key).decode()
             if names.setdefault(name, key) != key:
                 raise ValueError(f"two variables are called {name}")

@@ -1,4 +1,4 @@
-"""PyTorch's .pth and .pt: a pickle. Only with PyTorch, which reads it without running it (`weights_only`)."""
+"""PyTorch's .pth and .pt: pickles, read by PyTorch without running their code (`weights_only`)."""
 
 import importlib.util
 import zipfile
@@ -16,13 +16,13 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of a state dict by name.
 
     Raises:
-      WeightsFileError: PyTorch is not installed, the file is damaged, or it wants to run something.
+      WeightsFileError: PyTorch is not installed, the file is damaged, or it would run code.
     """
     if importlib.util.find_spec("torch") is None:
         raise WeightsFileError(
-            f"{path} is a pickle, which only PyTorch reads: install torch, or use a .safetensors file"
+            f"{path} is a pickle, which only PyTorch can read: install torch, or use a .safetensors file"
         )
-    if zipfile.is_zipfile(path):  # older ones aren't
+    if zipfile.is_zipfile(path):  # older files are not
         try:
             with open_zip(path) as archive:
                 if (name := archive.testzip()) is not None:

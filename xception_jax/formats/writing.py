@@ -1,4 +1,4 @@
-"""Files that other frameworks load."""
+"""Writing files that other frameworks load."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ Tensors = Mapping[str, np.ndarray]
 
 def safetensors(tensors: Tensors) -> bytes:
     """A .safetensors file (huggingface.co/docs/safetensors)."""
-    return save({name: np.asarray(x, order="C") for name, x in tensors.items()})  # it doesn't look at strides
+    return save({name: np.asarray(x, order="C") for name, x in tensors.items()})  # the library ignores strides
 
 
 def keras_h5(tensors: Tensors, layers: Sequence[str]) -> bytes:
-    """Keras' HDF5 file of weights, which Keras 2 and 3 load by `model.load_weights("NAME.h5")`.
+    """A Keras HDF5 file of weights, which Keras 2 and 3 load with `model.load_weights("NAME.h5")`.
 
     Args:
       tensors: by "layer/variable".
-      layers: in the order of `model.layers`, by which Keras goes.
+      layers: in the order of `model.layers`, by which Keras loads them.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
@@ -37,7 +37,7 @@ def keras_h5(tensors: Tensors, layers: Sequence[str]) -> bytes:
 
 
 def npz(tensors: Tensors) -> bytes:
-    """NumPy's archive, arrays by "layer.variable"."""
+    """An .npz file with arrays named "layer.variable"."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {name.replace("/", "."): x for name, x in tensors.items()}
     np.savez(buffer, **arrays)

@@ -1,1 +1,1 @@
-"""Trained networks at work: predictions, where in a picture they come from, and how sure they are."""
+"""Inference with trained networks: predictions, explanations (Grad-CAM) and uncertainty."""

@@ -1,4 +1,4 @@
-"""Where two networks part: their activations, layer by layer.
+"""Where two networks diverge: their activations, layer by layer.
 
 Shape legend: B batch, S image side.
 """
@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from xception_jax import ops
-from xception_jax.data.decode import BrokenPictureError, decode
+from xception_jax.data.decode import UnreadableImageError, decode
 from xception_jax.errors import UserError
 from xception_jax.inputs.views import central_view
 from xception_jax.models import create_model, variables
@@ -24,7 +24,7 @@ RECORDED = (nnx.Conv, nnx.BatchNorm, nnx.Linear)
 
 
 def activations(model: Backbone, images: Float[Array, "B S S 3"]) -> dict[str, np.ndarray]:
-    """The outputs of all layers in inference mode, by the layer's path, in the order in which they are computed."""
+    """The outputs of all layers in inference mode, by layer path, in order of computation."""
     graphdef, state = nnx.split(model)
 
     @jax.jit
@@ -32,7 +32,7 @@ def activations(model: Backbone, images: Float[Array, "B S S 3"]) -> dict[str, n
         model = nnx.merge(graphdef, state)
         outputs: dict[str, jax.Array] = {}
         _record(model, outputs)
-        # The plain lowering, in which each layer is computed by itself.
+        # The reference lowering computes each layer separately.
         with ops.as_reference():
             model(images)
         names[:] = outputs
@@ -44,9 +44,9 @@ def activations(model: Backbone, images: Float[Array, "B S S 3"]) -> dict[str, n
 
 
 def _record(model: nnx.Module, outputs: dict[str, jax.Array]) -> None:
-    """From now on, the layers of `model` put what they return into `outputs`, as they are called.
+    """Makes the layers of `model` record their outputs in `outputs` when they are called.
 
-    `nnx.capture` loses their order, and is not in all versions of Flax that are supported.
+    `nnx.capture` does not preserve the order, and some supported versions of Flax do not have it.
     """
     paths = {id(module): "/".join(map(str, path)) for path, module in nnx.iter_modules(model)}
 
@@ -60,41 +60,43 @@ def _record(model: nnx.Module, outputs: dict[str, jax.Array]) -> None:
 
     for _, module in nnx.iter_modules(model):
         if isinstance(module, RECORDED):
-            object.__setattr__(module, "__class__", recording(type(module)))  # of this layer, not of others
+            object.__setattr__(module, "__class__", recording(type(module)))  # of this layer only
 
 
-def diff(a: str, b: str, picture: Path | None = None) -> list[tuple[str, float]]:
-    """How far the activations of two networks are apart in each layer, in the order in which they are computed.
+def diff(a: str, b: str, image: Path | None = None) -> list[tuple[str, float]]:
+    """The difference between the activations of two networks in each layer, in order of computation.
 
     Args:
-      a, b: weights, as `pretrained.load` takes them. Each is computed with its own options (epsilon, padding), on the
-        input that it expects of the same pixels.
-      picture: what both see; None: noise.
+      a, b: weights, as for `pretrained.load`. Each network has its own options (epsilon, padding) and gets the same
+        pixels, normalized as it expects.
+      image: the input of both; None: noise.
 
     Returns:
-      Layers and the largest difference in each, relative to its largest activation in `a`.
+      Layers and the maximum difference in each, relative to the layer's maximum activation in `a`.
     """
     first, second = load(a), load(b)
     if first.model != second.model:
-        raise UserError(f"{a} is {first.model}, {b} is {second.model}: networks of different layers cannot be compared")
-    pixels = _pixels(first, picture)
+        raise UserError(
+            f"{a} is {first.model}, {b} is {second.model}: networks with different layers cannot be compared"
+        )
+    pixels = _pixels(first, image)
     of_a, of_b = (activations(network(p), p.input.normalization(pixels)) for p in (first, second))
     shared = [layer for layer in of_a if layer in of_b and of_a[layer].shape == of_b[layer].shape]
     return [(k, float(np.abs(of_a[k] - of_b[k]).max() / max(np.abs(of_a[k]).max(), 1e-30))) for k in shared]
 
 
 def network(pretrained: Pretrained) -> Backbone:
-    """The network with its weights."""
+    """The network with these weights."""
     model = create_model(pretrained.model, num_classes=pretrained.num_classes, rngs=nnx.Rngs(0), **pretrained.options)
     graphdef, fresh = variables.split(model)
     return variables.merge(graphdef, fill(fresh, transplant(pretrained, fresh)[0]))
 
 
-def _pixels(pretrained: Pretrained, picture: Path | None) -> np.ndarray:
-    if picture is None:
+def _pixels(pretrained: Pretrained, image: Path | None) -> np.ndarray:
+    if image is None:
         size = pretrained.input.image_size
         return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     try:
-        return central_view(decode(picture.read_bytes()), pretrained.input)[None]
-    except BrokenPictureError as e:
-        raise UserError(f"{picture} cannot be read: {e}") from None
+        return central_view(decode(image.read_bytes()), pretrained.input)[None]
+    except UnreadableImageError as e:
+        raise UserError(f"{image} cannot be read: {e}") from None

@@ -1,4 +1,4 @@
-"""Where in a picture a network sees a class: Grad-CAM (Selvaraju et al., 2017).
+"""Where in an image a network sees a class: Grad-CAM (Selvaraju et al., 2017).
 
 Shape legend: B batch, S image side, h side of the last map, D its channels.
 """
@@ -11,19 +11,19 @@ from jaxtyping import Array, Float, Int
 
 from xception_jax.models.backbone import Backbone
 
-STRENGTH = 0.5  # of the colours over the picture
+STRENGTH = 0.5  # opacity of the colours over the image
 
 
 def grad_cam(model: Backbone, maps: Float[Array, "B h w D"], classes: Int[Array, " B"]) -> Float[Array, "B h w"]:
-    """How much each place of the last map speaks for a class, from 0 to 1, the most telling place.
+    """The evidence for a class at each position of the last map, scaled so that the maximum is 1.
 
-    The channels' weights are the mean gradients of the class's logit. Where the head is one layer on pooled features,
+    The channels' weights are the mean gradients of the class's logit. If the head is a single layer on pooled features,
     as in Xception, this is the class activation map of Zhou et al. (2016).
 
     Args:
-      model: whose head is asked, in inference mode.
-      maps: `model.features` of the pictures.
-      classes: one each.
+      model: the network, in inference mode; only its head is used.
+      maps: `model.features` of the images.
+      classes: one per image.
     """
 
     def logits(maps: jax.Array) -> jax.Array:
@@ -36,7 +36,7 @@ def grad_cam(model: Backbone, maps: Float[Array, "B h w D"], classes: Int[Array,
 
 
 def overlay(image: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """The picture, and beside it the picture under the colours of its evidence, yellow where there is most.
+    """The image next to the image overlaid with a heat map of the evidence, yellow where it is strongest.
 
     Args:
       image: uint8 [S, S, 3].

@@ -1,4 +1,4 @@
-"""How sure a network is: dropout at inference (Y. Gal and Z. Ghahramani, arXiv 1506.02142).
+"""Monte Carlo dropout: uncertainty by dropout at inference (Y. Gal and Z. Ghahramani, arXiv 1506.02142).
 
 Shape legend: B batch, D features, K classes.
 """
@@ -14,7 +14,7 @@ from xception_jax.models.backbone import Backbone
 
 
 class Uncertain(NamedTuple):
-    """Scores and how much they vary."""
+    """Scores and their variation."""
 
     mean: Float[Array, "B K"]
     std: Float[Array, "B K"]
@@ -30,11 +30,11 @@ def monte_carlo_dropout(
 ) -> Uncertain:
     """Mean and population standard deviation of a network's scores over dropout masks.
 
-    Batch normalization is in inference mode. Dropout is in the head alone, so the rest need be computed only once.
+    Batch normalization is in inference mode. Only the head has dropout, so the rest is computed only once.
 
     Args:
-      model: a network whose head has dropout; without, the deviation is zero.
-      pooled: `model.pooled_features` of the pictures.
+      model: a network whose head has dropout; without dropout, the deviation is zero.
+      pooled: `model.pooled_features` of the images.
       key: draws the masks.
       passes: number of masks; the pathology models were calibrated with 30.
       scores: "softmax" of the logits, or the logits themselves.

@@ -1,6 +1,6 @@
-"""What a trained network says of pictures.
+"""Predictions of trained networks for images.
 
-Shape legend: B batch, V views of a picture (test-time crops), S image side, K classes, D features.
+Shape legend: B batch, V views of an image (test-time crops), S image side, K classes, D features.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xception_jax.data import BrokenPictures, evaluation_batches
-from xception_jax.data.sources.images import Pictures
+from xception_jax.data import UnreadableImages, evaluation_batches
+from xception_jax.data.sources.images import ImageFiles
 from xception_jax.errors import UserError
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
@@ -30,15 +30,15 @@ VIEWS = {1: central_view, 10: ten_views}
 
 @dataclasses.dataclass
 class Prediction:
-    """What a network says of one picture.
+    """A network's prediction for one image.
 
     Attributes:
-      file: the picture.
-      scores: float32 [K], probabilities, or figures where the weights' `scores` are "linear"; means over the views.
-      uncertainty: float32 [K], deviations of the scores under dropout; zero where the weights do not want it.
+      file: the image.
+      scores: float32 [K], probabilities, or raw outputs if the weights' `scores` are "linear"; means over the views.
+      uncertainty: float32 [K], standard deviations of the scores under dropout; zero unless the weights ask for it.
       features: float32 [D], the pooled last map, a mean over the views.
-      view: uint8 [S, S, 3], what was seen of the picture: the first view.
-      evidence: float32 [h, w], 0..1, where in the view the first class is seen.
+      view: uint8 [S, S, 3], the first view of the image, as seen by the network.
+      evidence: float32 [h, w], 0..1, where in the view the top class is seen.
     """
 
     file: str
@@ -58,9 +58,9 @@ class Predictor:
 
     Args:
       pretrained: the weights, with a logits layer.
-      batch_size: pictures at a time, rounded up to a multiple of the number of devices.
-      crops: views of a picture whose scores are averaged, 1 or 10.
-      image_size: S; None: as the weights were trained.
+      batch_size: images per batch, rounded up to a multiple of the number of devices.
+      crops: number of views per image whose scores are averaged, 1 or 10.
+      image_size: S; None: that of the weights.
 
     Raises:
       UserError: the weights have no logits layer, or S is too small.
@@ -68,7 +68,7 @@ class Predictor:
 
     def __init__(self, pretrained: Pretrained, *, batch_size: int = 16, crops: int = 1, image_size: int | None = None):
         if not pretrained.num_classes:
-            raise UserError(f"{pretrained.source} has no logits layer: it cannot tell classes; fine-tune it first")
+            raise UserError(f"{pretrained.source} has no logits layer, so it cannot classify; fine-tune it first")
         self.pretrained = pretrained
         self._mesh = data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
@@ -93,7 +93,7 @@ class Predictor:
             batch = views.shape[0]
             maps = model.features(given.input.normalization(views.reshape(-1, *views.shape[-3:])))
             pooled = global_average(maps)
-            if given.uncertainty:  # always with the same masks: the same pictures have the same scores
+            if given.uncertainty:  # always the same masks, so that the same images get the same scores
                 scores, deviations = monte_carlo_dropout(model, pooled, jax.random.key(0), scores=given.scores)
             else:
                 logits = model.head.classify(pooled.astype(maps.dtype), train=False, drop=False, rngs=None)
@@ -107,17 +107,17 @@ class Predictor:
         on_all = replicated(self._mesh)
         return jax.jit(step, in_shardings=(on_all, batch_sharded(self._mesh)), out_shardings=on_all)
 
-    def __call__(self, pictures: Sequence[Path], broken: BrokenPictures | None = None) -> Iterator[Prediction]:
-        """What the network says of each picture, in their order; those that cannot be read are left out.
+    def __call__(self, files: Sequence[Path], broken: UnreadableImages | None = None) -> Iterator[Prediction]:
+        """The predictions for image files, in order; unreadable images are skipped.
 
-        The next batch is dispatched before the last one's results are read.
+        The next batch is dispatched before the results of the previous one are read.
 
         Args:
-          pictures: files.
-          broken: collects the names of those that cannot be read; None: a warning names them.
+          files: the images.
+          broken: collects the names of unreadable images; None: they are only logged as warnings.
         """
-        broken = BrokenPictures() if broken is None else broken
-        source = Pictures(pictures)
+        broken = UnreadableImages() if broken is None else broken
+        source = ImageFiles(files)
         batches = evaluation_batches(source, self.input, batch_size=self.batch_size, broken=broken, views=self._views)
         pending: tuple[dict, dict] | None = None
         for batch in batches:
@@ -128,7 +128,7 @@ class Predictor:
         if pending is not None:
             yield from self._rows(source, *pending)
 
-    def _rows(self, source: Pictures, batch: dict[str, np.ndarray], outputs: dict[str, jax.Array]) -> Iterator:
+    def _rows(self, source: ImageFiles, batch: dict[str, np.ndarray], outputs: dict[str, jax.Array]) -> Iterator:
         host = jax.device_get(outputs)
         for row in np.flatnonzero(batch["mask"]):
             view = batch["image"][row].reshape(-1, *batch["image"].shape[-3:])[0]

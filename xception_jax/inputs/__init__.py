@@ -1,1 +1,1 @@
-"""What a network is shown: the specification that belongs to its weights, and the views that are made by it."""
+"""A network's input: the specification that belongs to its weights, and the views made according to it."""

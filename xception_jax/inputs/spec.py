@@ -1,4 +1,4 @@
-"""How a network's input is made of pixels. It belongs to the weights: trained elsewhere, a network has another."""
+"""How pixels become a network's input. This belongs to the weights: the same network trained elsewhere may differ."""
 
 import dataclasses
 import math
@@ -12,11 +12,11 @@ Colour = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
-    """Pixels to numbers.
+    """The normalization of pixels.
 
     Attributes:
-      mean, std: of each colour (red, green, blue), where pixels are 0..1. A half each gives [-1, 1], as in the paper.
-      standardize: of each picture instead, as `tf.image.per_image_standardization`.
+      mean, std: per colour (red, green, blue), for pixels in 0..1. 0.5 for both gives [-1, 1], as in the paper.
+      standardize: use each image's own mean and deviation instead, like `tf.image.per_image_standardization`.
     """
 
     mean: Colour = (0.5, 0.5, 0.5)
@@ -24,7 +24,7 @@ class Normalization:
     standardize: bool = False
 
     def __call__(self, images: UInt8[Array | np.ndarray, "B S S 3"]) -> Float[Array, "B S S 3"]:
-        """The network's input, float32. On the device: bytes are a quarter to transfer."""
+        """The network's input, float32. Call it on the device: bytes are a quarter of the size to transfer."""
         x = jnp.asarray(images, jnp.float32)
         if self.standardize:
             axes = (1, 2, 3)
@@ -37,15 +37,15 @@ class Normalization:
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What a network expects of its pictures.
+    """The input that a network expects.
 
     Attributes:
-      image_size: side in pixels that it was trained or tested with.
-      crop_fraction: share of the picture's shorter side that the evaluated central square keeps.
+      image_size: side in pixels used in training or testing.
+      crop_fraction: fraction of the image's shorter side covered by the central square in evaluation.
       interpolation: "bilinear", "bicubic" or "area".
-      normalization: pixels to numbers.
-      stain: means and standard deviations of L*, a* and b* that a histology tile is given before (data/stain.py), or
-        None.
+      normalization: of the pixels.
+      stain: Reinhard stain normalization applied to histology tiles first (inputs/stain.py), with the target's means
+        and standard deviations of L*, a* and b*, or None.
     """
 
     image_size: int = 299

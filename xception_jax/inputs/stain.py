@@ -1,7 +1,8 @@
-"""Stain normalization of histology tiles: Reinhard's, in the variant "Reinhard-Fast" of the pathology models.
+"""Stain normalization of histology tiles: Reinhard's method, in the variant "Reinhard-Fast" of the pathology models.
 
-E. Reinhard et al., "Color transfer between images", 2001, in the CIE L*a*b* space: sRGB to linear light, to XYZ under
-D65, to L*a*b*; each channel gets a target's mean and standard deviation; and back.
+E. Reinhard et al., "Color transfer between images", 2001, in the CIE L*a*b* space: sRGB is converted to linear light,
+to XYZ under D65 and to L*a*b*; each channel gets the target's mean and standard deviation; the result is converted
+back.
 
 Shape legend: H height, W width.
 """
@@ -17,7 +18,7 @@ Channels = tuple[float, float, float]
 XYZ_OF_RGB = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
 RGB_OF_XYZ = np.linalg.inv(XYZ_OF_RGB)
 WHITE = np.array([0.95047, 1.0, 1.08883])
-# L*a*b* is linear below this, to its cube root's slope there.
+# Below this, L*a*b* is linear, with the slope of the cube root at this point.
 CUT = 6 / 29
 
 
@@ -38,7 +39,7 @@ def lab_of_rgb(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
 
 
 def rgb_of_lab(lab: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The nearest colour of the screen: what it cannot show is clipped; fractions of a byte are dropped."""
+    """The closest sRGB colour: out-of-gamut values are clipped, fractions of a byte are truncated."""
     y = (lab[..., 0] + 16) / 116
     f = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], axis=-1)
     xyz = WHITE * np.where(f > CUT, f**3, 3 * CUT**2 * (f - 4 / 29))
@@ -52,14 +53,14 @@ class Reinhard:
     """Reinhard-Fast normalization.
 
     Attributes:
-      means, stds: of the target's L*, a* and b*; standard deviations are the population's.
+      means, stds: of the target's L*, a* and b*; population standard deviations.
     """
 
     means: Channels
     stds: Channels
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-        """A tile in the target's colours. A channel without any variation gets the target's mean."""
+        """A tile in the target's colours. A constant channel gets the target's mean."""
         lab = lab_of_rgb(image)
         mean, std = lab.mean((0, 1)), lab.std((0, 1))
         scale = np.where(std > 1e-8, np.array(self.stds) / np.maximum(std, 1e-8), 0)
@@ -77,7 +78,7 @@ PRESETS = {
 def standardize(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
     """Mean 0 and population standard deviation 1 over all pixels and channels, float32.
 
-    The deviation is taken as 1 / sqrt(H W 3) at least, as in TensorFlow's `per_image_standardization`.
+    The deviation is at least 1 / sqrt(H W 3), as in TensorFlow's `per_image_standardization`.
     """
     x = image.astype(np.float64)
     return ((x - x.mean()) / max(x.std(), x.size**-0.5)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""What a network is shown of a picture, in evaluation and prediction.
+"""The views of an image in evaluation and prediction.
 
-Shape legend: B batch, H height, W width, S side. Pictures are uint8, RGB.
+Shape legend: B batch, H height, W width, S side. Images are uint8, RGB.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ import numpy as np
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.inputs.stain import Reinhard
 
-# Raised by one whenever evaluated pixels change.
+# Incremented whenever the pixels seen in evaluation change.
 VERSION = 1
-# Area averaging wherever a picture shrinks: the others would skip pixels between those they look at.
+# Images are always shrunk by area averaging: the other methods would skip pixels.
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 
 
@@ -25,14 +25,14 @@ def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])
 
 
-# From a picture uint8 [H, W, 3] to what is seen of it, uint8 [..., S, S, 3].
+# From an image, uint8 [H, W, 3], to its view or views, uint8 [..., S, S, 3].
 Views = Callable[[np.ndarray, InputSpec], np.ndarray]
 
 
 def central_view(image: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """The evaluated view: the central square whose side is `crop_fraction` of the shorter side, resized.
+    """The view for evaluation: the central square whose side is `crop_fraction` of the shorter side, resized.
 
-    It is what resizing the shorter side to `image_size / crop_fraction` and cropping the centre shows, in one resize.
+    Equivalent to resizing the shorter side to `image_size / crop_fraction` and cropping the centre, in a single resize.
 
     Args:
       image: uint8 [H, W, 3].
@@ -50,7 +50,7 @@ def central_view(image: np.ndarray, spec: InputSpec) -> np.ndarray:
 def ten_views(image: np.ndarray, spec: InputSpec) -> np.ndarray:
     """The centre and the four corners, each as large as `central_view`'s square, and their mirror images.
 
-    Args and their meaning as of `central_view`.
+    Arguments as for `central_view`.
 
     Returns:
       uint8 [10, S, S, 3].
@@ -64,12 +64,12 @@ def ten_views(image: np.ndarray, spec: InputSpec) -> np.ndarray:
 
 
 def normalize_stain(image: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """The picture in the colours that histology is asked to have, or as it is."""
+    """The stain-normalized image if `spec` asks for it, otherwise the image unchanged."""
     return Reinhard(*spec.stain)(image) if spec.stain else image
 
 
 def preprocessing_fingerprint(spec: InputSpec) -> str:
-    """A hash of all that decides the pixels which evaluation sees."""
+    """A hash of everything that determines the pixels seen in evaluation."""
     facts = {
         "version": VERSION,
         "image_size": spec.image_size,

@@ -1,13 +1,13 @@
 """Aligned Xception (L.-C. Chen et al., arXiv 1802.02611, figure 4), deeper and without max pools, as timm has it.
 
-| here | timm | size at 299 | widths, the last one's stride |
+| here | timm | size at 299 | widths, stride of the last one |
 |---|---|---|---|
 | block1 | stem | 150 | 32/2, 64 |
-| block2 .. | blocks.0 .. | 75, 38, 19 | entry flow: (128)/2, (256)/2, (728)/2; in xception71 two more |
+| block2 .. | blocks.0 .. | 75, 38, 19 | entry flow: (128)/2, (256)/2, (728)/2; two more in xception71 |
 | ... | ... | 19 | middle flow: 8 or 16 x (728) |
 | the last two | the last two | 10 | exit flow: (728, 1024, 1024)/2, (1536, 1536, 2048) |
 
-A block has three separable convolutions, each with a ReLU before it; xception41p and xception65p are of pre-activation:
+A block has three separable convolutions, each preceded by a ReLU; xception41p and xception65p use pre-activation:
 normalization and ReLU before each. All padding is symmetric.
 
 Shape legend: B batch, H height, W width, C channels in, D channels out.
@@ -38,11 +38,11 @@ from xception_jax.models.layers import (
 )
 
 Widths = tuple[int, int, int]
-Blocks = tuple[tuple[Widths, int], ...]  # widths of a block's separable convolutions, stride of the last of them
+Blocks = tuple[tuple[Widths, int], ...]  # widths of a block's separable convolutions, stride of the last one
 
 SYMMETRIC = ((1, 1), (1, 1))
 STEM_STRIDE = {"imagenet": 2, "small": 1}
-MIN_IMAGE_SIZE = {"imagenet": 32, "small": 16}  # what leaves one pixel
+MIN_IMAGE_SIZE = {"imagenet": 32, "small": 16}  # leaves a last map of one pixel
 
 ENTRY: Blocks = (((128, 128, 128), 2), ((256, 256, 256), 2), ((728, 728, 728), 2))
 LONG_ENTRY: Blocks = (
@@ -57,7 +57,7 @@ EXIT: Blocks = (((728, 1024, 1024), 2), ((1536, 1536, 2048), 1))
 
 
 class Stem(nnx.Module):
-    """Two 3x3 convolutions with batch normalization and ReLU; of pre-activation the second has neither."""
+    """Two 3x3 convolutions with batch normalization and ReLU; with pre-activation, the second has neither."""
 
     def __init__(
         self, stride: int, widths: tuple[int, int], *, preactivation: bool, numerics: Numerics, rngs: nnx.Rngs
@@ -74,7 +74,7 @@ class Stem(nnx.Module):
 
 
 class NormalizedSeparableConv(nnx.Module):
-    """Depthwise 3x3 and pointwise 1x1 convolutions, each followed by batch normalization and, on request, ReLU."""
+    """Depthwise 3x3 and pointwise 1x1 convolutions, each followed by batch normalization and, optionally, ReLU."""
 
     def __init__(
         self,
@@ -102,18 +102,18 @@ class NormalizedSeparableConv(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Three separable convolutions, each after a ReLU, and a residual connection of the raw input.
+    """Three separable convolutions, each after a ReLU, and a residual connection from the raw input.
 
-    The last block of a network has no residual connection, and its ReLUs are after every normalization instead.
+    The last block of a network has no residual connection, and its ReLUs follow the normalizations instead.
 
     Args:
       in_channels: C.
-      widths: channels of the three; the last is D.
-      stride: of the third and of the shortcut.
+      widths: output channels of the three convolutions; the last is D.
+      stride: of the third convolution and of the shortcut.
       dilation: of the depthwise convolutions.
       residual: False for the last block.
       projected: the shortcut is a 1x1 convolution with batch normalization, not the identity.
-      drop_rate: share of the pictures for which the main path is dropped in training.
+      drop_rate: probability of dropping the main path for an image in training.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None
     ) -> tuple[Float[Array, "B H W c"], Float[Array, "B h w D"]]:
-        """What the last, strided convolution takes (the last map of the input's stride), and the block's output."""
+        """The input of the last, strided convolution (the last map at the input's stride), and the block's output."""
         y = x
         for sepconv in self.sepconvs:
             inner = nnx.relu(y) if self.residual else y
@@ -162,10 +162,10 @@ class Block(nnx.Module):
 
 
 class PreactivationBlock(nnx.Module):
-    """Three times batch normalization, ReLU and a separable convolution without any; a residual connection.
+    """Batch normalization, ReLU and a bare separable convolution, three times; a residual connection.
 
-    The shortcut takes what the first convolution takes. Arguments and results as of `Block`, but that a projected
-    shortcut is a bare convolution, and that the last map of the input's stride is not normalized.
+    The shortcut has the same input as the first convolution. Arguments and results as for `Block`, except that a
+    projected shortcut is a bare convolution, and the last map at the input's stride is not normalized.
     """
 
     def __init__(
@@ -209,28 +209,28 @@ class PreactivationBlock(nnx.Module):
 
 
 class AlignedXception(Backbone):
-    """Aligned Xception; a subclass says which.
+    """Aligned Xception; subclasses define the variants.
 
-    The last map is non-negative and has 1/32 of the picture's size, 2048 channels: 299 -> 10.
+    The last map is non-negative and has 1/32 of the image's size and 2048 channels: 299 -> 10.
 
     Args:
-      num_classes: width of the logits; 0 leaves the logits layer out.
+      num_classes: width of the logits; 0 omits the logits layer.
       rngs: initialises the parameters (Glorot uniform).
-      stem: "imagenet" (from 32 pixels) or "small" (from 16 pixels; the first convolution keeps the size).
+      stem: "imagenet" (32 pixels or more) or "small" (16 pixels or more; the first convolution keeps the size).
       output_stride: 32, 16 or 8. Where the stride would exceed it, blocks keep the size and the convolutions after
-        them are dilated: every 2nd (4th) pixel of the last map is the map of 32. The parameters are the same.
+        them are dilated: every 2nd (4th) pixel of the last map is the map at stride 32. The parameters are the same.
       hidden: widths of fully connected ReLU layers before the logits.
-      dropout: share of the logits layer's inputs dropped in training, 0..1.
-      drop_path: stochastic depth, share of pictures for which a block's main path is dropped in training, 0..1; it
-        rises linearly from 0 in the first block to this in the last.
+      dropout: dropout rate before the logits layer, 0..1.
+      drop_path: stochastic depth, probability of dropping a block's main path for an image in training, 0..1; it
+        increases linearly from 0 in the first block to this value in the last.
       width: multiplies every channel count, rounded to multiples of 8.
-      bn_epsilon: None is what timm's weights were trained with: 1e-3, but 1e-5 in xception41p.
+      bn_epsilon: None is the value that timm's weights were trained with: 1e-3, or 1e-5 for xception41p.
       bn_momentum: weight of the old value in the running batch statistics.
       dtype: computation dtype, "float32" or "bfloat16".
       param_dtype: parameter dtype.
 
     Raises:
-      UserError: an option has a value it cannot have.
+      UserError: an option has an invalid value.
     """
 
     blocks: ClassVar[Blocks]
@@ -275,7 +275,7 @@ class AlignedXception(Backbone):
                 stride=step.stride,
                 dilation=step.dilation,
                 residual=residual,
-                # Of the strides before atrous takes any away: the parameters are the same for every output stride.
+                # By the strides before atrous removes any: the parameters are the same for every output stride.
                 projected=residual and (stride != 1 or scaled(widths, width)[-1] != channels),
                 drop_rate=rate,
                 numerics=numerics,
@@ -320,7 +320,7 @@ class Xception71(AlignedXception):
 
 
 class Xception41p(AlignedXception):
-    """26,907,752 trainable parameters for 1000 classes; of pre-activation."""
+    """26,907,752 trainable parameters for 1000 classes; with pre-activation."""
 
     blocks = Xception41.blocks
     preactivation = True
@@ -328,7 +328,7 @@ class Xception41p(AlignedXception):
 
 
 class Xception65p(AlignedXception):
-    """39,819,560 trainable parameters for 1000 classes; of pre-activation."""
+    """39,819,560 trainable parameters for 1000 classes; with pre-activation."""
 
     blocks = Xception65.blocks
     preactivation = True

@@ -1,7 +1,7 @@
-"""What the networks have in common: a pyramid of maps, its last one pooled, and a head on it.
+"""The base of all networks: a pyramid of maps, global pooling of the last one, and a head.
 
-Shape legend: B batch, H height, W width, S image side, h, w those of a map, C its channels, D channels of the last one,
-K classes.
+Shape legend: B batch, H height, W width, S image side, h, w height and width of a map, C its channels, D channels of
+the last map, K classes.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from xception_jax.models.layers import Head, check_image_size, global_average
 
 
 class Backbone(nnx.Module):
-    """A network of which a subclass gives the maps. Networks of your own are subclasses, see docs/extending.md.
+    """The base class of networks; subclasses define the maps. See docs/extending.md for networks of your own.
 
-    In inference mode a network normalizes with running statistics and drops nothing; in training mode it normalizes
-    with the batch's own, updates the running ones, and needs `rngs` if it drops anything. `train=` of a call chooses;
-    where it is left out, what NNX' `model.train()` or `model.eval()` was called last, and inference before either.
+    In inference mode a network normalizes with running statistics and has no dropout; in training mode it normalizes
+    with batch statistics, updates the running ones, and needs `rngs` if it has dropout. The `train` argument of a call
+    selects the mode; by default it is the one set last by NNX's `model.train()` or `model.eval()`, initially inference.
 
     Attributes:
-      min_image_size: pixels that a side of an image must have.
+      min_image_size: minimum side of an image, in pixels.
       num_features: channels of the last map.
-      head: what makes logits of it.
-      input_spec: what the network expects of its images; trained weights bring their own.
-      class_names: of the logits; () if they are not known.
-      deterministic: whether it is in inference mode; `train()` and `eval()` set it.
+      head: maps the last map to logits.
+      input_spec: the input that the network expects; trained weights bring their own.
+      class_names: of the logits; () if unknown.
+      deterministic: whether the network is in inference mode; set by `train()` and `eval()`.
     """
 
     min_image_size: int = 1
@@ -42,29 +42,29 @@ class Backbone(nnx.Module):
     def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
     ) -> dict[int, Float[Array, "B h w C"]]:
-        """The last map of each stride, by stride, ascending: what a subclass defines."""
+        """The last map at each stride, by stride, ascending; defined by subclasses."""
         raise NotImplementedError
 
     def preprocess(self, images: np.ndarray | Sequence[np.ndarray]) -> Float[Array, "B S S 3"]:
-        """What the network is to be called with, of images of any size.
+        """Preprocesses images of any size into the network's input.
 
-        The central square that the network's input specification keeps, resized, in the range it expects.
+        The central square defined by the network's input specification, resized and normalized.
 
         Args:
           images: uint8, RGB: [B, H, W, 3], one [H, W, 3], or a list of [H, W, 3] whose sizes may differ.
 
         Raises:
-          UserError: they are not uint8, or of other shapes.
+          UserError: the images are not uint8, or have other shapes.
         """
-        from xception_jax.inputs.views import central_view, normalize_stain  # OpenCV, which networks do not need
+        from xception_jax.inputs.views import central_view, normalize_stain  # needs OpenCV, which the networks do not
 
         several = [images] if isinstance(images, np.ndarray) and images.ndim == 3 else images
         views = []
         for image in map(np.asarray, several):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(
-                    f"preprocess was given {image.dtype} {list(image.shape)}; it takes images of uint8, "
-                    "[height, width, 3], red first"
+                    f"preprocess was given {image.dtype} {list(image.shape)}; images must be uint8 "
+                    "[height, width, 3] in RGB order"
                 )
             views.append(central_view(normalize_stain(image, self.input_spec), self.input_spec))
         return self.input_spec.normalization(np.stack(views))
@@ -72,14 +72,14 @@ class Backbone(nnx.Module):
     def feature_pyramid(
         self, images: Float[Array, "B H W 3"], *, train: bool | None = None, rngs: nnx.Rngs | None = None
     ) -> dict[int, Float[Array, "B h w C"]]:
-        """The last map of each stride, by stride: 2, 4, 8, 16, 32; from half of that with `stem="small"`.
+        """The last map at each stride, by stride: 2, 4, 8, 16, 32; starting at half of that with `stem="small"`.
 
-        They are the maps of timm's `features_only=True`; the last one is what `features` returns.
+        These are the maps of timm's `features_only=True`; the last one is that of `features`.
 
         Args:
-          images: values in [-1, 1], or as `input_spec` says.
-          train: whether in training mode; None: as `train()` and `eval()` have set it.
-          rngs: draws the paths that are dropped, if the network has stochastic depth and is in training mode.
+          images: values in [-1, 1], or as defined by `input_spec`.
+          train: whether to use training mode; None: as set by `train()` or `eval()`.
+          rngs: needed for stochastic depth in training mode.
 
         Raises:
           UserError: the images are smaller than `min_image_size`.
@@ -90,20 +90,20 @@ class Backbone(nnx.Module):
     def features(
         self, images: Float[Array, "B H W 3"], *, train: bool | None = None, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B h w D"]:
-        """The last map. Arguments and errors as of `feature_pyramid`."""
+        """The last map. Arguments and errors as for `feature_pyramid`."""
         *_, last = self.feature_pyramid(images, train=train, rngs=rngs).values()
         return last
 
     def pooled_features(
         self, images: Float[Array, "B H W 3"], *, train: bool | None = None, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B D"]:
-        """The mean of the last map over its pixels, float32. Arguments and errors as of `feature_pyramid`."""
+        """The mean of the last map over its pixels, float32. Arguments and errors as for `feature_pyramid`."""
         return global_average(self.features(images, train=train, rngs=rngs))
 
     def __call__(
         self, images: Float[Array, "B H W 3"], *, train: bool | None = None, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B K"]:
-        """Logits, float32. Arguments and errors as of `feature_pyramid`; `rngs` draws the dropout masks too."""
+        """Logits, float32. Arguments and errors as for `feature_pyramid`; `rngs` is also used for dropout."""
         x = self.features(images, train=train, rngs=rngs)
         with jax.named_scope("head"):
             return self.head(x, train=self._trains(train), rngs=rngs)

@@ -12,9 +12,9 @@
 | mixed9, mixed10 | mixed9, mixed10 | Mixed_7b, Mixed_7c | 8 | InceptionE |
 | head.logits | predictions | fc | 1 | Head |
 
-Within a block the branches have torchvision's names: its `branch1x1` is `branch1x1.units[0]` here, its `branch7x7_2` is
-`branch7x7.units[1]`, its `branch3x3_2a` is `branch3x3_a.units[0]`. Keras creates its layers in the order of the
-constructors below.
+Within a block the branches have torchvision's names: torchvision's `branch1x1` is `branch1x1.units[0]` here,
+`branch7x7_2` is `branch7x7.units[1]`, `branch3x3_2a` is `branch3x3_a.units[0]`. Keras creates its layers in the order
+of the constructors below.
 
 Shape legend: B batch, H height, W width, C channels in, D channels out, K classes.
 """
@@ -46,15 +46,15 @@ from xception_jax.models.layers import (
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
-    """What differs between the published Inception V3 networks.
+    """The differences between the published Inception V3 networks.
 
     Attributes:
       bn_scale: batch normalization has a gamma.
-      relu_first: convolution with bias, ReLU, batch normalization; not convolution, batch normalization, ReLU.
-      count_padding: padded zeros count in the averages of the pool branches.
+      relu_first: convolution with bias, ReLU, batch normalization, instead of convolution, batch normalization, ReLU.
+      count_padding: the averages of the pool branches include padded zeros.
       pool_widths: channels of the pool branches of mixed0, mixed1 and mixed2.
       mixed7_first: channels of the first convolution of mixed7's double 7x7 branch.
-      mixed8_average: mixed8 pools by average, not by maximum.
+      mixed8_average: mixed8 uses average pooling instead of max pooling.
     """
 
     bn_scale: bool = True
@@ -68,11 +68,11 @@ class Flavour:
 FLAVOURS = {
     "torchvision": Flavour(count_padding=True),
     "keras": Flavour(bn_scale=False),
-    # github.com/fchollet/deep-learning-models, inception_v3.py of August 2016.
+    # github.com/fchollet/deep-learning-models, inception_v3.py, August 2016.
     "paper": Flavour(relu_first=True, pool_widths=(32, 32, 32), mixed7_first=160, mixed8_average=True),
 }
 MIN_IMAGE_SIZE = {"imagenet": 75, "small": 32}
-STEM_STRIDES = {"imagenet": (2, 4, 8), "small": (1, 1, 2)}  # of the maps that `Stem` returns
+STEM_STRIDES = {"imagenet": (2, 4, 8), "small": (1, 1, 2)}  # strides of the maps that `Stem` returns
 
 
 class ConvUnit(nnx.Module):
@@ -107,17 +107,17 @@ class ConvUnit(nnx.Module):
         return self.activate(self.conv(x), train=train)
 
     def activate(self, x: Float[Array, "B h w D"], *, train: bool) -> Float[Array, "B h w D"]:
-        """What follows the convolution."""
+        """Batch normalization and ReLU, in the flavour's order."""
         if self.relu_first:
             return self.bn(nnx.relu(x), use_running_average=not train)
         return nnx.relu(self.bn(x, use_running_average=not train))
 
 
 class Branch(nnx.Module):
-    """Convolution units one after another.
+    """A sequence of convolution units.
 
-    Each is given as (channels, kernel height, kernel width), which keeps the size, or with the stride as a fourth
-    number, which pads nothing. `width` multiplies the channels.
+    Each unit is given as (channels, kernel height, kernel width), which keeps the size, or with the stride as a fourth
+    number, without padding. `width` multiplies the channels.
     """
 
     def __init__(
@@ -154,17 +154,17 @@ class Branch(nnx.Module):
         return x
 
 
-MakeBranch = Callable[..., Branch]  # (in_channels, *units), the other arguments given
+MakeBranch = Callable[..., Branch]  # (in_channels, *units), with the other arguments bound
 
 
 def pool_branch(
     branch: Branch, x: Float[Array, "B H W C"], *, count_padding: bool, train: bool
 ) -> Float[Array, "B H W D"]:
-    """An average over 3x3 pixels, then the branch's one unit, whose convolution is 1x1.
+    """An average over 3x3 pixels, then the branch's single 1x1 convolution unit.
 
-    The average is taken of the convolution's result, which has a tenth to a quarter of the channels: the two commute,
-    for the one mixes pixels and the other channels. (With a bias they do where padding does not count, and elsewhere
-    there is none.)
+    The average is taken after the convolution, whose result has a tenth to a quarter of the channels. The two commute,
+    because one mixes pixels and the other channels. (With a bias, they commute if padding does not count; the flavours
+    where padding counts have no bias.)
     """
     (unit,) = branch.units
     return unit.activate(ops.avg_pool(unit.conv(x), 3, 1, "SAME", count_padding=count_padding), train=train)
@@ -173,8 +173,8 @@ def pool_branch(
 class Stem(nnx.Module):
     """Five convolutions and two max pools: 192 channels.
 
-    "imagenet" halves the size three times (299 -> 149 -> 147 -> 73 -> 71 -> 35). "small", for pictures from 32 pixels,
-    halves it once: every convolution keeps the size, and the first max pool is left out (32 -> 15).
+    "imagenet" halves the size three times (299 -> 149 -> 147 -> 73 -> 71 -> 35). "small", for images of 32 pixels or
+    more, halves it once: every convolution keeps the size, and there is no first max pool (32 -> 15).
     """
 
     def __init__(self, kind: str, *, branch: MakeBranch):
@@ -228,7 +228,7 @@ class InceptionB(nnx.Module):
 class InceptionC(nnx.Module):
     """17x17, 7x7 factorised into 1x7 and 7x1: 1x1, 7x7, two 7x7 in a row, and pool branches (figure 6).
 
-    `inner` is the width within the branches, `first` that of the double branch's first convolution.
+    `inner` is the width within the branches, `first` the width of the double branch's first convolution.
     """
 
     def __init__(self, in_channels: int, inner: int, first: int, *, branch: MakeBranch, count_padding: bool):
@@ -262,7 +262,7 @@ class InceptionD(nnx.Module):
 
 
 class InceptionE(nnx.Module):
-    """8x8: 1x1, 3x3 split into 1x3 beside 3x1, the same after another 3x3, and pool branches (figure 7)."""
+    """8x8: 1x1, 3x3 split into parallel 1x3 and 3x1, the same after another 3x3, and pool branches (figure 7)."""
 
     def __init__(self, in_channels: int, *, branch: MakeBranch, count_padding: bool):
         self.count_padding = count_padding
@@ -300,7 +300,7 @@ class AuxHead(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B K"]:
         if min(x.shape[1:3]) < 17:
             raise UserError(
-                'the auxiliary head trains on pictures of 299 pixels or more (stem="small": 71 or more); '
+                'the auxiliary head needs training images of 299 pixels or more (stem="small": 71 or more); '
                 "use a larger image_size or aux_head=False"
             )
         x = ops.avg_pool(x, 5, 3, "VALID", count_padding=False)
@@ -310,27 +310,27 @@ class AuxHead(nnx.Module):
 class InceptionV3(Backbone):
     """Inception V3.
 
-    The last map has about 1/32 of the picture's size, 2048 channels: 299 -> 8. It is non-negative but in the "paper"
-    flavour, where batch normalization comes last.
+    The last map has about 1/32 of the image's size and 2048 channels: 299 -> 8. It is non-negative except in the
+    "paper" flavour, where batch normalization comes last.
 
     Trainable parameters for 1000 classes: "torchvision" 23,834,568 (27,161,264 with the auxiliary head), "keras"
-    23,817,352, "paper" 23,626,728, the paper's table 3.
+    23,817,352, "paper" 23,626,728 (as in the paper's table 3).
 
     Args:
-      num_classes: width of the logits; 0 leaves the logits layers out.
-      rngs: initialises the parameters (Glorot uniform, as Keras).
-      flavour: "torchvision" (timm's too), "keras" or "paper", see `Flavour`.
-      stem: "imagenet" (from 75 pixels) or "small" (from 32 pixels, see `Stem`).
-      aux_head: adds the auxiliary head; training then needs 299 pixels, 71 with the small stem.
+      num_classes: width of the logits; 0 omits the logits layers.
+      rngs: initialises the parameters (Glorot uniform, as in Keras).
+      flavour: "torchvision" (also timm's), "keras" or "paper", see `Flavour`.
+      stem: "imagenet" (75 pixels or more) or "small" (32 pixels or more, see `Stem`).
+      aux_head: adds the auxiliary head; training then needs 299 pixels or more, 71 with the small stem.
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
-      dropout: share of the logits layer's inputs dropped in training, 0..1; the paper's ImageNet networks have 0.5.
+      dropout: dropout rate before the logits layer, 0..1; the paper's ImageNet networks have 0.5.
       width: multiplies every channel count, rounded to multiples of 8.
       bn_epsilon, bn_momentum: batch normalization constants.
       dtype: computation dtype, "float32" or "bfloat16".
       param_dtype: parameter dtype.
 
     Raises:
-      UserError: an option has a value it cannot have.
+      UserError: an option has an invalid value.
     """
 
     def __init__(
@@ -394,9 +394,9 @@ class InceptionV3(Backbone):
     def __call__(  # type: ignore[override]
         self, images: Float[Array, "B H W 3"], *, train: bool | None = None, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B K"] | tuple[Float[Array, "B K"], Float[Array, "B K"]]:
-        """Logits, float32; (logits, auxiliary logits) in training mode, if there is an auxiliary head.
+        """Logits, float32; (logits, auxiliary logits) in training mode with an auxiliary head.
 
-        Arguments and errors as of `feature_pyramid`; `rngs` draws the dropout masks.
+        Arguments and errors as for `feature_pyramid`; `rngs` is used for dropout.
         """
         train = self._trains(train)
         *_, middle, x = self.feature_pyramid(images, train=train).values()

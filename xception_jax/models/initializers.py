@@ -1,4 +1,4 @@
-"""Random parameters to start from.
+"""Random initialisation of parameters.
 
 Shape legend: C channels in, D channels out.
 """
@@ -14,14 +14,14 @@ from jaxtyping import Array, Float
 
 
 def glorot_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Float[Array, "... C D"]:
-    """Numbers within +-sqrt(6 / (fan_in + fan_out)) (X. Glorot and Y. Bengio, 2010, equation 16).
+    """Uniform in +-sqrt(6 / (fan_in + fan_out)) (X. Glorot and Y. Bengio, 2010, equation 16).
 
-    Keras' default, with which the paper's networks were trained. A depthwise kernel of shape (3, 3, 1, C) has
-    fan_in + fan_out = 9 + 9 C here and in Keras alike.
+    The default in Keras, with which the paper's networks were trained. A depthwise kernel of shape (3, 3, 1, C) has
+    fan_in + fan_out = 9 + 9 C here, as in Keras.
 
-    NumPy draws them, the same on every platform and under `jax.jit`. `jax.random` would compile a program for each of a
-    network's shapes: seven seconds of Xception's start on a CPU, where this takes one. What is traced calls back to the
-    host; it can't be exported.
+    The numbers are drawn by NumPy, identically on every platform and under `jax.jit`. `jax.random` would compile a
+    program for each shape in a network: Xception would start in seven seconds on a CPU instead of one. When traced,
+    this is a callback to the host, which cannot be exported.
     """
     *window, fan_in, fan_out = shape
     limit = math.sqrt(6 / (math.prod(window) * (fan_in + fan_out)))

@@ -1,4 +1,4 @@
-"""Layers that the networks share.
+"""Layers shared by the networks.
 
 Shape legend: B batch, H height, W width, C channels in, D channels out.
 """
@@ -27,8 +27,8 @@ class Numerics:
     Attributes:
       bn_epsilon: added to the variance. Keras: 1e-3, timm's `legacy_xception`: 1e-5.
       bn_momentum: weight of the old value in the running statistics, 0..1.
-      dtype: what layers compute in (float32 or bfloat16); batch statistics are always float32.
-      param_dtype: what parameters are kept in.
+      dtype: computation dtype (float32 or bfloat16); batch statistics are always float32.
+      param_dtype: dtype of the parameters.
     """
 
     bn_epsilon: float = 1e-3
@@ -50,7 +50,7 @@ def conv(
     groups: int = 1,
     use_bias: bool = False,
 ) -> nnx.Conv:
-    """A convolution through this project's operators. Kernel [h, w, in_channels / groups, out_channels]."""
+    """A convolution that uses this project's operators. Kernel [h, w, in_channels / groups, out_channels]."""
     return nnx.Conv(
         in_channels,
         out_channels,
@@ -78,9 +78,9 @@ class Pool(NamedTuple):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch normalization over all axes but the last, through this project's operators.
+    """Batch normalization over all axes but the last, using this project's operators.
 
-    Statistics are those of the global batch when the batch is sharded under `jax.jit`, and always float32.
+    Statistics are always float32, and those of the global batch if the batch is sharded under `jax.jit`.
     """
 
     def __call__(self, x: Float[Array, "*B C"], use_running_average: bool) -> Float[Array, "*B C"]:  # type: ignore[override]
@@ -94,13 +94,13 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
     def update(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> None:
-        """Takes a batch's statistics into the running ones."""
+        """Updates the running statistics with those of a batch."""
         for running, batch in ((self.mean, mean), (self.var, variance)):
             updated = self.momentum * running[...] + (1 - self.momentum) * batch
-            running.set_value(updated.astype(running[...].dtype))  # `running[...] =` takes long to trace
+            running.set_value(updated.astype(running[...].dtype))  # `running[...] =` is slow to trace
 
     def scale_and_shift(self, mean: Float[Array, " C"], variance: Float[Array, " C"]) -> tuple[jax.Array, jax.Array]:
-        """What normalizing by these statistics multiplies by, and what it adds: float32 [C]."""
+        """The scale and the shift of normalization by these statistics: float32 [C]."""
         return ops.scale_and_shift(mean, variance, *self._scale_and_bias(), self.epsilon)
 
     def _scale_and_bias(self) -> tuple[jax.Array, jax.Array]:
@@ -110,7 +110,7 @@ class BatchNorm(nnx.BatchNorm):
         return scale, self.bias[...].astype(jnp.float32)
 
     def max_pool(self, x: Float[Array, "B H W C"], pool: Pool, use_running_average: bool) -> Float[Array, "B h w C"]:
-        """The max pool of the normalized `x`, which itself is not computed on GPUs."""
+        """The max pool of the normalized `x`. On GPUs, the normalized `x` itself is not computed."""
         if not ops.current().fast(on="gpu"):
             return ops.max_pool(self(x, use_running_average), *pool)
         x = x.astype(self.dtype)
@@ -140,7 +140,7 @@ def batch_norm(channels: int, *, numerics: Numerics = Numerics(), rngs: nnx.Rngs
 def depthwise_conv(
     channels: int, *, stride: int = 1, dilation: int = 1, numerics: Numerics = Numerics(), rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """A 3x3 convolution of every channel with its own kernel, padded symmetrically so that stride 1 keeps the size."""
+    """A 3x3 convolution of each channel with its own kernel, padded symmetrically so that stride 1 keeps the size."""
     return conv(
         channels,
         channels,
@@ -157,8 +157,8 @@ def depthwise_conv(
 class SeparableConv(nnx.Module):
     """Depthwise 3x3 convolution, then pointwise 1x1, no biases (paper, sections 1.2 and 4.7).
 
-    `between` is the activation between the two; the paper finds none best. Stride and dilation are the depthwise
-    convolution's.
+    `between` is the activation between the two; the paper finds that none is best. Stride and dilation apply to the
+    depthwise convolution.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class SeparableConv(nnx.Module):
     ) -> tuple[Float[Array, "B H W D"], Float[Array, " D"], Float[Array, " D"]]:
         """The convolution of x * scale + shift, or of its ReLU, and its batch statistics, as one operator.
 
-        Only of stride 1 and without activation between.
+        Requires stride 1 and no activation between the two convolutions.
         """
         dtype = self.depthwise.dtype
         kernels = (conv.kernel[...].astype(dtype) for conv in (self.depthwise, self.pointwise))
@@ -196,16 +196,16 @@ class SeparableConv(nnx.Module):
 
 
 def stochastic_depth(rate: float) -> nnx.Dropout:
-    """Stochastic depth (G. Huang et al., arXiv 1603.09382): in training, zeros in place of a residual block's main path
-    for the share `rate` of the pictures, and that path over 1 - rate for the others."""
+    """Stochastic depth (G. Huang et al., arXiv 1603.09382): in training, a residual block's main path is zeroed for an
+    image with probability `rate`, and divided by 1 - rate otherwise."""
     return nnx.Dropout(rate, broadcast_dims=(1, 2, 3))
 
 
 def drop_path_rates(highest: float, num_blocks: int) -> list[float]:
-    """Each block's share of dropped paths, from 0 in the first to `highest` in the last, as timm.
+    """Each block's drop rate, from 0 in the first to `highest` in the last, as in timm.
 
     Raises:
-      UserError: `highest` is no share.
+      UserError: `highest` is out of range.
     """
     if not 0 <= highest < 1:
         raise UserError(f"drop_path is {highest!r}; it must be from 0 to below 1")
@@ -213,7 +213,7 @@ def drop_path_rates(highest: float, num_blocks: int) -> list[float]:
 
 
 class Step(NamedTuple):
-    """A block's own stride and dilation, and the whole network's stride after it."""
+    """A block's own stride and dilation, and the network's total stride after it."""
 
     stride: int
     dilation: int
@@ -221,17 +221,17 @@ class Step(NamedTuple):
 
 
 def atrous(strides: Sequence[int], output_stride: int, *, before: int) -> list[Step]:
-    """Keeps the stride of a network from exceeding `output_stride` (L.-C. Chen et al., arXiv 1706.05587, section 3.1).
+    """Limits the stride of a network to `output_stride` (L.-C. Chen et al., arXiv 1706.05587, section 3.1).
 
-    A block that would exceed it has stride 1 instead, and all blocks after it are dilated by as much more.
+    A block that would exceed the limit gets stride 1 instead, and all later blocks are dilated by that factor.
 
     Args:
-      strides: of the blocks, one after another.
+      strides: of the blocks, in order.
       output_stride: 32, 16 or 8.
       before: stride of the first block's input.
 
     Raises:
-      UserError: another output stride.
+      UserError: invalid output stride.
     """
     if output_stride not in (32, 16, 8):
         raise UserError(f"output_stride is {output_stride!r}; it must be 32, 16 or 8")
@@ -253,7 +253,7 @@ class Head(nnx.Module):
     """Global average pooling, fully connected layers with ReLU, dropout, and the logits (paper, figure 5).
 
     Each hidden layer may have dropout before it (`hidden_dropout`) and batch normalization after its ReLU
-    (`hidden_norm`). With `num_classes` 0 there is no logits layer and the output is what would have entered it.
+    (`hidden_norm`). With `num_classes` 0 there is no logits layer, and the output is what would be its input.
     """
 
     def __init__(
@@ -291,7 +291,7 @@ class Head(nnx.Module):
     def classify(
         self, x: Float[Array, "B C"], *, train: bool, drop: bool, rngs: nnx.Rngs | None
     ) -> Float[Array, "B K"]:
-        """The logits of averaged maps. `drop` turns dropout on, `train` the batch's own statistics."""
+        """The logits of pooled features. `drop` enables dropout, `train` enables batch statistics."""
         for i, layer in enumerate(self.hidden):
             x = nnx.relu(layer(self.hidden_dropout(x, deterministic=not drop, rngs=rngs)))
             if self.hidden_norms:
@@ -299,12 +299,12 @@ class Head(nnx.Module):
         x = self.dropout(x, deterministic=not drop, rngs=rngs)
         if self.logits is not None:
             x = self.logits(x)
-        # The loss is computed in float32 whatever the network computes in.
+        # The loss is always computed in float32, whatever the network's dtype.
         return x.astype(jnp.float32)
 
 
 def scaled(channels: Sequence[int], width: float) -> tuple[int, ...]:
-    """Channel counts times `width`, rounded to multiples of 8, at least 8; as they are where `width` is 1."""
+    """Channel counts times `width`, rounded to multiples of 8, at least 8; unchanged if `width` is 1."""
     return tuple(channels) if width == 1 else tuple(max(8, round(c * width / 8) * 8) for c in channels)
 
 
@@ -315,10 +315,10 @@ def check_choice(option: str, value: str, choices: Collection[str]) -> None:
 
 
 def check_image_size(shape: tuple[int, ...], smallest: int) -> None:
-    """Raises UserError where pictures [B, H, W, 3] are too small for the network's strides."""
+    """Raises UserError if images [B, H, W, 3] are too small for the network's strides."""
     if min(shape[1:3]) < smallest:
         raise UserError(
-            f"pictures of {shape[1]}x{shape[2]} pixels are too small: the network's strides need "
-            f"{smallest} or more"
-            + ('; stem="small" takes 32 and more' if smallest > 32 else "; use a larger image_size")
+            f"images of {shape[1]}x{shape[2]} pixels are too small: the network's strides need "
+            f"{smallest} pixels or more"
+            + ('; with stem="small", 32 are enough' if smallest > 32 else "; use a larger image_size")
         )

@@ -25,16 +25,16 @@ MODELS = Registry("model", OURS)
 
 
 def list_models() -> list[str]:
-    """The names `create_model` takes, besides "package.module:function"."""
+    """The names that `create_model` accepts, in addition to "package.module:function"."""
     return list(MODELS)
 
 
 def register_model(name: str, make: Callable[..., Backbone]) -> Callable[..., Backbone]:
-    """Adds a network of your own, by a name that every command and `create_model` takes.
+    """Registers your own network under a name for `create_model` and all commands.
 
     Args:
-      name: any, without a colon.
-      make: a subclass of `Backbone`, or a function that returns one: from the number of classes, `rngs` and options.
+      name: any name without a colon.
+      make: a subclass of `Backbone`, or a function that returns an instance, of `num_classes`, `rngs` and options.
 
     Returns:
       `make`.
@@ -47,12 +47,12 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
 
     Args:
       name: one of `list_models()`, or "package.module:function".
-      num_classes: width of the logits; 0 leaves the logits layer out.
+      num_classes: width of the logits; 0 omits the logits layer.
       rngs: initialises the parameters.
       **options: the keyword arguments of the network's class, e.g. `dropout=0.5`.
 
     Raises:
-      UserError: an unknown name or option (the nearest right one is named), or a value out of range.
+      UserError: an unknown name or option (the message suggests the closest one), or a value out of range.
     """
     check_options(name, options)
     if name not in OURS:
@@ -64,19 +64,19 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
 
 
 def _checked(model: Any, name: str) -> Backbone:
-    """A network of the user's, if it is one."""
+    """Returns a user's network after checking its type."""
     if not isinstance(model, Backbone):
         raise UserError(
-            f'model "{name}" makes a {type(model).__name__}; it must make a subclass of xception_jax.Backbone'
+            f'model "{name}" returned a {type(model).__name__}; it must return an instance of xception_jax.Backbone'
         )
     return model
 
 
 class _Keys:
-    """The keys that `rngs.params()` would give, one after another, counted in Python.
+    """The keys that `rngs.params()` would return, counted in Python.
 
-    Flax' own counter is an array; where a network is traced, JAX looks for its origin each time, which takes three
-    times as long as all the rest.
+    Flax's own counter is an array; when a network is traced, JAX looks up its origin each time, which takes three times
+    as long as everything else.
     """
 
     def __init__(self, rngs: nnx.Rngs):
@@ -88,17 +88,17 @@ class _Keys:
         return jax.random.fold_in(self._key, self._first + (self._given - 1))
 
     def finish(self) -> None:
-        """Lets the stream go on after what was given."""
+        """Advances the original stream past the keys used."""
         self._stream.count.set_value(self._first + self._given)
 
 
 def option_names(name: str) -> set[str]:
-    """The options that a network has."""
+    """The options of a network."""
     return {*parameters(MODELS.find(name))} - {"num_classes", "rngs"}
 
 
 def check_options(name: str, options: Collection[str]) -> None:
-    """Raises UserError where there is no such network, or it has no such option."""
+    """Raises UserError if the network does not exist, or does not have one of the options."""
     choices = option_names(name)
     for option in options:
         if option not in choices:

@@ -1,7 +1,7 @@
 """Xception, as in figure 5 of the paper (F. Chollet, arXiv 1610.02357): 36 convolutions in 14 modules.
 
-22,855,952 trainable parameters for 1000 classes, the paper's table 3. The graph is the Keras reference's, layer by
-layer; `bn_epsilon=1e-5, pool_padding="symmetric"` makes it timm's `legacy_xception`.
+22,855,952 trainable parameters for 1000 classes, as in the paper's table 3. The graph matches the Keras reference layer
+by layer; with `bn_epsilon=1e-5, pool_padding="symmetric"` it matches timm's `legacy_xception`.
 
 Shape legend: B batch, H height, W width, C channels in, D channels out, K classes.
 """
@@ -39,7 +39,7 @@ POOL_PADDING: dict[str, Padding] = {"same": "SAME", "symmetric": ((1, 1), (1, 1)
 MIN_IMAGE_SIZE = {"imagenet": 71, "small": 32}
 STEM_STRIDE = {"imagenet": 2, "small": 1}
 
-# Blocks of the main path: name, widths of its separable convolutions, stride.
+# Blocks of the main path: name, widths of the separable convolutions, stride.
 ENTRY = (("block2", (128, 128), 2), ("block3", (256, 256), 2), ("block4", (728, 728), 2))
 MIDDLE = tuple((f"block{i}", (728, 728, 728), 1) for i in range(5, 13))
 EXIT = (("block13", (728, 1024), 2),)
@@ -48,7 +48,7 @@ EXIT = (("block13", (728, 1024), 2),)
 class Stem(nnx.Module):
     """Module 1: two 3x3 convolutions, 32 and 64 channels, each with batch normalization and ReLU.
 
-    "imagenet" halves the size and pads nothing (299 -> 149 -> 147); "small" keeps it, for pictures from 32 pixels.
+    "imagenet" halves the size, without padding (299 -> 149 -> 147); "small" keeps it, for images of 32 pixels or more.
     """
 
     def __init__(self, kind: str, widths: tuple[int, int], *, numerics: Numerics, rngs: nnx.Rngs):
@@ -67,10 +67,10 @@ class Stem(nnx.Module):
 
 class Block(nnx.Module):
     """Modules 2 to 13: separable convolutions, each after a ReLU, a 3x3 max pool where the size halves, and a
-    residual connection: a strided 1x1 convolution where the shape changes, the identity otherwise.
+    residual connection: a strided 1x1 convolution if the shape changes, otherwise the identity.
 
-    The leading ReLU acts on the main path only; the shortcut takes the raw sum. With `stride` 1 a block that halves the
-    size (`halving`) keeps it instead: the shortcut isn't strided, and the max pool takes a maximum around each pixel.
+    The leading ReLU is on the main path only; the shortcut takes the raw sum. With `stride` 1, a block that would halve
+    the size (`halving`) keeps it: neither the shortcut nor the max pool is strided.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Block(nnx.Module):
         return x
 
     def _fused_main_path(self, x: jax.Array, train: bool) -> jax.Array:
-        """The same in training, where each convolution takes the map before the normalization and the ReLU."""
+        """The main path in training with fused operators: convolutions take maps before normalization and ReLU."""
         scale, shift = jnp.ones(x.shape[-1]), jnp.zeros(x.shape[-1])
         for i, (sepconv, norm) in enumerate(zip(self.sepconvs, self.norms, strict=True)):
             x, *statistics = sepconv.normalized(x, scale, shift, relu=i > 0 or self.leading_relu)
@@ -167,25 +167,26 @@ class ExitBlock(nnx.Module):
 class Xception(Backbone):
     """Xception.
 
-    The last map is non-negative and has 1/32 of the picture's size, 2048 channels: 299 -> 10.
+    The last map is non-negative and has 1/32 of the image's size and 2048 channels: 299 -> 10.
 
     Args:
-      num_classes: width of the logits; 0 leaves the logits layer out.
-      rngs: initialises the parameters (Glorot uniform, as Keras).
-      stem: "imagenet" (from 71 pixels) or "small" (from 32 pixels; the first convolution keeps the size).
-      output_stride: 32, 16 or 8. Where the stride would exceed it, blocks keep the size, their max pools too, and the
-        convolutions and pools after them are dilated. With symmetric pool padding every 2nd (4th) pixel of the last map
-        is the map of 32; "same" padding puts the strided pools of even sizes, but not these, one pixel further. The
-        parameters are the same.
-      middle_blocks: how many of the middle flow's eight blocks there are, 0 to 8; without the last ones where fewer.
+      num_classes: width of the logits; 0 omits the logits layer.
+      rngs: initialises the parameters (Glorot uniform, as in Keras).
+      stem: "imagenet" (71 pixels or more) or "small" (32 pixels or more; the first convolution keeps the size).
+      output_stride: 32, 16 or 8. Where the stride would exceed it, blocks and their max pools keep the size, and later
+        convolutions and pools are dilated. With symmetric pool padding, every 2nd (4th) pixel of the last map is the
+        map at stride 32. "same" padding shifts strided pools of even sizes by one pixel, but not these. The parameters
+        are the same.
+      middle_blocks: number of middle flow blocks, 0 to 8; fewer than eight omit the last ones.
       residual: False removes every residual connection (paper, section 4.6).
       between: activation between depthwise and pointwise: "none", "relu" or "elu" (paper, section 4.7).
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
-      hidden_norm: batch normalization after the ReLU of each of them; the pathology models of Slideflow have it.
-      hidden_dropout: share of each of their inputs dropped in training, 0..1.
-      dropout: share of the logits layer's inputs dropped in training, 0..1; the paper's ImageNet networks have 0.5.
-      drop_path: stochastic depth, share of pictures for which a block's main path is dropped in training, 0..1; it
-        rises linearly from 0 in block2 to this in block14, which has no residual connection and is never dropped.
+      hidden_norm: batch normalization after the ReLU of each hidden layer, as in Slideflow's pathology models.
+      hidden_dropout: dropout rate before each hidden layer, 0..1.
+      dropout: dropout rate before the logits layer, 0..1; the paper's ImageNet networks have 0.5.
+      drop_path: stochastic depth, probability of dropping a block's main path for an image in training, 0..1; it
+        increases linearly from 0 in block2 to this value in block14, which has no residual connection and is never
+        dropped.
       width: multiplies every channel count, rounded to multiples of 8.
       pool_padding: "same" (TensorFlow, Keras) or "symmetric" (PyTorch, timm) padding of the max pools.
       bn_epsilon, bn_momentum: batch normalization constants.
@@ -193,7 +194,7 @@ class Xception(Backbone):
       param_dtype: parameter dtype.
 
     Raises:
-      UserError: an option has a value it cannot have.
+      UserError: an option has an invalid value.
     """
 
     def __init__(
@@ -275,7 +276,7 @@ class Xception(Backbone):
     def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
     ) -> dict[int, Float[Array, "B h w C"]]:
-        """Each after the ReLU with which the next block begins."""
+        """The maps, each after the leading ReLU of the next block."""
         with jax.named_scope("block1"):
             x = self.block1(images, train=train)
         maps = {self.strides[0]: x}

@@ -1,4 +1,4 @@
-"""Operators: each with its plain `lax` reference and the lowerings that are faster on a platform."""
+"""Operators: each with a plain `lax` reference and faster lowerings for specific platforms."""
 
 from xception_jax.ops.affine import affine, batch_statistics, scale_and_shift
 from xception_jax.ops.convolution import conv_general_dilated

@@ -1,4 +1,4 @@
-"""Batch statistics, and what normalization comes to once they are known: a factor and a summand a channel.
+"""Batch statistics, and the affine function that normalization reduces to once they are known.
 
 Shape legend: B batch, H height, W width, C channels.
 """
@@ -16,20 +16,20 @@ Vector = Float[Array, " C"]
 def batch_statistics(x: Float[Array, "*B C"]) -> tuple[Vector, Vector]:
     """Each channel's mean and (biased) variance over all other axes, float32, in one pass over x.
 
-    The gradient keeps nothing but x. Derivatives of every order by reverse mode.
+    The gradient saves only x. Differentiable to any order in reverse mode.
     """
     return moments(x)
 
 
 def moments(x: Float[Array, "*B C"]) -> tuple[Vector, Vector]:
-    """`batch_statistics` with its automatic derivatives."""
+    """`batch_statistics` with automatic derivatives."""
     axes = tuple(range(x.ndim - 1))
     mean = wide(x).mean(axes)
     return mean, variance(mean, jnp.square(wide(x)).mean(axes))
 
 
 def variance(mean: Vector, mean_square: Vector) -> Vector:
-    """Of the two means; rounding could make it negative."""
+    """The variance from the two means, clipped because rounding could make it negative."""
     return jnp.maximum(mean_square - jnp.square(mean), 0)
 
 
@@ -52,22 +52,22 @@ batch_statistics.defvjp(_forward, _backward)
 def scale_and_shift(
     mean: Vector, variance: Vector, scale: Vector, bias: Vector, epsilon: float
 ) -> tuple[Vector, Vector]:
-    """What batch normalization by these statistics multiplies by, and what it adds, as `affine` takes them."""
-    # Not (x - mean) a + bias: the gradient has x - mean too, and compilers keep what both have.
+    """The scale and the shift of batch normalization by these statistics, for `affine`."""
+    # Not (x - mean) a + bias: the gradient contains x - mean, too, and compilers would save it for both.
     a = lax.rsqrt(variance + epsilon) * scale
     return a, bias - mean * a
 
 
 def affine(x: Float[Array, "*B C"], scale: Vector, shift: Vector) -> Float[Array, "*B C"]:
-    """x * scale + shift, computed in float32 and rounded to x's dtype once."""
+    """x * scale + shift, computed in float32 and rounded once to x's dtype."""
     return (wide(x) * row(scale, x) + row(shift, x)).astype(x.dtype)
 
 
 def row(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """[C] as [1, ..., 1, C], of x's rank."""
+    """Reshapes [C] to [1, ..., 1, C], with the rank of x."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
 def wide(x: jax.Array) -> jax.Array:
-    """In the dtype that sums are taken in."""
+    """Converts to the dtype used for sums."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

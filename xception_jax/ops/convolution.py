@@ -1,6 +1,6 @@
-"""Two-dimensional convolution, the operator nearly all of a network's time goes to.
+"""Two-dimensional convolution, which takes nearly all of a network's time.
 
-Shape legend: B batch, H height, W width, h, w those of the output, C channels in, D channels out, G groups.
+Shape legend: B batch, H height, W width, h, w height and width of the output, C channels in, D channels out, G groups.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from xception_jax.ops.cpu.depthwise import depthwise_conv
 from xception_jax.ops.cpu.pointwise import pointwise_conv
 from xception_jax.ops.lowering import current
 
-MAX_TAPS = 49  # of a depthwise kernel as shifted products: 7x7. Beyond that the time to compile grows out of hand.
+MAX_TAPS = 49  # largest depthwise kernel computed as shifted products, 7x7: compilation of larger ones takes too long
 
 
 def conv_general_dilated(
@@ -32,10 +32,10 @@ def conv_general_dilated(
     precision: lax.PrecisionLike = None,
     **others: Any,
 ) -> Float[Array, "B h w D"]:
-    """`lax.conv_general_dilated`: on the CPU most convolutions have a faster lowering.
+    """`lax.conv_general_dilated`, with faster lowerings for most convolutions on the CPU.
 
-    Every convolution is computed alike up to rounding, and those without a faster lowering are `lax`'s own. `others`
-    are its other arguments.
+    Results are equal up to rounding; convolutions without a faster lowering use `lax` itself. `others` are its other
+    arguments.
 
     Raises:
       TypeError, ValueError: as `lax.conv_general_dilated`.
@@ -58,7 +58,7 @@ def conv_general_dilated(
     if lowering.fast(on="gpu"):
         strided_1x1 = rhs.shape[:2] == (1, 1) and max(window_strides) > 1 and isinstance(padding, str)
         if strided_1x1 and _usual(lhs, rhs, dimension_numbers, others):
-            # Only every second pixel is looked at. Said so, the gradient is not written to memory at full size.
+            # Only every second pixel is read. With explicit slicing, the gradient is not written at full size.
             lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
             window_strides = (1, 1)
         return checkpoint_name(plain(), "convolution" if feature_group_count == 1 else "depthwise")
@@ -71,7 +71,7 @@ def conv_general_dilated(
         padding = lax.padtype_to_pads(lhs.shape[1:3], extent, strides, padding)
     pads = (_pair(padding[0]), _pair(padding[1]))
     if any(n + sum(pad) < e for n, pad, e in zip(lhs.shape[1:3], pads, extent, strict=True)):
-        return plain()  # The result is empty.
+        return plain()  # the result is empty
 
     depthwise = feature_group_count == channels == out_channels and per_group == 1
     if depthwise and kh * kw <= MAX_TAPS and lowering.fast("depthwise"):
@@ -86,7 +86,7 @@ def conv_general_dilated(
 
 
 def _usual(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, others: dict[str, Any]) -> bool:
-    """Whether this is a convolution of NHWC pictures, of one floating-point dtype, without anything unusual."""
+    """Whether this is an ordinary convolution of NHWC images with a single floating-point dtype."""
     if lhs.ndim != 4 or rhs.ndim != 4 or lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating):
         return False
     ordinary = {"lhs_dilation": (1, 1), "batch_group_count": 1, "preferred_element_type": lhs.dtype}
@@ -97,6 +97,6 @@ def _usual(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, others: dict[
 
 
 def _pair(numbers: Sequence[int]) -> tuple[int, int]:
-    """Two plain integers: what is static must be hashable."""
+    """Two plain integers, as static arguments must be hashable."""
     first, second = numbers
     return int(first), int(second)

@@ -1,4 +1,4 @@
-"""What Pallas kernels need around them: derivatives, `vmap`, and on each device its own part of the batch."""
+"""Wrappers for Pallas kernels: derivatives, `vmap`, and sharding of the batch over devices."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 
 def as_operator(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """`kernel`, a function of arrays, with the derivatives of every order and, under `vmap`, the values of `plain`."""
+    """`kernel`, a function of arrays, with the derivatives of `plain`, to any order; under `vmap`, `plain` itself."""
 
     @custom_vmap
     def value(*args: Any) -> Any:
@@ -35,13 +35,13 @@ def as_operator(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callab
 
 
 def per_device(kernel: Callable[..., tuple[jax.Array, Any]], maps: tuple, shared: tuple) -> tuple[jax.Array, Any]:
-    """`kernel(maps, shared)`, a map and sums over its pixels, on each device with its own pictures.
+    """Runs `kernel(maps, shared)`, which returns a map and sums over its pixels, on each device with its own images.
 
-    To the compiler a kernel is a box that it would give all pictures to.
+    Otherwise the compiler, to which a kernel is opaque, would gather all images.
 
     Args:
-      maps: [B, ...], split by the mesh that is traced for.
-      shared: the same on all devices, as the sums are.
+      maps: [B, ...], sharded over the mesh in scope.
+      shared: replicated on all devices, like the sums.
     """
     axes = batch_axes()
     assert axes is not None
@@ -53,15 +53,15 @@ def per_device(kernel: Callable[..., tuple[jax.Array, Any]], maps: tuple, shared
         return to_map, lax.psum(sums, axes)
 
     split, whole = PartitionSpec(axes), PartitionSpec()
-    # Kernels do not tell over which axes their results differ, which is what check_vma would check.
+    # Kernels do not declare the axes over which their results vary, as check_vma requires.
     return jax.shard_map(part, in_specs=(split, whole), out_specs=(split, whole), check_vma=False)(maps, shared)
 
 
 def batch_axes() -> tuple[str, ...] | None:
-    """The mesh axes that split a batch: those of the mesh traced for (`jax.sharding.use_abstract_mesh`).
+    """The mesh axes that split a batch: those of the mesh in scope (`jax.sharding.use_abstract_mesh`).
 
-    None where that is not known, so that no kernel may be used: there are several devices and no mesh, or the program
-    says itself what each device does (axes that are explicit, or manual as in a `shard_map`).
+    None if they are unknown, so that kernels cannot be used: there are several devices but no mesh, or the program
+    controls the devices itself (explicit axes, or manual ones as in a `shard_map`).
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -69,8 +69,8 @@ def batch_axes() -> tuple[str, ...] | None:
     return mesh.axis_names if all(kind == AxisType.Auto for kind in mesh.axis_types) else None
 
 
-def pictures_a_device(batch: int) -> int:
-    """How many of a batch each device has; 0 where that is not known, or not the same for all."""
+def images_per_device(batch: int) -> int:
+    """The number of a batch's images per device; 0 if it is unknown or not the same on all devices."""
     axes, mesh = batch_axes(), jax.sharding.get_abstract_mesh()
     if axes is None:
         return 0
@@ -79,6 +79,6 @@ def pictures_a_device(batch: int) -> int:
 
 
 def device_kind() -> str:
-    """What is traced for, by its maker's name: "TPU v5 lite", "NVIDIA H200"."""
+    """The kind of device that is traced for: "TPU v5 lite", "NVIDIA H200"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.device_kind if device else jax.devices()[0].device_kind

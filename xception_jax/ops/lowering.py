@@ -1,6 +1,6 @@
-"""How operators are lowered: by the fastest form for a platform, or as plain `lax`, the reference.
+"""How operators are lowered: to the fastest form for a platform, or to plain `lax`, the reference.
 
-On the CPU a table decides, which `python -m xception_jax.benchmark --what=operators --lowerings=FILE` measures.
+On the CPU this follows a table measured by `python -m xception_jax.benchmark --what=operators --lowerings=FILE`.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ Platform = Literal["cpu", "gpu", "tpu"]
 
 @dataclasses.dataclass(frozen=True)
 class Lowering:
-    """What operators are traced as.
+    """The forms in which operators are traced.
 
     Attributes:
-      choice: "auto" takes what is fastest on the platform, on the CPU what was measured to be; "fast" what was written
-        to be; "reference" the plain `lax` operators.
-      platform: what is traced for; None: the default backend. A program for a device that is not there (a plan, an
-        export) has to name it.
+      choice: "auto" selects the fastest form on the platform, on the CPU according to measurements; "fast" always
+        selects the optimized form; "reference" selects the plain `lax` operators.
+      platform: the platform to trace for; None: the default backend. Programs for devices that are not attached (plans,
+        exports) have to set it.
 
     Raises:
-      UserError: an unknown choice or platform.
+      UserError: unknown choice or platform.
     """
 
     choice: Choice = "auto"
@@ -49,11 +49,11 @@ class Lowering:
         return self.platform or jax.default_backend()
 
     def fast(self, operator: Operator | None = None, *, on: Platform | None = None) -> bool:
-        """Whether an operator is to be traced in its fast form.
+        """Whether to trace an operator in its fast form.
 
         Args:
-          operator: which; on CPUs it has to be named, because they are measured one by one.
-          on: the only platform that the fast form is for; None: it is for all.
+          operator: its name, required on CPUs, where operators are measured individually.
+          on: the only platform with a fast form; None: all platforms have it.
         """
         if self.choice == "reference" or on not in (None, self.target):
             return False
@@ -64,7 +64,7 @@ class Lowering:
 
     @property
     def fuses(self) -> bool:
-        """Whether what is between two batch normalizations is to be traced as one operator."""
+        """Whether to trace everything between two batch normalizations as one operator."""
         return self.fast(on="gpu") or self.fast(on="tpu")
 
 
@@ -72,13 +72,13 @@ _current: ContextVar[Lowering] = ContextVar("lowering")
 
 
 def current() -> Lowering:
-    """The lowering in scope; outside of all `use` blocks, "auto" for the default backend."""
+    """The lowering in scope; outside any `use` block, "auto" for the default backend."""
     return _current.get(Lowering())
 
 
 @contextlib.contextmanager
 def use(lowering: Lowering) -> Iterator[None]:
-    """Within the `with` block, operators are traced so in this thread. What is already traced stays as it is."""
+    """Sets this thread's lowering within a `with` block. Programs that are already traced do not change."""
     token = _current.set(lowering)
     try:
         yield
@@ -87,24 +87,24 @@ def use(lowering: Lowering) -> Iterator[None]:
 
 
 def as_reference() -> contextlib.AbstractContextManager[None]:
-    """`use` of plain `lax`."""
+    """`use` with plain `lax`."""
     return use(dataclasses.replace(current(), choice="reference"))
 
 
 def for_platform(name: Platform) -> contextlib.AbstractContextManager[None]:
-    """`use` of what is in scope, for another platform."""
+    """`use` with the lowering in scope, for another platform."""
     return use(dataclasses.replace(current(), platform=name))
 
 
 @functools.cache
 def is_faster(operator: Operator) -> bool:
-    """Whether the CPU's fast form took no longer than the reference, of all uses in the networks measured."""
+    """Whether the CPU's fast form took no longer than the reference, in total over the measured networks."""
     networks = [network["milliseconds"].get(operator) for network in table().get("cpu", {}).values()]
     fast, plain = (sum(times[lowering] for times in networks if times) for lowering in ("fast", "reference"))
     return fast <= plain
 
 
 def table() -> dict[str, dict[str, dict]]:
-    """`lowerings.json`: by platform and network, when and on what it was `measured`, and the `milliseconds` that each
-    operator takes in a step of training, with the "fast" lowering and with the "reference"."""
+    """The contents of `lowerings.json`: by platform and network, when and on what it was `measured`, and the
+    `milliseconds` that each operator takes in a training step, with the "fast" and the "reference" lowering."""
     return json.loads(resources.files(__package__).joinpath("lowerings.json").read_text())

@@ -1,4 +1,4 @@
-"""Batch normalization (S. Ioffe and C. Szegedy, arXiv 1502.03167) with a gradient that keeps nothing but its input.
+"""Batch normalization (S. Ioffe and C. Szegedy, arXiv 1502.03167) with a gradient that saves only its input.
 
 Shape legend: B batch, H height, W width, C channels.
 """
@@ -17,17 +17,17 @@ def batch_norm(
 ) -> tuple[Float[Array, "*B C"], Vector, Vector]:
     """Normalizes each channel by its mean and variance over all other axes, then scales and shifts it.
 
-    Automatic differentiation would keep x - mean in float32 for the backward pass, one more array of x's shape and of
-    twice its bytes in bfloat16; the gradient here (section 3 of the paper) needs x alone.
+    Automatic differentiation would save x - mean in float32 for the backward pass: another array of x's shape, with
+    twice the bytes if x is bfloat16. The gradient here (section 3 of the paper) needs only x.
 
     Args:
-      x: float32 or bfloat16; what is computed is float32 (float64 for float64).
+      x: float32 or bfloat16; the computation is in float32 (float64 for float64).
       scale, bias: float32.
       epsilon: added to the variance.
 
     Returns:
-      The result, of x's dtype; means and (biased) variances, float32. Derivatives of every order by reverse mode, and
-      forward mode over reverse.
+      The result, with x's dtype; means and (biased) variances, float32. Differentiable to any order in reverse mode,
+      and in forward mode over reverse.
     """
     return (_batch_norm if current().fast("batch norm") else _batch_norm_forward)(x, scale, bias, epsilon)
 
@@ -54,7 +54,7 @@ def _backward(epsilon: float, residuals: tuple, cotangents: tuple) -> tuple:
     inverse = lax.rsqrt(variance + epsilon)
     to_bias = to_y.sum(axes)
     to_scale = (to_y * centered).sum(axes) * inverse
-    # One fused pass: to_x = a to_y + b centered + c, with a vector of channels each.
+    # One fused pass: to_x = a to_y + b centered + c, where a, b and c are per channel.
     a = scale * inverse
     b = (2 * to_variance - a * inverse * to_scale) / count
     c = (to_mean - a * to_bias) / count

@@ -1,4 +1,4 @@
-"""Pooling. Shape legend: B batch, H height, W width, h, w those of the output, C channels."""
+"""Pooling. Shape legend: B batch, H height, W width, h, w height and width of the output, C channels."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ def max_pool(
 ) -> Float[Array, "B h w C"]:
     """Maximum over `window` x `window` pixels that are `dilation` apart, every `stride` pixels.
 
-    The gradient goes to the first maximum of a window, row by row, on every platform. Derivatives of every order by
-    reverse mode, and forward mode over reverse.
+    The gradient goes to the first maximum of a window in row-major order, on every platform. Differentiable to any
+    order in reverse mode, and in forward mode over reverse.
 
     Args:
       x: float32 or bfloat16.
@@ -34,7 +34,7 @@ def max_pool(
     if current().fast(on="gpu"):
         rows, columns = _pixels_around(x, window, stride, padding, dilation)
         return _indexed_max_pool(x, Windows(window, stride, dilation, rows, columns))
-    if dilation != 1 or current().fast("max pool", on="cpu"):  # nnx.max_pool knows no dilation
+    if dilation != 1 or current().fast("max pool", on="cpu"):  # nnx.max_pool has no dilation
         return _separable_max_pool(x, window, stride, padding, dilation)
     return nnx.max_pool(x, (window, window), strides=(stride, stride), padding=padding)
 
@@ -48,10 +48,10 @@ def affine_max_pool(
     padding: Padding,
     dilation: int = 1,
 ) -> Float[Array, "B h w C"]:
-    """`max_pool` of `affine(x, scale, shift)`, on GPUs and TPUs without computing that at the larger size.
+    """`max_pool` of `affine(x, scale, shift)`; on GPUs and TPUs, `affine` is applied after pooling.
 
-    An increasing function can as well be applied to the maximum, bit for bit; where a scale is negative the minimum is
-    taken. Where rounding makes pixels of a window equal, the gradient goes to the one that was larger before.
+    The result is bit-identical: an increasing function can be applied to the maximum, and for negative scales the
+    minimum is taken. If rounding makes pixels of a window equal, the gradient goes to the one that was larger before.
     """
     sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
     if current().fast(on="gpu"):
@@ -66,7 +66,7 @@ def affine_max_pool(
 def _pixels_around(
     x: jax.Array, window: int, stride: int, padding: Padding, dilation: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows above and below, columns left and right."""
+    """The padding: rows above and below, columns left and right."""
     extent = (window - 1) * dilation + 1
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], (extent, extent), (stride, stride), padding)
@@ -77,7 +77,7 @@ def _pixels_around(
 def _separable_max_pool(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
     """Maxima along W, then along H."""
     rows, columns = _pixels_around(x, window, stride, padding, dilation)
-    # float32 within: the CPU emulates bfloat16, and where windows overlap the gradient is a sum.
+    # Computed in float32: the CPU emulates bfloat16, and the gradient is a sum where windows overlap.
     y = wide(x)
     for axis, around in ((2, columns), (1, rows)):
         y = _line_max_pool(y, Line(axis, y.shape[axis], around, window, stride, dilation))
@@ -85,7 +85,7 @@ def _separable_max_pool(x: jax.Array, window: int, stride: int, padding: Padding
 
 
 class Line(NamedTuple):
-    """Windows along one axis of `length` pixels: what is `around` these, their side, stride and dilation."""
+    """Windows along one axis of `length` pixels: the padding `around` them, window size, stride and dilation."""
 
     axis: int
     length: int
@@ -97,7 +97,7 @@ class Line(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _line_max_pool(x: jax.Array, line: Line) -> jax.Array:
-    """Maxima along one axis. `reduce_window`'s gradient is a scatter; this one's a sum of what each tap got."""
+    """Maxima along one axis. The gradient is a sum over taps, instead of `reduce_window`'s scatter."""
     return _line_forward(x, line)[0]
 
 
@@ -107,8 +107,8 @@ def _line_forward(x: jax.Array, line: Line) -> tuple[jax.Array, jax.Array]:
 
 
 def _line_backward(line: Line, index: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    """Tap i of all windows are every `stride`-th pixel: zeros go between and around what it gets."""
-    reach = (cotangent.shape[line.axis] - 1) * line.stride + 1  # from the first window's pixel to the last one's
+    """Tap i of all windows is every `stride`-th pixel: its gradient is padded with zeros between and around."""
+    reach = (cotangent.shape[line.axis] - 1) * line.stride + 1  # from the first window's pixel to the last window's
     total = jnp.zeros((), cotangent.dtype)
     for i in range(line.side):
         low = i * line.dilation - line.around[0]
@@ -126,14 +126,14 @@ def _only(axis: int, padding: tuple[int, int, int], ndim: int) -> list[tuple[int
 
 
 def _taps(y: jax.Array, axis: int, windows: "Line | Windows") -> list[jax.Array]:
-    """For each of the windows' pixels along the padded axis, those that it meets."""
+    """For each tap of the windows, its pixels along the padded axis."""
     extent = (windows.side - 1) * windows.dilation
     starts = range(0, extent + 1, windows.dilation)
     return [lax.slice_in_dim(y, i, i + y.shape[axis] - extent, windows.stride, axis) for i in starts]
 
 
 def _first_maximum(taps: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The largest one, NaN if any is, and which one that is, an int8 if that holds it: the first of equal ones."""
+    """The maximum (NaN if any tap is NaN), and the index of its first occurrence, as int8 if it fits."""
     number = jnp.int8 if len(taps) <= 128 else jnp.int32
     best, index = taps[0], jnp.zeros(taps[0].shape, number)
     for i, tap in enumerate(taps[1:], 1):
@@ -143,7 +143,7 @@ def _first_maximum(taps: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
 
 
 class Windows(NamedTuple):
-    """A pool's windows: their side, what is between two of them, between their pixels, and the padding."""
+    """A pool's windows: their size, stride, dilation and padding."""
 
     side: int
     stride: int
@@ -154,12 +154,12 @@ class Windows(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _indexed_max_pool(x: jax.Array, windows: Windows) -> jax.Array:
-    """For GPUs: one pass over x, and a gradient that is computed where it is needed, from where the maxima were."""
+    """For GPUs: one pass over x; the gradient is computed from the indices of the maxima, where it is needed."""
     return _maxima(x, windows)[0]
 
 
 def _maxima(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
-    """Each window's maximum, and which pixel of it that is: row * side + column."""
+    """Each window's maximum and its index in the window, row * side + column."""
     y = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), (*windows.rows, 0), (*windows.columns, 0), (0, 0, 0)))
     return _first_maximum([tap for line in _taps(y, 1, windows) for tap in _taps(line, 2, windows)])
 
@@ -170,7 +170,7 @@ def _forward(x: jax.Array, windows: Windows) -> tuple:
 
 
 def _backward(windows: Windows, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array]:
-    """Each pixel collects the gradients of those of its windows whose maximum it was."""
+    """Each pixel collects the gradients of the windows whose maximum it is."""
     index, like = residuals
     total = jnp.zeros((), wide(cotangent).dtype)
     for rows, row_pixel in _windows_of_pixels(like.shape[1], windows.rows[0], windows):
@@ -179,7 +179,7 @@ def _backward(windows: Windows, residuals: tuple, cotangent: jax.Array) -> tuple
             pixel = np.where(missed, -1, row_pixel[:, None] * windows.side + column_pixel).astype(index.dtype)
 
             def spread(x: jax.Array, empty: int, shifts: tuple[int, int] = (rows, columns)) -> jax.Array:
-                """At each pixel what `x` has for its window; `empty` where there is no such window."""
+                """At each pixel, the value of `x` for its window; `empty` if there is no such window."""
                 for axis, shift in zip((1, 2), shifts, strict=True):
                     x = _stretch(x, axis, windows.stride, shift, like.shape[axis], empty)
                 return x
@@ -192,10 +192,10 @@ _indexed_max_pool.defvjp(_forward, _backward)
 
 
 def _windows_of_pixels(length: int, low: int, windows: Windows) -> Iterator[tuple[int, np.ndarray]]:
-    """Along one axis, a window of each pixel and the pixel's number in it, -1 where the window passes over the pixel.
+    """Along one axis, a window of each pixel and the pixel's index in it, -1 if the window skips the pixel.
 
-    Padded pixel p is in window p // stride - a for a = 0, 1, ..., as long as windows are. Yields, for each a, by how
-    much the windows, each repeated `stride` times, have to be moved on to meet their pixels; and the numbers.
+    Padded pixel p is in window p // stride - a for a = 0, 1, ..., up to the window size. Yields, for each a, the shift
+    that aligns the windows, each repeated `stride` times, with their pixels; and the indices.
     """
     extent = (windows.side - 1) * windows.dilation + 1
     for start in range(0, extent, windows.stride):
@@ -206,7 +206,7 @@ def _windows_of_pixels(length: int, low: int, windows: Windows) -> Iterator[tupl
 
 
 def _stretch(x: jax.Array, axis: int, times: int, shift: int, length: int, empty: int) -> jax.Array:
-    """Each entry of an axis `times` times, moved on by `shift`, cut or filled up to `length`."""
+    """Each entry of an axis repeated `times` times, shifted by `shift`, and cropped or padded to `length`."""
     shape = list(x.shape)
     shape[axis] *= times
     x = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), (*x.shape[: axis + 1], times, *x.shape[axis + 1 :]))
@@ -219,6 +219,6 @@ def avg_pool(
 ) -> Float[Array, "B h w C"]:
     """Mean over `window` x `window`, every `stride` pixels.
 
-    `count_padding` tells whether padded zeros count in the mean, as in PyTorch, or not, as in Keras.
+    `count_padding`: whether padded zeros count in the mean (as in PyTorch) or not (as in Keras).
     """
     return nnx.avg_pool(x, (window, window), strides=(stride, stride), padding=padding, count_include_pad=count_padding)

@@ -1,4 +1,4 @@
-"""Normalization, ReLU and separable convolution by `lax`, with automatic derivatives: what the kernels compute.
+"""Normalization, ReLU and separable convolution in `lax`, with automatic derivatives: the reference for the kernels.
 
 Shape legend: B batch, H height, W width, C channels in, D channels out.
 """
@@ -17,7 +17,7 @@ Maps = Float[Array, "B H W C"]
 
 
 class Parameters(NamedTuple):
-    """What is not a map: of the affine function before the ReLU (float32), and the two kernels, of the maps' dtype."""
+    """The parameters: the affine function before the ReLU (float32), and the two kernels, with the maps' dtype."""
 
     scale: Vector
     shift: Vector
@@ -26,14 +26,14 @@ class Parameters(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What is static: whether there is a ReLU, and the dilation of the depthwise convolution."""
+    """Static settings: whether there is a ReLU, and the dilation of the depthwise convolution."""
 
     relu: bool
     dilation: int
 
 
 def convolve(x: Maps, weights: Parameters, settings: Settings) -> tuple[Float[Array, "B H W D"], Float[Array, "2 D"]]:
-    """The separable convolution of `affine_relu`, and its sum and sum of squares over B, H and W."""
+    """The separable convolution of `affine_relu`, with its sum and sum of squares over B, H and W."""
     middle = depthwise_conv(affine_relu(x, weights.scale, weights.shift, settings), weights.depthwise, settings)
     y = pointwise_conv(middle, weights.pointwise)
     return y, sums(y)
@@ -46,7 +46,7 @@ def affine_relu(x: Maps, scale: Vector, shift: Vector, settings: Settings) -> Ma
 
 
 def depthwise_conv(x: Maps, kernel: Float[Array, "3 3 1 C"], settings: Settings) -> Maps:
-    """Symmetrically padded, stride 1."""
+    """A depthwise convolution with symmetric padding and stride 1."""
     d = settings.dilation
     return lax.conv_general_dilated(
         x, kernel, (1, 1), [(d, d)] * 2, rhs_dilation=(d, d), dimension_numbers=NHWC, feature_group_count=x.shape[-1]

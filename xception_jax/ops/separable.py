@@ -1,7 +1,7 @@
 """Normalization, ReLU, separable convolution and the statistics of its result, as one operator for GPUs and TPUs.
 
-Between two batch normalizations an Xception has nothing else. A map is normalized where it is read: the normalized one,
-a read and a write of main memory more, is never written forward.
+An Xception has nothing else between two batch normalizations. A map is normalized when it is read. The normalized map
+is never written in the forward pass, which saves a read and a write of main memory.
 
 Shape legend: B batch, H height, W width, C channels in, D channels out.
 """
@@ -29,15 +29,15 @@ def normalized_separable_conv(
 ) -> tuple[Float[Array, "B H W D"], Float[Array, " D"], Float[Array, " D"]]:
     """The separable convolution of x * scale + shift, or of its ReLU; symmetric padding, stride 1.
 
-    Derivatives of every order by reverse mode.
+    Differentiable to any order in reverse mode.
 
     Args:
       x: float32 or bfloat16.
       scale, shift: float32.
-      depthwise, pointwise: of x's dtype.
+      depthwise, pointwise: with x's dtype.
 
     Returns:
-      The result, of x's dtype; each channel's mean and (biased) variance over B, H and W, float32.
+      The result, with x's dtype; each channel's mean and (biased) variance over B, H and W, float32.
     """
     weights, settings = Parameters(scale, shift, depthwise, pointwise), Settings(relu, dilation)
     y, sums = _convolve(x, weights, settings)
@@ -46,7 +46,7 @@ def normalized_separable_conv(
 
 
 def _convolve(x: jax.Array, weights: Parameters, settings: Settings) -> tuple[jax.Array, jax.Array]:
-    """As `reference.convolve`."""
+    """Same as `reference.convolve`."""
     if current().fast(on="gpu"):
         return separable_gpu.convolve(x, weights, settings)
     if current().fast(on="tpu") and separable_tpu.takes(x, weights.pointwise, settings):

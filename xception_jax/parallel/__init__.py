@@ -1,1 +1,1 @@
-"""Devices and processes: which holds what, how processes find each other, agree and stop."""
+"""Devices and processes: sharding, and how processes find each other, agree and stop."""

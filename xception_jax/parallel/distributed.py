@@ -1,13 +1,14 @@
-"""Several processes that are one run, on one machine or many: how they find each other, and how they stop together.
+"""Runs of several processes, on one machine or many: how they find each other, and how they stop together.
 
-Each runs the same program on its own devices; `jax.distributed` tells them of each other. It finds out by itself how
-many there are and which one this is on TPU pods and under SLURM and Open MPI; elsewhere these variables say it:
+Each process runs the same program on its own devices; `jax.distributed` connects them. On TPU pods and under SLURM and
+Open MPI it detects the number of processes and the rank; elsewhere these variables are required:
 
-    JAX_COORDINATOR_ADDRESS   host:port of process 0, any free port there
-    JAX_NUM_PROCESSES         how many
-    JAX_PROCESS_ID            which one this is, from 0
+    JAX_COORDINATOR_ADDRESS   host:port of process 0, with any free port there
+    JAX_NUM_PROCESSES         number of processes
+    JAX_PROCESS_ID            index of this process, from 0
 
-Process 0 alone prints, logs and writes; all of them read their share of the data and write their share of checkpoints.
+Only process 0 prints, logs and writes files; every process reads its share of the data and writes its share of
+checkpoints.
 """
 
 import contextlib
@@ -22,24 +23,25 @@ from xception_jax.errors import TrainingError, UserError
 from xception_jax.parallel.processes import primary
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# Where launchers say how many processes they have started: ours, SLURM's srun and Open MPI's mpirun.
+# Variables in which launchers give the number of processes: ours, SLURM's srun and Open MPI's mpirun.
 COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-# A process that is silent for so long (its machine is gone, say) is dead, and all others stop.
+# A process that is silent for this long (its machine is gone, say) is considered dead, and all others stop.
 HEARTBEAT_SECONDS = 60
-# What a process that ends waits for the others to end too; then they stop.
+# How long a process that has finished waits for the others to finish; then they are stopped.
 SHUTDOWN_SECONDS = 60
-# How errors of JAX begin that are no other process' doing.
+# Prefixes of JAX errors that are not caused by another process.
 OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND", "FAILED_PRECONDITION")
 
 
 def initialize(several: bool | None = None) -> None:
-    """Joins the other processes. To be called before anything asks for a device; in a run of one it does nothing.
+    """Joins the other processes. Call it before anything uses a device; with a single process it does nothing.
 
     Args:
-      several: whether there are others; None: as the launcher's environment variables say. (On a TPU pod none do.)
+      several: whether there are other processes; None: decide by the launcher's environment variables. (TPU pods set
+        none.)
 
     Raises:
-      UserError: the variables are incomplete, or there are none and JAX does not know this cluster.
+      UserError: the variables are incomplete, or none are set and JAX does not recognise the cluster.
     """
     if several is None:
         several = any(_number(name, default=1) > 1 for name in COUNTS)
@@ -48,7 +50,7 @@ def initialize(several: bool | None = None) -> None:
     address, count, index = (os.environ.get(name) for name in VARIABLES)
     if any((count, index)) and not all((address, count, index)):
         missing = [name for name in VARIABLES if not os.environ.get(name)]
-        raise UserError(f"several processes need all of {', '.join(VARIABLES)}; {', '.join(missing)} missing")
+        raise UserError(f"several processes need all of {', '.join(VARIABLES)}; set {', '.join(missing)}, too")
     try:
         jax.distributed.initialize(
             address,
@@ -57,8 +59,8 @@ def initialize(several: bool | None = None) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except ValueError as e:  # JAX' own words are "coordinator_address should be defined" and the like
-        raise UserError(f"the other processes cannot be found ({e}); set {', '.join(VARIABLES)}") from None
+    except ValueError as e:  # JAX's own message is "coordinator_address should be defined" or the like
+        raise UserError(f"cannot find the other processes ({e}); set {', '.join(VARIABLES)}") from None
     if not primary():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -72,18 +74,17 @@ def _number(name: str, default: int = 0) -> int:
 
 
 def check_joined() -> None:
-    """Raises UserError where the devices are those of several processes which have not joined: a TPU pod's."""
+    """Raises UserError if the devices belong to several processes that have not joined, as on a TPU pod."""
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
-        raise UserError(f"this is one of {jax.process_count()} processes; give --distributed to all of them")
+        raise UserError(f"this is one of {jax.process_count()} processes; start all of them with --distributed")
 
 
 @contextlib.contextmanager
 def stopping_together() -> Iterator[None]:
-    """Ends one of several processes at once where the `with` block fails for a reason that the others don't share.
+    """Exits one of several processes immediately if the `with` block fails for a reason that the others do not share.
 
-    Most often that is another process' death, which shows as a failed exchange between devices. To leave in the usual
-    way would be to wait for the dead. Errors of the user's and of the training itself, which all processes find alike,
-    go their usual way.
+    Usually the reason is that another process died, which shows up as a failed collective operation. A normal exit
+    would wait for the dead process. Errors by the user and in training, which all processes raise, propagate as usual.
     """
     try:
         yield
@@ -97,8 +98,8 @@ def stopping_together() -> Iterator[None]:
         if isinstance(e, jax.errors.JaxRuntimeError) and not str(e).startswith(OWN_FAULTS):
             code = os.EX_TEMPFAIL
             print(
-                "error: this process stops, because another has most likely died (see its output); the same command "
-                "goes on from the last checkpoint",
+                "error: stopping this process, because another one has probably died (see its output); run the same "
+                "command to resume from the last checkpoint",
                 file=sys.stderr,
             )
         sys.stdout.flush()

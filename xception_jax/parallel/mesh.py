@@ -1,7 +1,7 @@
-"""Which device holds what: batches are split over all devices, the state is on each of them or split by the rules here.
+"""Sharding: batches are split over all devices; the state is replicated, or sharded by the rules here.
 
-Devices form a mesh of two axes, "data" and "model". What an array is split by follows from its path and shape alone, so
-that a parameter, its average and the optimizer's slots for it lie together.
+Devices form a mesh of two axes, "data" and "model". An array's sharding depends only on its path and shape, so that a
+parameter, its average and its optimizer slots are sharded alike.
 """
 
 import math
@@ -17,32 +17,32 @@ from xception_jax.errors import UserError
 
 DATA, MODEL = "data", "model"
 
-# What the model axis splits: the end of an array's path, and the axes to split it by, the first that divides. They are
-# the fully connected layers: with two of 4096 units and 17,000 classes, 4 of 5 parameters of the network.
+# Arrays split over the model axis: the end of the path, and candidate axes, of which the first that divides is split.
+# These are the fully connected layers: with two of 4096 units and 17,000 classes, they have 4 of 5 parameters.
 MODEL_AXES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"head/(hidden/\d+|logits)/kernel", (1, 0)),
     (r"head/(hidden/\d+|logits)/bias", (0,)),
 )
-# Fully sharded, the data axis splits the longest other axis that divides, but of no smaller array than this (elements):
-# it would cost more to gather than it saves.
+# With full sharding, the longest other axis that divides is split over the data axis. Arrays with fewer elements than
+# this are not split: gathering them would cost more than it saves.
 SMALLEST_SPLIT = 2**14
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None, *, model: int = 1) -> Mesh:
-    """A mesh over all devices of all processes, of which `model` neighbours share what the model axis splits.
+    """A mesh over all devices of all processes, with `model` neighbouring devices along the model axis.
 
     Raises:
-      UserError: the devices don't divide so.
+      UserError: `model` does not divide the number of devices.
     """
-    grid = np.asarray(devices or jax.devices())  # those of a process are neighbours
+    grid = np.asarray(devices or jax.devices())  # devices of a process are neighbours
     if grid.size % model:
         divisors = ", ".join(str(n) for n in range(1, grid.size + 1) if grid.size % n == 0)
-        raise UserError(f"config.mesh.model={model} does not divide {grid.size} devices; these do: {divisors}")
+        raise UserError(f"config.mesh.model={model} does not divide {grid.size} devices; choose from: {divisors}")
     return Mesh(grid.reshape(-1, model), (DATA, MODEL))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Replicated: the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -52,12 +52,12 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(tree: Any, mesh: Mesh, *, fully_sharded: bool) -> Any:
-    """The sharding of each array of a state, or of a part of it: replicated, but for what the rules above split.
+    """The sharding of each array of a state, or of a part of it: replicated, unless the rules above split it.
 
     Args:
       tree: arrays or their shapes.
       mesh: the devices.
-      fully_sharded: whether the data axis splits the state.
+      fully_sharded: whether the state is split over the data axis.
     """
 
     def sharding(path: tuple, x: Any) -> NamedSharding:
@@ -68,7 +68,7 @@ def state_shardings(tree: Any, mesh: Mesh, *, fully_sharded: bool) -> Any:
 
 
 def in_use(tree: Any, mesh: Mesh) -> Any:
-    """Arrays as a step computes with them: gathered, where the data axis splits what is stored of them."""
+    """Arrays as used within a step: gathered if they are stored split over the data axis."""
     return jax.lax.with_sharding_constraint(tree, state_shardings(tree, mesh, fully_sharded=False))
 
 
@@ -85,25 +85,25 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh, *, fully_shard
 
 
 def gathered(tree: Any, mesh: Mesh) -> Any:
-    """Arrays brought to the host whole, one after the other, by all processes together."""
+    """Whole arrays on the host, gathered one after another by all processes together."""
     return jax.tree.map(lambda x: np.asarray(jax.device_put(x, replicated(mesh))), tree)
 
 
 def bytes_on_each_device(tree: Any, shardings: Any) -> int:
-    """Memory that a tree of arrays, or of their shapes, takes on each device."""
+    """Memory per device of a tree of arrays, or of their shapes, in bytes."""
     parts = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings)
     return sum(jax.tree.leaves(parts))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The global batch of which this process holds the part `batch`, on the devices; returns before it is there."""
+    """The global batch on the devices; `batch` is this process's part. Returns before the transfer is complete."""
     return jax.make_array_from_process_local_data(batch_sharded(mesh), batch)
 
 
 def check_batch_size(key: str, batch_size: int, parts: int, num_devices: int) -> None:
-    """Raises UserError where a batch does not divide into `parts` equal parts for each device."""
+    """Raises UserError unless a batch divides into `parts` equal parts on each device."""
     unit = parts * num_devices
     if batch_size % unit:
         nearest = max(unit, round(batch_size / unit) * unit)
         of = f"{num_devices} devices" + (f" x {parts} accumulation steps" if parts > 1 else "")
-        raise UserError(f"{key}={batch_size} does not divide over {of}; the nearest that does is {nearest}")
+        raise UserError(f"{key}={batch_size} does not divide evenly over {of}; the nearest size that does is {nearest}")

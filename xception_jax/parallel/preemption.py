@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers say that a machine is about to be taken away."""
+"""SIGTERM, with which schedulers announce that a machine is about to be taken away."""
 
 import os
 import signal
@@ -12,27 +12,27 @@ from typing import Any, Self
 import jax
 from jax.experimental import multihost_utils
 
-RESTART = 75  # exit code: stopped by SIGTERM, all is saved, start the same command again (EX_TEMPFAIL of sysexits.h)
+RESTART = 75  # exit code: stopped by SIGTERM, all is saved, run the same command to resume (EX_TEMPFAIL of sysexits.h)
 
 
 class Preempted(Exception):
-    """SIGTERM came."""
+    """SIGTERM was received."""
 
 
 class Preemption:
-    """Listens for SIGTERM inside a `with` block, in which the old handler has no effect.
+    """Handles SIGTERM inside a `with` block, in place of the previous handler.
 
-    Only a program of its own may listen: SIGTERM can end it at once. In a notebook nothing is listened to.
+    Only standalone programs should listen, because SIGTERM can end the process at once; notebooks should not.
 
-    With several processes, JAX' distributed service listens in each and chooses the check at which all of them stop.
+    With several processes, JAX's distributed service listens in each and chooses the check at which all of them stop.
 
     Args:
-      listens: whether it does.
+      listens: whether to listen.
 
     Attributes:
-      nothing_to_lose: whether all that was done is saved. Then SIGTERM ends a single process at once, even one that is
-        compiling. Set by the training loop.
-      leave: called before it is ended so.
+      nothing_to_lose: whether all work is saved. If so, SIGTERM ends a single process at once, even during compilation.
+        Set by the training loop.
+      leave: called before the process is ended this way.
     """
 
     def __init__(self, *, listens: bool) -> None:
@@ -46,8 +46,8 @@ class Preemption:
         alone = jax.process_count() == 1
         self._listens = self._may_listen and alone and threading.current_thread() is threading.main_thread()
         if self._listens:
-            # Python runs its handlers between instructions of the main thread, which may compile for minutes. The
-            # byte comes at once.
+            # Python runs signal handlers between instructions of the main thread, which may be compiling for minutes.
+            # The wake-up byte arrives at once.
             reader, self._writer = socket.socketpair()
             self._writer.setblocking(False)
             threading.Thread(target=self._listen, args=(reader,), name="sigterm", daemon=True).start()
@@ -64,7 +64,7 @@ class Preemption:
             self._writer.close()
 
     def check(self) -> None:
-        """Raises Preempted after a SIGTERM. All processes have to call it equally often: between steps and batches."""
+        """Raises Preempted after a SIGTERM. All processes must call it equally often: between steps and batches."""
         self._checks += 1
         if jax.process_count() > 1:
             self._wanted = multihost_utils.reached_preemption_sync_point(self._checks)
@@ -77,6 +77,6 @@ class Preemption:
     def _listen(self, reader: socket.socket) -> None:
         for number in iter(lambda: reader.recv(1), b""):
             if number[0] == signal.SIGTERM and self.nothing_to_lose:
-                print("Stopped by SIGTERM; the same command goes on.", file=sys.stderr, flush=True)
+                print("Stopped by SIGTERM; run the same command to resume.", file=sys.stderr, flush=True)
                 self.leave()
                 os._exit(RESTART)

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on. With one process, nothing is asked."""
+"""Agreement between the processes of a run. With a single process, there is no communication."""
 
 import json
 from collections.abc import Iterable
@@ -9,25 +9,25 @@ from jax.experimental import multihost_utils
 
 
 def primary() -> bool:
-    """Whether this is the one process that prints, logs and tidies up."""
+    """Whether this is the process that prints, logs and cleans up."""
     return jax.process_index() == 0
 
 
 def any_of(flag: bool) -> bool:
-    """Whether `flag` holds in any process. All processes have to ask, at the same point of the program."""
+    """Whether `flag` is true in any process. All processes must call this at the same point of the program."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def barrier(name: str) -> None:
-    """Returns when all processes are here."""
+    """Returns when all processes have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def gather(names: Iterable[str]) -> list[str]:
-    """The names that any process has, sorted. All processes have to ask, at the same point of the program."""
+    """The sorted union of all processes' names. All processes must call this at the same point of the program."""
     names = sorted(set(names))
     if jax.process_count() == 1:
         return names

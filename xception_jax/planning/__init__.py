@@ -1,1 +1,1 @@
-"""Compiling for accelerators that are not there, and reading what the compiler made of it."""
+"""Compiling for accelerators that are not attached, and analysing the compiled program."""

@@ -1,4 +1,4 @@
-"""Accelerators that a step can be planned for, with their makers' figures."""
+"""Accelerators that a step can be planned for, with their vendors' specifications."""
 
 import dataclasses
 from typing import Literal
@@ -10,11 +10,11 @@ class Chip:
 
     Attributes:
       platform: "tpu" or "gpu".
-      flops: bfloat16 floating-point operations a second, dense, with float32 sums.
-      bandwidth: bytes a second of its main memory.
-      memory: bytes of it.
-      slices: TPUs: the shapes that slices come in.
-      slice_type: TPUs: what Google Cloud calls a slice of n chips, with `n` or `cores` to fill in.
+      flops: dense bfloat16 operations per second, with float32 accumulation.
+      bandwidth: of main memory, in bytes per second.
+      memory: size of main memory, in bytes.
+      slices: TPUs: the available slice shapes.
+      slice_type: TPUs: Google Cloud's name of a slice of n chips, with `n` or `cores` as placeholder.
     """
 
     platform: Literal["tpu", "gpu"]
@@ -29,7 +29,7 @@ FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
 # TPUs: https://cloud.google.com/tpu/docs/v4, and /v5e, /v5p, /v6e. GPUs: NVIDIA's data sheet of the H200
-# (SXM); it prints operations a second with sparsity, of which half are dense.
+# (SXM), which lists operations per second with sparsity; dense is half of that.
 CHIPS = {
     "v4": Chip("tpu", 275e12, 1228e9, 32 * 2**30, CUBIC, "v4-{cores}"),
     "v5e": Chip("tpu", 197e12, 819e9, 16 * 2**30, FLAT, "v5litepod-{n}"),

@@ -1,4 +1,4 @@
-"""What a training step needs of the devices it would run on, found by compiling it for them."""
+"""A training step's requirements on its devices, found by compiling it for them."""
 
 import dataclasses
 import re
@@ -16,25 +16,25 @@ from xception_jax.planning.topology import Topology
 from xception_jax.training.recipe import create_recipe
 from xception_jax.training.summary import multiply_adds
 
-NUM_CLASSES = 1000  # where the config leaves them to its data, which nobody opens here
-NUM_EXAMPLES = 1_281_167  # ImageNet's; schedules in epochs depend on it, what the step needs does not
-UNIT = 8  # pictures a chip, between which the largest batch is looked for: the rows of a TPU's tiles
+NUM_CLASSES = 1000  # used if the config takes it from the data, which is not opened here
+NUM_EXAMPLES = 1_281_167  # ImageNet's; schedules in epochs depend on it, but a step's requirements do not
+UNIT = 8  # images per chip, granularity of the search for the largest batch: the rows of a TPU's tiles
 LARGEST = 10  # buffers that a plan lists
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on each chip. The state is donated: its outputs take its arguments' place."""
+    """Bytes per chip. The state is donated, so its outputs reuse the memory of the arguments."""
 
     arguments: int
     outputs: int
-    shared: int  # outputs in arguments' place
+    shared: int  # outputs that reuse arguments' memory
     temporary: int
     code: int
 
     @property
     def total(self) -> int:
-        """At most, at once."""
+        """Peak use."""
         return self.arguments + self.outputs - self.shared + self.temporary + self.code
 
 
@@ -43,18 +43,18 @@ class Plan:
     """A compiled training step.
 
     Attributes:
-      batch_per_chip: pictures.
-      memory: None where the compiler found it too large.
-      needed: bytes on each chip.
-      limit: bytes that each has, None for the CPU.
-      traffic: bytes a picture that instructions read and write in main memory, each operand and result once.
-      xla_traffic: the same by XLA's own count, which knows when an operand is read in part, but not on-chip memory.
-      flops: a picture, by XLA's count; of convolutions and matrix products only where XLA has none (GPUs).
-      estimated_cycles: a step, as the TPU's compiler estimates it; some instructions have no estimate.
-      collectives: kind -> (how many a step, bytes on each chip).
-      kernels: kind -> how many a step.
+      batch_per_chip: images per chip.
+      memory: None if the compiler found it too large.
+      needed: bytes needed per chip.
+      limit: bytes available per chip; None for the CPU.
+      traffic: bytes per image that instructions read and write in main memory, counting each operand and result once.
+      xla_traffic: the same by XLA's own count, which recognises partial reads of operands, but not on-chip memory.
+      flops: per image, by XLA's count; if XLA has none (GPUs), those of convolutions and matrix products.
+      estimated_cycles: per step, estimated by the TPU's compiler; some instructions have no estimate.
+      collectives: kind -> (number per step, bytes per chip).
+      kernels: kind -> number per step.
       largest: the instructions with the largest results.
-      compile_seconds: tracing and compiling.
+      compile_seconds: time for tracing and compiling.
     """
 
     batch_per_chip: int
@@ -72,18 +72,18 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether a chip's memory holds it."""
+        """Whether it fits into a chip's memory."""
         return self.memory is not None and (self.limit is None or self.needed <= self.limit)
 
 
 def plan_step(config: ConfigDict, topology: Topology, batch_per_chip: int) -> Plan:
     """Compiles the training step that `training` would run on these devices.
 
-    No data is opened and no weights are loaded: what the step needs depends on neither. The logits have
-    `config.model.num_classes`, 1000 where that is None.
+    No data is opened and no weights are loaded, as the requirements depend on neither. The number of classes is
+    `config.model.num_classes`, or 1000 if that is None.
 
     Raises:
-      UserError: a mistake in the config.
+      UserError: the config is invalid.
     """
     settings = _without_data(config, batch_per_chip * len(topology.devices))
     experiment = experiment_lib.create(settings, devices=topology.devices, platform=topology.platform)
@@ -126,14 +126,14 @@ def plan_step(config: ConfigDict, topology: Topology, batch_per_chip: int) -> Pl
 
 
 def largest_batch(plan: Callable[[int], Plan], start: int) -> Plan:
-    """The plan with the most pictures a chip that fits, to a multiple of `UNIT`.
+    """The plan with the most images per chip that fits, in multiples of `UNIT`.
 
     Args:
-      plan: compiles for so many pictures a chip.
-      start: what to try first.
+      plan: compiles for a number of images per chip.
+      start: the first number to try.
 
     Raises:
-      UserError: not even `UNIT` pictures fit.
+      UserError: not even `UNIT` images fit.
     """
     start = max(start // UNIT * UNIT, UNIT)
     best, too_large, batch = None, None, start
@@ -141,8 +141,8 @@ def largest_batch(plan: Callable[[int], Plan], start: int) -> Plan:
         tried = plan(batch)
         assert tried.limit is not None
         if tried.fits:
-            # Memory grows linearly with the batch; where it would not fit, a TPU's compiler computes some of it again,
-            # so that the next one may be above that line.
+            # Memory grows linearly with the batch. Near the limit, a TPU's compiler rematerializes, so that the next
+            # plan may need less than extrapolated.
             best, following = tried, max(batch * tried.limit // tried.needed, batch * 9 // 8)
         else:
             too_large, following = batch, batch * tried.limit // tried.needed
@@ -153,7 +153,7 @@ def largest_batch(plan: Callable[[int], Plan], start: int) -> Plan:
             following = (low + too_large) // 2 if best else min(following, too_large - 1)
         batch = max(following // UNIT * UNIT, low + UNIT)
     if best is None:
-        raise UserError(f"not even {UNIT} pictures a chip fit: they need {tried.needed / 1e9:.1f} GB")
+        raise UserError(f"not even {UNIT} images per chip fit: they need {tried.needed / 1e9:.1f} GB")
     return best
 
 
@@ -170,7 +170,7 @@ def _without_data(config: ConfigDict, batch_size: int) -> ConfigDict:
 
 
 def needed_and_available(message: str) -> tuple[int, int] | None:
-    """The bytes of memory that a TPU's compiler says it needed and had; None where the error is another."""
+    """The needed and available bytes of memory in a TPU compiler's error message; None for other errors."""
     size = r"([\d.]+)([GM])"
     for pattern in (f"Used {size} of {size} hbm", rf"temporaries \({size}\) exceeds available HBM \({size}\)"):
         if "RESOURCE_EXHAUSTED" in message and (found := re.search(pattern, message)):

@@ -1,7 +1,7 @@
-"""Reading a compiled program: what its instructions move through memory, and what they are.
+"""Analysis of a compiled program: its instructions, and the memory traffic they cause.
 
-The text is that of `jax.stages.Compiled.as_text()`: optimized HLO, in which an instruction of the entry computation is
-what runs as one piece (a fusion, a convolution, a copy), so that its operands and results are what memory sees.
+The text is that of `jax.stages.Compiled.as_text()`: optimized HLO, in which an instruction of the entry computation
+runs as a unit (a fusion, a convolution, a copy), so that its operands and results are the memory traffic.
 """
 
 import collections
@@ -11,13 +11,13 @@ import math
 import re
 from collections.abc import Iterator
 
-# Instructions that run nothing: they name, group or reinterpret buffers, or wait for what another has started.
+# Instructions that do no work: they name, group or reinterpret buffers, or wait for another instruction.
 FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("opt-barrier", "iota", "add-dependency", "copy-done", "slice-done", "async-done", "async-update"),
     *("all-reduce-done", "all-gather-done", "collective-permute-done", "send-done", "recv-done", "AllocateBuffer"),
 }
-CONTROL = ("while", "call", "conditional", "async-start")  # run other computations, and nothing themselves
+CONTROL = ("while", "call", "conditional", "async-start")  # run other computations, but do no work themselves
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BITS = {"pred": 8, "token": 0, "opaque": 0}
 NUMBER = r"^\((\d+)\)$"
@@ -29,14 +29,14 @@ class Instruction:
     """One instruction.
 
     Attributes:
-      type: of its result, with the layout: "bf16[8,16]{1,0}", or a tuple of such.
-      operands: names of the instructions it takes; of a parameter its number.
-      op_name: where in the Python program it comes from: "jit(train_step)/jvp(block2)/conv_general_dilated".
-      called: the computations it is made of: a fusion's, a loop's body, the branches of a conditional.
-      condition: a loop's.
-      turns: how often a loop turns, where the compiler says; 0 otherwise.
-      kind: the opcode; of a custom call the library function.
-      cycles: how long it takes, as a TPU's compiler estimates it; 0 where it does not say.
+      type: of its result, with the layout: "bf16[8,16]{1,0}", or a tuple of such types.
+      operands: names of the instructions it takes; for a parameter, its number.
+      op_name: its origin in the Python program: "jit(train_step)/jvp(block2)/conv_general_dilated".
+      called: the computations it consists of: a fusion's, a loop's body, the branches of a conditional.
+      condition: of a loop.
+      turns: number of iterations of a loop, if the compiler states it; otherwise 0.
+      kind: the opcode; for a custom call, the library function.
+      cycles: estimated by a TPU's compiler; 0 if unknown.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Instruction:
 
     @functools.cached_property
     def size(self) -> int:
-        """Bytes of what it writes to the device's main memory."""
+        """Bytes that it writes to the device's main memory."""
         return sum(_array_bytes(*array) for array in self.new_arrays)
 
     @property
@@ -67,7 +67,7 @@ class Instruction:
 
 
 def _array_bytes(dtype: str, dims: str, layout: str) -> int:
-    """Bytes of an array in main memory. A TPU's on-chip memory is space 1 and no part of it."""
+    """Bytes of an array in main memory; 0 for a TPU's on-chip memory, which is space 1."""
     if "S(1)" in layout:
         return 0
     width = re.search(r"\d+", dtype)
@@ -90,9 +90,9 @@ class Program:
                 instructions[instruction.name] = instruction
 
     def steps(self, computation: str | None = None, times: int = 1) -> Iterator[tuple[Instruction, int, int]]:
-        """What runs, as (instruction, how often, bytes that it reads and writes each time).
+        """The instructions that run, as (instruction, number of times, bytes that it reads and writes each time).
 
-        Those that run nothing are left out; a loop's are those of its body.
+        Instructions that do no work are skipped; a loop is represented by the instructions of its body.
         """
         instructions = self.computations[computation or self.entry]
         for instruction in instructions.values():
@@ -110,18 +110,18 @@ class Program:
 
     @functools.cached_property
     def cycles(self) -> int:
-        """What a TPU's compiler estimates, of the instructions it estimates."""
+        """The TPU compiler's estimate, over the instructions that have one."""
         return sum(times * instruction.cycles for instruction, times, _ in self.steps())
 
     def kernels(self) -> collections.Counter[str]:
-        """How many instructions of each kind the program launches; custom calls by the library function's name."""
+        """The number of instructions of each kind that the program launches; custom calls by library function."""
         counts: collections.Counter[str] = collections.Counter()
         for instruction, times, _ in self.steps():
             counts[instruction.kind] += times
         return counts
 
     def collectives(self) -> dict[str, tuple[int, int]]:
-        """Messages between devices: kind -> (how many, bytes of their results on each device)."""
+        """Communication between devices: kind -> (number, bytes of the results on each device)."""
         found: dict[str, tuple[int, int]] = {}
         for instruction, times, _ in self.steps():
             kind = instruction.opcode.removesuffix("-start")
@@ -136,7 +136,7 @@ class Program:
         return sorted(instructions.values(), key=lambda i: -i.size)[:count]
 
     def _turns(self, instruction: Instruction) -> int:
-        """How often a loop turns, by what its condition compares the counter with. 1 for what is no loop."""
+        """The number of iterations of a loop, by the bound in its condition; 1 for other instructions."""
         if instruction.turns:
             return instruction.turns
         condition = self.computations.get(instruction.condition, {})
@@ -145,7 +145,8 @@ class Program:
     def _moved(self, instruction: Instruction, operands: list[Instruction]) -> int:
         """Bytes that an instruction reads and writes in main memory.
 
-        Of an operand that is only sliced the slices are read; where a slice is updated in place, the slice is written.
+        If an operand is only sliced, only the slices are read; if a slice is updated in place, only the slice is
+        written.
         """
         if instruction.opcode in ("copy-start", "slice-start", "dynamic-slice"):
             read = sum(_array_bytes(dtype, dims, "") for dtype, dims, _ in instruction.new_arrays if operands[0].size)
@@ -160,7 +161,7 @@ class Program:
         return instruction.size + sum(operand.size for operand in operands)
 
     def _read(self, fused: str, number: str, whole: int) -> int:
-        """Bytes that a fused computation reads of a parameter, of which there are `whole`."""
+        """Bytes that a fused computation reads of a parameter of `whole` bytes."""
         instructions = self.computations[fused].values()
         [parameter] = [i.name for i in instructions if i.opcode == "parameter" and i.operands[0] == number]
         names, total = {parameter}, 0
@@ -175,15 +176,15 @@ class Program:
                 total += sum(self._read(i.called[0], str(n), whole) for n, o in enumerate(i.operands) if o in names)
             elif i.opcode != "dynamic-update-slice" or i.operands[0] not in names:
                 return whole
-        passed_on = i.name in names  # the last is the result
+        passed_on = i.name in names  # the last one is the result
         return whole if passed_on else min(total, whole)
 
     def _written(self, fused: str, number: int, whole: int) -> int:
-        """Bytes that a fused computation writes of a result, of which there are `whole`."""
+        """Bytes that a fused computation writes of a result of `whole` bytes."""
         instructions = self.computations[fused]
         i = list(instructions.values())[-1]
         if i.opcode == "tuple":
-            if number >= len(i.operands):  # a tuple in the tuple, as only reductions have
+            if number >= len(i.operands):  # a nested tuple, which only reductions have
                 return whole
             i, number = instructions[i.operands[number]], 0
         while i.opcode == "bitcast":
@@ -196,7 +197,7 @@ class Program:
 
 
 def _bytes_anywhere(instruction: Instruction) -> int:
-    """Bytes of what an instruction writes, wherever."""
+    """Bytes that an instruction writes to any memory."""
     return sum(_array_bytes(dtype, dims, "") for dtype, dims, _ in instruction.new_arrays)
 
 
@@ -227,7 +228,7 @@ def _parse(line: str) -> Instruction | None:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The first item of a text, a parenthesis or a word, and what follows."""
+    """Splits off the first item of a text, a parenthesized group or a word; returns it and the rest."""
     if not text.startswith("("):
         word, _, rest = text.partition(" ")
         return word, rest

@@ -10,7 +10,7 @@ from xception_jax.workdir import identity
 
 
 def record(plan: Plan, topology: Topology, settings: dict[str, Any]) -> dict[str, Any]:
-    """A plan as JSON has it, with what was planned, when and with which versions."""
+    """A plan as a dictionary for JSON, with the settings, date and versions."""
     devices = len(topology.devices)
     numbers = dataclasses.asdict(plan) | {
         "largest": [{"bytes": i.size, "type": i.type, "opcode": i.opcode, "from": i.op_name} for i in plan.largest],
@@ -29,7 +29,7 @@ def record(plan: Plan, topology: Topology, settings: dict[str, Any]) -> dict[str
 
 
 def speeds(plan: Plan, topology: Topology) -> dict[str, float]:
-    """Pictures a second that all chips can do at most, as their main memory's and their arithmetic's speed allow."""
+    """Upper bounds on images per second over all chips, by memory bandwidth and by arithmetic."""
     if topology.chip is None or plan.memory is None:
         return {}
     devices = len(topology.devices)

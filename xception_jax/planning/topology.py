@@ -1,4 +1,4 @@
-"""Devices to compile for: a TPU slice or NVIDIA GPUs that are not there, or simulated CPU devices."""
+"""Devices to compile for: a TPU slice or NVIDIA GPUs that are not attached, or simulated CPU devices."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from xception_jax.errors import UserError, suggest
 from xception_jax.ops.lowering import Platform
 from xception_jax.planning.chips import CHIPS, Chip
 
-# Of each platform's compiler: the packages that have it, and what installs one.
+# Each platform's compiler: the packages that provide it, and the requirement that installs it.
 COMPILERS = {
     "tpu": (("libtpu",), "jax[tpu]"),
     "gpu": (("jax-cuda12-plugin", "jax-cuda13-plugin"), "jax[cuda12]"),
@@ -27,9 +27,9 @@ class Topology:
     Attributes:
       name: as given: "v5e:4x4", "h200:1", "cpu:8".
       platform: "tpu", "gpu" or "cpu".
-      chip: its figures; None for the CPU.
-      devices: to compile for; none of them can run anything, except the CPU's.
-      versions: of the compiler, by the name of its package.
+      chip: the chip's specifications; None for the CPU.
+      devices: to compile for; only CPU devices can run programs.
+      versions: of the compiler, by package name.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Topology:
 def open_topology(name: str) -> Topology:
     """Devices by a name such as "v5e:4x4", "h200:8" or "cpu:8".
 
-    The compilers read their settings from the environment when they start: call this before anything is computed.
+    The compilers read their settings from the environment when they start, so call this before any computation.
 
     Raises:
       UserError: an unknown name, or the compiler is not installed.
@@ -56,9 +56,9 @@ def open_topology(name: str) -> Topology:
         if shape not in chip.slices:
             raise UserError(f'{kind} has no slice "{shape}"; choose from: {", ".join(chip.slices)}')
     elif not re.fullmatch(r"[1-9]\d{0,3}", shape):
-        raise UserError(f'topology "{name}" needs a number of devices, such as {kind}:8')
+        raise UserError(f'topology "{name}" lacks a number of devices; write it like {kind}:8')
 
-    # The process itself computes on the CPU only, whatever else it has.
+    # The process itself uses only the CPU, even if other devices are available.
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_platforms", "cpu")
     if chip is None:
@@ -83,10 +83,10 @@ def _installed(package: str) -> bool:
 def _tpus(kind: str, shape: str, chip: Chip) -> tuple[jax.Device, ...]:
     count = math.prod(int(n) for n in shape.split("x"))
     os.environ |= {
-        "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to ask
+        "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to query
         "TPU_ACCELERATOR_TYPE": chip.slice_type.format(n=count, cores=2 * count),
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is taken
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is claimed
         "TPU_MIN_LOG_LEVEL": "3",
     }
     return tuple(topologies.get_topology_desc(f"{kind}:{shape}", platform="tpu").devices)
@@ -94,7 +94,7 @@ def _tpus(kind: str, shape: str, chip: Chip) -> tuple[jax.Device, ...]:
 
 def _gpus(kind: str, count: int) -> tuple[jax.Device, ...]:
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-    # Without a device there is nothing to time kernels on.
+    # Without a device, kernels cannot be timed.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
     target = resources.files("xception_jax.planning").joinpath(f"gpu_targets/{kind}.txtpb").read_text()
     description = topologies.get_topology_desc("", platform="cuda", topology=f"1x1x{count}", target_config=target)

@@ -1,4 +1,4 @@
-"""Weights of other frameworks: their names and layouts, and ours."""
+"""Trained weights: loading, conversion between frameworks, and transplantation into networks."""
 
 from xception_jax.pretrained.create import create_model
 from xception_jax.pretrained.load import load

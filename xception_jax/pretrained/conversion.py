@@ -1,4 +1,4 @@
-"""Trained weights into files that other frameworks load."""
+"""Conversion of trained weights to files that other frameworks load."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from xception_jax.pretrained.pretrained import Pretrained
 from xception_jax.workdir import atomic
 
 SUFFIXES = {"timm": ".safetensors", "torchvision": ".safetensors", "keras": ".h5", "npz": ".npz"}
-# Of our networks, where frameworks differ.
+# Our networks' defaults for options in which frameworks differ.
 DEFAULTS = {"bn_epsilon": 1e-3, "pool_padding": "same", "flavour": "torchvision"}
 
 
 def encode(pretrained: Pretrained, to: str) -> bytes:
-    """The file of weights that another framework loads.
+    """The contents of a weight file for another framework.
 
     Raises:
       UserError: the framework has no such network.
@@ -28,7 +28,7 @@ def encode(pretrained: Pretrained, to: str) -> bytes:
     head = pretrained.num_classes > 0
     if to in ("timm", "torchvision"):
         if to == "torchvision" and pretrained.model != "inception_v3":
-            raise UserError(f"torchvision has inception_v3, no {pretrained.model}; --to=timm has")
+            raise UserError(f"torchvision has inception_v3, but not {pretrained.model}; use --to=timm")
         table = timm_table(pretrained.model, head=head, aux_head=bool(pretrained.options.get("aux_head")))
         return writing.safetensors(foreign(pretrained, table, to))
     tensors = foreign(pretrained, keras_table(pretrained.model, head=head), to)
@@ -42,34 +42,34 @@ def foreign(pretrained: Pretrained, table: Table, to: str) -> dict[str, np.ndarr
     except (KeyError, ValueError) as e:
         options = ", ".join(f"{k}={v}" for k, v in pretrained.options.items())
         raise UserError(
-            f"{to} has no network like this {pretrained.model} ({options or 'default options'}): {e}"
+            f"{to} has no equivalent of this {pretrained.model} ({options or 'default options'}): {e}"
         ) from None
 
 
 def caveat(pretrained: Pretrained, to: str) -> str:
-    """What must be set in the other framework's network for it to compute the same, or nothing."""
+    """The settings that the other framework's network needs in order to compute the same; "" if none."""
     framework = "keras" if to in ("keras", "npz") else "timm"
     usual = OPTIONS.get((framework, pretrained.model), {})
     names = [name for name in ("bn_epsilon", "pool_padding", "flavour") if name in usual or name in pretrained.options]
     differing = [
-        f"{name} {pretrained.options.get(name, DEFAULTS[name])} (there {usual.get(name, DEFAULTS[name])})"
+        f"{name} {pretrained.options.get(name, DEFAULTS[name])} (default there: {usual.get(name, DEFAULTS[name])})"
         for name in names
         if pretrained.options.get(name, DEFAULTS[name]) != usual.get(name, DEFAULTS[name])
     ]
-    return f"these weights were trained with {', '.join(differing)}: set it there too" if differing else ""
+    return f"these weights were trained with {', '.join(differing)}; set it there, too" if differing else ""
 
 
 def convert(weights: str, to: str, output: Path) -> Pretrained:
-    """Writes trained weights into a file that another framework loads; returns them.
+    """Writes trained weights to a file for another framework; returns the weights.
 
     Args:
-      weights: as `pretrained.load` takes them.
+      weights: as for `pretrained.load`.
       to: "timm", "torchvision", "keras" or "npz" (Keras' names).
-      output: the file; its suffix must be the format's.
+      output: the file; its suffix must match the format.
     """
     suffix = SUFFIXES[to]
     if output.suffix != suffix or output.name.endswith(".weights.h5"):
-        raise UserError(f"--to={to} writes a {suffix} file (Keras takes .weights.h5 for another format), not {output}")
+        raise UserError(f"--to={to} writes a {suffix} file (in Keras, .weights.h5 is another format), not {output}")
     pretrained = load(weights)
     atomic.write_atomically(output, encode(pretrained, to))
     return pretrained

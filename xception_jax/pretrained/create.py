@@ -1,4 +1,4 @@
-"""Networks by name, trained ones included."""
+"""Networks by name, with or without trained weights."""
 
 from typing import Any
 
@@ -19,21 +19,21 @@ def create_model(
     weights: str | None = None,
     **options: Any,
 ) -> Backbone:
-    """Builds a network, trained if `weights` are given: then it has their `input_spec` and `class_names`, too.
+    """Builds a network. With `weights` it is trained, and has their `input_spec` and `class_names`, too.
 
         model = create_model("xception", weights="imagenet")
         probabilities = jax.nn.softmax(model(model.preprocess(images)))
 
     Args:
       name: one of `list_models()`, or "package.module:function".
-      num_classes: width of the logits; 0 leaves the logits layer out. None: as many as the weights have, else 1000.
-        Where it differs from theirs, the logits layer is a new one.
-      rngs: initialises what is not trained; None: from seed 0.
-      weights: trained weights, as `load` takes them.
-      **options: the keyword arguments of the network's class, e.g. `dropout=0.5`; by default the weights' own.
+      num_classes: width of the logits; 0 omits the logits layer. None: that of the weights, or 1000.
+        If it differs from that of the weights, the logits layer is initialised anew.
+      rngs: initialises parameters that are not loaded; None: seed 0.
+      weights: trained weights, as for `load`.
+      **options: the keyword arguments of the network's class, e.g. `dropout=0.5`; by default those of the weights.
 
     Raises:
-      UserError: an unknown name or option, weights that cannot be read or are another network's.
+      UserError: an unknown name or option, or weights that cannot be read or belong to another network.
     """
     rngs = nnx.Rngs(0) if rngs is None else rngs
     if weights is None:

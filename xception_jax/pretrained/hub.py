@@ -1,4 +1,4 @@
-"""Published weights by name: fetched once, checked, and kept."""
+"""Published weights by name: downloaded once, verified and cached."""
 
 import contextlib
 import hashlib
@@ -12,24 +12,23 @@ from xception_jax.errors import UserError, WeightsFileError, suggest
 from xception_jax.models import cards
 
 TIMM_FILES = ("config.json", "model.safetensors")
-SECONDS = 30  # without an answer
+SECONDS = 30  # timeout without an answer
 
 
 def cache() -> Path:
-    """Where fetched files are kept: $XCEPTION_JAX_CACHE, or ~/.cache/xception_jax."""
+    """The folder for downloaded files: $XCEPTION_JAX_CACHE, or ~/.cache/xception_jax."""
     return Path(os.environ.get("XCEPTION_JAX_CACHE", Path.home() / ".cache" / "xception_jax")) / "weights"
 
 
 def find(weights: str, model: str | None) -> Path:
-    """The file or folder that `weights` names, on disk; a published name is fetched where it is not yet there.
+    """The local file or folder for `weights`; published weights are downloaded if they are not yet in the cache.
 
     Args:
       weights: a path or a name.
-      model: the network wanted, which "imagenet" leaves open; None: xception.
+      model: the network for "imagenet", which is not specific; None: xception.
 
     Raises:
-      UserError: there is neither such a file nor such a name, or it cannot be fetched; the message says which file to
-        put where.
+      UserError: the path or name does not exist, or cannot be downloaded; the message says which file to put where.
     """
     path = Path(weights).expanduser()
     if path.exists():
@@ -61,7 +60,7 @@ def imagenet(model: str) -> Path:
 
 
 def _fetch(url: str, path: Path, md5: str) -> None:
-    """A file from a server, whole or not at all."""
+    """Downloads a file and verifies it before it becomes visible."""
     print(f"Fetching {url}")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -87,13 +86,13 @@ def _md5(path: Path) -> str:
 
 
 def hugging_face(repository: str) -> Path:
-    """The file or folder of weights of a repository on the Hugging Face hub, in the hub's own cache."""
+    """The local file or folder of a repository on the Hugging Face hub, in the hub's own cache."""
     import huggingface_hub
     from huggingface_hub import errors
 
     folder = cache() / repository
     is_timm = repository.startswith("timm/")
-    if folder.exists():  # put there by hand
+    if folder.exists():  # put there manually
         return folder / TIMM_FILES[-1] if is_timm else folder
     try:
         patterns = list(TIMM_FILES) if is_timm else None
@@ -101,7 +100,7 @@ def hugging_face(repository: str) -> Path:
     except errors.RepositoryNotFoundError:
         names = {card.name for card in cards.CARDS}
         raise UserError(f"the Hugging Face hub has no repository {repository}; {suggest(repository, names)}") from None
-    except Exception as e:  # whatever the network and its layers raise
+    except Exception as e:  # whatever network errors there are
         what = " and ".join(TIMM_FILES) if is_timm else "all its files"
         raise UserError(
             f"https://huggingface.co/{repository} cannot be fetched ({type(e).__name__}); "

@@ -1,4 +1,4 @@
-"""Which network a file's arrays are of. Their names and shapes tell; what the file is called does not."""
+"""Recognises the network that a file's arrays belong to, by their names and shapes, not by the file name."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from xception_jax.pretrained.layouts.timm import timm_table
 
 Tensors = Mapping[str, np.ndarray]
 
-# What people call the networks: the short names are a trap.
+# Full names of the networks, as the short names are ambiguous.
 FAMILIES = {
     "xception": "Chollet's Xception",
     "inception_v3": "Inception V3",
@@ -32,7 +32,7 @@ FAMILIES = {
     "xception41p": "timm's pre-activated Xception-41",
     "xception65p": "timm's pre-activated Xception-65",
 }
-# With which options ours computes what the framework's network computes.
+# Options with which our network computes the same as the framework's.
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("timm", "xception"): {"bn_epsilon": 1e-5, "pool_padding": "symmetric"},
     ("timm", "inception_v3"): {"flavour": "torchvision"},
@@ -43,11 +43,11 @@ MOST_NAMES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Recognized:
-    """What a file's arrays turned out to be.
+    """The network recognised from a file's arrays.
 
     Attributes:
-      framework: whose names they have, "keras" or "timm" (torchvision's Inception V3 too).
-      model, options, num_classes: the network, as `create_model` takes it; 0 classes where there is no logits layer.
+      framework: the naming convention, "keras" or "timm" (also for torchvision's Inception V3).
+      model, options, num_classes: the network, as for `create_model`; 0 classes if there is no logits layer.
       weights: the arrays in our layout, float32.
     """
 
@@ -59,25 +59,25 @@ class Recognized:
 
 
 def recognize(tensors: Tensors, source: str) -> Recognized:
-    """The network that a file's arrays are of.
+    """Recognises the network that a file's arrays belong to.
 
     Args:
       tensors: by their names in the file.
       source: the file, for messages.
 
     Raises:
-      WeightsFileError: they are no known network's, or arrays are missing, unexpected, of a wrong shape or not finite.
+      WeightsFileError: the network is unknown, or arrays are missing, unexpected, not finite or have wrong shapes.
     """
     candidates = [(len(_missing(*c)) + len(_unexpected(*c)), *c) for c in _candidates(tensors)]
     distance, framework, model, table, arrays = min(candidates, key=lambda c: c[0])
     entries = {entry.name: entry for entry in table.entries}
     if distance >= len(entries):
-        raise WeightsFileError(f"{source} is of no network known here: it has {_names(tensors)}")
+        raise WeightsFileError(f"{source} does not belong to a known network: it has {_names(tensors)}")
     missing, unexpected = _missing(framework, model, table, arrays), _unexpected(framework, model, table, arrays)
     wrong = {"missing": missing, "unexpected": unexpected}
     if any(wrong.values()):
         details = "; ".join(f"{kind}: {_names(names)}" for kind, names in wrong.items() if names)
-        raise WeightsFileError(f"{source} is not quite {FAMILIES[model]} with {framework}'s names ({details})")
+        raise WeightsFileError(f"{source} does not match {FAMILIES[model]} with {framework}'s names ({details})")
     _check_numbers({name: arrays[name] for name in entries}, source)
     logits = _logits(table)
     num_classes = 0
@@ -91,7 +91,7 @@ def recognize(tensors: Tensors, source: str) -> Recognized:
 
 
 def _candidates(tensors: Tensors) -> Iterator[tuple[str, str, Table, Tensors]]:
-    """Framework, network, the table of the arrays that such a file has, and the file's arrays by the table's names."""
+    """Candidates: framework, network, the table of such a file's arrays, and the file's arrays by the table's names."""
     keras, torch = canonical_keras(tensors), canonical_timm(tensors)
     for model in KERAS_MODELS:
         yield "keras", model, _with_head(keras_table(model), keras), keras
@@ -101,12 +101,12 @@ def _candidates(tensors: Tensors) -> Iterator[tuple[str, str, Table, Tensors]]:
 
 
 def _logits(table: Table) -> Entry | None:
-    """The kernel of the logits layer, where the table has one."""
+    """The kernel of the logits layer, if the table has one."""
     return next((e for e in table.entries if e.path == ("head", "logits", "kernel")), None)
 
 
 def _with_head(table: Table, arrays: Tensors) -> Table:
-    """The table, without the logits layer where the file has none."""
+    """The table, without the logits layer if the file has none."""
     logits = [e for e in table.entries if e.path[:2] == ("head", "logits")]
     if any(e.name in arrays for e in logits):
         return table
@@ -122,7 +122,7 @@ def _unexpected(framework: str, model: str, table: Table, arrays: Tensors) -> li
 
 
 def _read_options(model: str, table: Table, arrays: Tensors) -> dict[str, Any]:
-    """Options that the arrays' shapes tell."""
+    """Options that follow from the arrays' shapes."""
     options: dict[str, Any] = {}
     if any(e.path[0] == "aux" for e in table.entries):
         options["aux_head"] = True
@@ -136,9 +136,9 @@ def _read_options(model: str, table: Table, arrays: Tensors) -> dict[str, Any]:
 def _check_numbers(arrays: Tensors, source: str) -> None:
     for name, x in arrays.items():
         if not np.issubdtype(np.asarray(x).dtype, np.floating) and x.dtype.name != "bfloat16":
-            raise WeightsFileError(f"{source}: {name} is of {x.dtype}, not of floating-point numbers")
+            raise WeightsFileError(f"{source}: {name} has dtype {x.dtype}, which is not floating-point")
         if not np.isfinite(x).all():
-            raise WeightsFileError(f"{source}: {name} has numbers that are not finite")
+            raise WeightsFileError(f"{source}: {name} has values that are not finite")
         if name.endswith(("running_var", "moving_variance")) and (np.asarray(x) < 0).any():
             raise WeightsFileError(f"{source}: {name} has negative variances")
 
@@ -146,7 +146,7 @@ def _check_numbers(arrays: Tensors, source: str) -> None:
 def _check_shapes(
     model: str, options: dict[str, Any], num_classes: int, table: Table, arrays: Tensors, source: str
 ) -> None:
-    """Raises WeightsFileError where an array has not the shape that the network needs."""
+    """Raises WeightsFileError if an array does not have the shape that the network needs."""
 
     def build() -> Weights:
         return variables.split(models.create_model(model, num_classes=num_classes, rngs=nnx.Rngs(0), **options))[1]

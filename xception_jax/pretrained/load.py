@@ -18,18 +18,18 @@ IMAGENET = 1000
 
 
 def load(weights: str | Path, model: str | None = None) -> Pretrained:
-    """Trained weights, with what they need to be used.
+    """Loads trained weights, with everything needed to use them.
 
     Args:
       weights: a file (Keras' .h5, .weights.h5 or .keras, .safetensors, PyTorch's .pth, .npz in Keras' layout), a
         TensorFlow SavedModel folder or checkpoint, a work directory of ours, or a name: "imagenet" (Keras' file),
-        "timm/..." or "jamesdolezal/..." on the Hugging Face hub. What a file is, its contents tell. Of a work
-        directory the best checkpoint is taken, or the last if none was evaluated; "DIR@last", "DIR@best" and "DIR@STEP"
-        choose.
-      model: the network wanted; None: whichever the weights are of.
+        "timm/..." or "jamesdolezal/..." on the Hugging Face hub. Files are recognised by their contents. A work
+        directory gives its best checkpoint, or the last if none was evaluated; "DIR@last", "DIR@best" and "DIR@STEP"
+        select one.
+      model: the expected network; None: any.
 
     Raises:
-      UserError: there is no such file or name, it cannot be read, or it is another network's.
+      UserError: the file or name does not exist, cannot be read, or belongs to another network.
     """
     name, which = _checkpoint_of(str(weights))
     path = hub.find(name, model)
@@ -43,7 +43,7 @@ def load(weights: str | Path, model: str | None = None) -> Pretrained:
 
 
 def _checkpoint_of(weights: str) -> tuple[str, str | None]:
-    """ "DIR@best" as "DIR" and "best", if DIR is a folder and there is none of the whole name."""
+    """Splits "DIR@best" into "DIR" and "best", if DIR is a folder and the whole name is not a path."""
     name, at, which = weights.rpartition("@")
     is_checkpoint = at and Path(name).expanduser().is_dir() and not Path(weights).expanduser().exists()
     return (name, which) if is_checkpoint else (weights, None)
@@ -54,8 +54,8 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
 
     Args:
       path: the file or folder.
-      source: what people call it.
-      which: of a work directory, the checkpoint, as `read_workdir` takes it.
+      source: its name in messages.
+      which: the checkpoint of a work directory, as for `read_workdir`.
     """
     if (path / "checkpoints").is_dir():
         from xception_jax.pretrained.layouts.workdir import read_workdir  # Orbax is slow to import
@@ -81,7 +81,7 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
 
 
 def of_pathology(path: Path, source: str) -> Pretrained:
-    """A pathology model of Slideflow's."""
+    """The weights of a Slideflow pathology model."""
     found = slideflow.read(path)
     stain = (found.stain.means, found.stain.stds) if found.stain else None
     return Pretrained(
@@ -99,7 +99,7 @@ def of_pathology(path: Path, source: str) -> Pretrained:
 
 
 def with_card(pretrained: Pretrained, card: dict[str, Any]) -> Pretrained:
-    """The weights with what timm's config.json says of them: input, crop, licence and class names."""
+    """Adds the information in timm's config.json to the weights: input, crop, licence and class names."""
     cfg = card.get("pretrained_cfg", {})
     spec = pretrained.input
     normalization = Normalization(

@@ -1,4 +1,4 @@
-"""What a file of trained weights is, once it is read."""
+"""Trained weights in memory."""
 
 import dataclasses
 from pathlib import Path
@@ -12,19 +12,19 @@ IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Trained weights, with all that is needed to use them.
+    """Trained weights, with everything needed to use them.
 
     Attributes:
-      source: where they are from, for people.
-      model: the network, as `create_model` takes it.
-      options: its options, as `create_model` takes them.
-      num_classes: width of its logits; 0 where the weights have none.
+      source: where they come from, for people.
+      model: the network, as for `create_model`.
+      options: its options, as for `create_model`.
+      num_classes: width of its logits; 0 if the weights have no logits layer.
       weights: its arrays, on the host.
-      input: what it expects of its pictures.
-      class_names: of its logits; () where they are not known.
-      scores: what its logits are: "softmax" of classes, or "linear", a figure of its own each.
-      uncertainty: whether dropout is to be on at inference, for scores with an uncertainty.
-      licence: of the weights, "" where it is not known.
+      input: the input it expects.
+      class_names: of its logits; () if unknown.
+      scores: the meaning of its logits: "softmax" over classes, or "linear", independent values.
+      uncertainty: whether to use dropout at inference to estimate the uncertainty of scores.
+      licence: of the weights; "" if unknown.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Trained weights into a network: everything accounted for, nothing by accident."""
+"""Transplants trained weights into a network, accounting for every array."""
 
 from typing import Any
 
@@ -10,33 +10,33 @@ from xception_jax.errors import UserError
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained.pretrained import Pretrained
 
-# Parts of a network that make its outputs: where they do not fit, they start afresh.
+# Parts of a network that produce its outputs: if they do not fit, they keep their initial values.
 HEADS = ("head", "aux")
 MOST_NAMES = 8
 
 
 def transplant(pretrained: Pretrained, network: Weights) -> tuple[Weights, str]:
-    """The trained arrays in the places of a network's.
+    """Matches trained arrays with a network's.
 
     Args:
       pretrained: the weights.
-      network: the arrays of the network that takes them, or their shapes and dtypes.
+      network: the arrays of the network that receives them, or their shapes and dtypes.
 
     Returns:
-      The network's arrays, in its dtypes, None where one keeps what it was drawn with, which only those of the heads
-      may; a line that says what was loaded and what was not.
+      The network's arrays, with its dtypes, or None for an array that keeps its initial values, which is only allowed
+      in the heads; and a line that says what was loaded and what was not.
 
     Raises:
-      UserError: an array is missing, mis-shaped or left over; the message names them.
+      UserError: an array is missing, left over or has the wrong shape; the message names them.
     """
     ours, theirs = _flat(network), _flat(pretrained.weights)
     mis_shaped = [p for p in ours.keys() & theirs.keys() if ours[p].shape != theirs[p].shape and not _of_head(p)]
     missing = [p for p in ours.keys() - theirs.keys() if not _of_head(p)]
     left_over = [p for p in theirs.keys() - ours.keys() if not _of_head(p)]
-    wrong = {"missing": missing, "unexpected": left_over, "of another shape": mis_shaped}
+    wrong = {"missing": missing, "unexpected": left_over, "with another shape": mis_shaped}
     if any(wrong.values()):
         details = "; ".join(f"{kind}: {_names(paths)}" for kind, paths in wrong.items() if paths)
-        raise UserError(f"the weights of {pretrained.source} do not fit the network ({details})")
+        raise UserError(f"the weights from {pretrained.source} do not fit the network ({details})")
 
     def taken(path: tuple) -> np.ndarray | None:
         x = theirs.get(path)
@@ -44,10 +44,10 @@ def transplant(pretrained: Pretrained, network: Weights) -> tuple[Weights, str]:
 
     arrays = {path: taken(path) for path in ours}
     fresh = [path for path, x in arrays.items() if x is None]
-    report = f"loaded {len(arrays) - len(fresh)} arrays of {pretrained.source}"
+    report = f"loaded {len(arrays) - len(fresh)} arrays from {pretrained.source}"
     if fresh:
-        replaced = f" in place of those of {pretrained.num_classes} classes" if pretrained.num_classes else ""
-        report += f"; drawn afresh{replaced}: {_names(fresh)}"
+        replaced = f" in place of those for {pretrained.num_classes} classes" if pretrained.num_classes else ""
+        report += f"; newly initialised{replaced}: {_names(fresh)}"
     tree = unflatten_dict(arrays)
     return Weights(tree["params"], tree["batch_stats"]), report
 
@@ -66,5 +66,5 @@ def _names(paths: list[tuple]) -> str:
 
 
 def fill(network: Weights, trained: Weights) -> Weights:
-    """A network's arrays, in place of them the trained ones that are not None."""
+    """A network's arrays, replaced by the trained ones that are not None."""
     return jax.tree.map(lambda ours, theirs: ours if theirs is None else theirs, network, trained)

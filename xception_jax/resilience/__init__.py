@@ -1,1 +1,1 @@
-"""Runs as real processes that are interrupted, damaged and compared."""
+"""Tests of runs as real processes that are interrupted, damaged and compared."""

@@ -1,11 +1,10 @@
-"""Kills a run again and again, at random moments, and shows that nothing is lost.
+"""Kills a run repeatedly at random moments, and checks that nothing is lost.
 
     python -m xception_jax.resilience.chaos --config=configs/quickstart.py --kills=25 --seed=0 --damage
 
-Sends SIGKILL or SIGTERM while the run starts, trains, evaluates or saves; with `--damage` also damages files of the
-newest checkpoint in between, with `--processes=2` kills one or both of two processes. Then the run ends in peace, and
-is compared with one that was left alone. Exits with 1 where a bit differs. Flags that are not named below are the
-training command's.
+Sends SIGKILL or SIGTERM while the run starts, trains, evaluates or saves. With `--damage` it also damages files of the
+latest checkpoint in between; with `--processes=2` it kills one or both of two processes. Finally the run finishes, and
+is compared with an uninterrupted one. Exits with 1 if a bit differs. Other flags are those of the training command.
 """
 
 import argparse
@@ -24,46 +23,46 @@ if TYPE_CHECKING:
 
     from xception_jax.resilience.runs import Running
 
-STEPS_A_KILL = 6  # most that a run does before its next kill
+STEPS_PER_KILL = 6  # maximum number of steps before the next kill
 MOMENTS = {"while it trains": 0.4, "while it saves": 0.3, "while it evaluates": 0.15, "at any time": 0.15}
-DAMAGED = 0.4  # share of the kills after which a file is damaged, with --damage
-MOST_SECONDS = 120  # that the processes of a run take to end when one of them is killed
+DAMAGED = 0.4  # fraction of the kills after which a file is damaged, with --damage
+MOST_SECONDS = 120  # maximum time for the processes of a run to end when one of them is killed
 
 
 @dataclasses.dataclass
 class Kill:
-    """One interruption, and what came of it."""
+    """One interruption and its outcome."""
 
     signal: str
     moment: str
     processes: list[int]
     exit_codes: list[int] = dataclasses.field(default_factory=list)
-    step: int = -1  # last reported before; -1: it was still starting
-    saved: int | None = None  # last complete checkpoint after it
+    step: int = -1  # last one reported before the kill; -1: the run was still starting
+    saved: int | None = None  # last complete checkpoint after the kill
     damage: str = ""
 
     def as_promised(self) -> bool:
-        """Whether all exit codes are those that docs/resilience.md promises."""
+        """Whether all exit codes are as promised in docs/resilience.md."""
         from xception_jax.parallel.preemption import RESTART
 
         expected, of_survivors = {RESTART}, {RESTART}
         if self.signal == "SIGKILL":
-            expected |= {-signal.SIGKILL}  # and not of necessity: it may have ended because another one was killed
-            of_survivors |= {-signal.SIGABRT}  # JAX aborts a process whose peer died before it could say so itself
+            expected |= {-signal.SIGKILL}  # not always: it may have ended because another process was killed
+            of_survivors |= {-signal.SIGABRT}  # JAX aborts a process whose peer died before our own code can exit
         elif self.step < 0:
-            expected |= {-signal.SIGTERM}  # what a process that is still starting to run Python does is not ours
+            expected |= {-signal.SIGTERM}  # the process may still be starting Python, before our handler is installed
         return all(
             code in (expected if i in self.processes else of_survivors) for i, code in enumerate(self.exit_codes)
         )
 
 
 def kill_once(run: "Running", rng: "np.random.Generator", start_seconds: float) -> Kill:
-    """Waits for a random moment, and sends a random signal to some of the run's processes."""
+    """Waits for a random moment and sends a random signal to some of the run's processes."""
     number = signal.SIGKILL if rng.random() < 0.7 else signal.SIGTERM
     moment = str(rng.choice(list(MOMENTS), p=list(MOMENTS.values())))
     count = len(run.processes)
     which = sorted(rng.choice(count, size=int(rng.integers(1, count + 1)), replace=False).tolist())
-    steps, deadline = int(rng.integers(1, STEPS_A_KILL + 1)), time.monotonic() + start_seconds * 1.2 * rng.random()
+    steps, deadline = int(rng.integers(1, STEPS_PER_KILL + 1)), time.monotonic() + start_seconds * 1.2 * rng.random()
     first: list[int] = []
 
     def trained() -> bool:
@@ -85,17 +84,17 @@ def kill_once(run: "Running", rng: "np.random.Generator", start_seconds: float) 
 
 
 def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: int, damaging: bool) -> bool:
-    """Kills, compares and prints; writes kills.jsonl into `folder`. Returns whether all is as promised."""
+    """Kills, compares and prints; writes kills.jsonl into `folder`. Returns whether all promises were kept."""
     import numpy as np
 
     from xception_jax.resilience.runs import Running, compare, damage
 
     rng = np.random.default_rng(seed)
-    steps = STEPS_A_KILL * kills
+    steps = STEPS_PER_KILL * kills
     flags = [
         *flags,
         f"--config.num_steps={steps}",
-        "--config.schedule.warmup=0 steps",  # it might be longer than that
+        "--config.schedule.warmup=0 steps",  # it might be longer than the run
         "--config.log_every=1 steps",
         "--config.checkpoint.every=4 steps",
         "--config.evaluation.every=5 steps",
@@ -130,10 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--helpshort", "--helpfull", action="help", help=argparse.SUPPRESS)  # as other commands
     parser.add_argument("--kills", type=int, default=25, help="(25)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments, signals and damages (0)")
-    parser.add_argument("--processes", type=int, default=1, help="of the run (1)")
-    parser.add_argument("--damage", action="store_true", help="also damage files of the newest checkpoint")
-    parser.add_argument("--folder", type=Path, help="where the runs are kept (default: nowhere)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments, signals and damage (0)")
+    parser.add_argument("--processes", type=int, default=1, help="number of processes of the run (1)")
+    parser.add_argument("--damage", action="store_true", help="also damage files of the latest checkpoint")
+    parser.add_argument("--folder", type=Path, help="folder in which to keep the runs (default: they are deleted)")
     options, flags = parser.parse_known_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

@@ -1,7 +1,7 @@
-"""The training command, `xception_jax.main`, which writes down what it is given: examples, and the state to go on from.
+"""The training command, `xception_jax.main`, with a record of its inputs: the examples and the restored state.
 
-Each process appends to its own examples-<process>.jsonl in the work directory. A run that goes on appends to
-restored.jsonl the hash of each array as it lies on the devices before the first step.
+Each process appends to its own examples-<process>.jsonl in the work directory. A resumed run appends the hash of each
+array, as it is on the devices before the first step, to restored.jsonl.
 """
 
 import json
@@ -26,7 +26,7 @@ Ready = Callable[[Recipe, Checkpoints], tuple[Callable, TrainState]]
 
 
 def recorded(train_batches: Batches) -> Batches:
-    """`data.train_batches` that writes a line for each batch: step (from 1), process, positions in the data set."""
+    """`data.train_batches` that also writes a line per batch: step (from 1), process, positions in the data set."""
 
     def batches(*args: Any, start_step: int, **options: Any) -> Iterator[Any]:
         process = jax.process_index()
@@ -40,7 +40,7 @@ def recorded(train_batches: Batches) -> Batches:
 
 
 def with_hashes(ready: Ready) -> Ready:
-    """`training.ready` that writes a line on a restored state: step, number of devices, SHA-256 of each array."""
+    """`loop.ready` that also writes a line about a restored state: step, number of devices, SHA-256 of each array."""
 
     def recorded_ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
         train_step, state = ready(recipe, checkpoints)
@@ -58,5 +58,5 @@ def with_hashes(ready: Ready) -> Ready:
 
 if __name__ == "__main__":
     loop.train_batches = recorded(loop.train_batches)
-    loop.ready = with_hashes(loop.ready)  # type: ignore[assignment]  # of its parameters' names
+    loop.ready = with_hashes(loop.ready)  # type: ignore[assignment]  # parameter names differ
     main.run()

@@ -1,4 +1,4 @@
-"""Runs as real processes that are watched, killed and compared; what `verify_resume` and `chaos` have in common."""
+"""Runs as real processes that are watched, killed and compared; shared by `verify_resume` and `chaos`."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from xception_jax.workdir.status import read_status
 
-POLL_SECONDS = 0.001  # short against anything that is waited for
+POLL_SECONDS = 0.001  # short compared with any event that is waited for
 PARTS = {
     "parameters": "weights.params",
     "statistics": "weights.batch_stats",
@@ -32,13 +32,13 @@ PARTS = {
 
 
 class Running:
-    """The processes of one run, from their start to their end. What they print is appended to `workdir`.txt.
+    """The processes of one run, from start to end. Their output is appended to `workdir`.txt.
 
     Args:
       flags: of `xception_jax.main`.
       workdir: the run's folder.
-      processes: how many.
-      devices: of each process; None: as the environment says. On CPUs alone it can be chosen.
+      processes: number of processes.
+      devices: number of CPU devices per process; None: use the devices of the environment.
     """
 
     def __init__(self, flags: list[str], workdir: Path, *, processes: int = 1, devices: int | None = None):
@@ -88,7 +88,7 @@ class Running:
             raise AssertionError(f"the run did not end in {timeout} seconds; see {self.output}") from None
 
     def step(self) -> int:
-        """The last step that these processes have reported, or -1."""
+        """The last step reported by these processes, or -1."""
         status = read_status(self.workdir)
         return status.get("step", -1) if status.get("pid") == self.processes[0].pid else -1
 
@@ -97,12 +97,12 @@ class Running:
         return saved_steps(self.workdir)
 
     def evaluating(self) -> bool:
-        """Whether they are evaluating."""
+        """Whether the run is evaluating."""
         status = read_status(self.workdir)
         return status.get("pid") == self.processes[0].pid and status["state"] == "evaluating"
 
     def saving(self, after: int = 0) -> bool:
-        """Whether a checkpoint of a step later than `after` is half-written."""
+        """Whether a checkpoint of a step later than `after` is being written."""
         names = (path.name.partition(".") for path in (self.workdir / "checkpoints").glob("*.*tmp*"))
         return self.step() >= 0 and any(int(step) > after for step, _, _ in names)
 
@@ -119,7 +119,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array of the last checkpoint, by dotted name, on whatever devices it was saved."""
+    """Every array of the last checkpoint, by dotted name, whatever devices it was saved from."""
     state = workdir.absolute() / "checkpoints" / str(saved_steps(workdir)[-1]) / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(state).item_metadata.tree
@@ -129,13 +129,13 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def _by_name(tree: Any) -> dict[str, np.ndarray]:
-    """The arrays of a tree, by dotted name: those of a state and of its checkpoint have the same."""
+    """The arrays of a tree, by dotted name; a state and its checkpoint give the same names."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
 
 
 def hashes(tree: Any) -> dict[str, str]:
-    """SHA-256 of dtype, shape and bits of each array of a tree, by dotted name."""
+    """SHA-256 of the dtype, shape and bits of each array of a tree, by dotted name."""
     return {
         name: hashlib.sha256(f"{x.dtype}{x.shape}".encode() + x.tobytes()).hexdigest()
         for name, x in _by_name(tree).items()
@@ -143,14 +143,14 @@ def hashes(tree: Any) -> dict[str, str]:
 
 
 def last_restored(workdir: Path) -> dict[str, Any]:
-    """What the run last went on from: step, number of devices, and the hash of each array as it lay on them."""
+    """The state from which the run was last resumed: step, number of devices, and the hash of each array on them."""
     return json.loads((workdir / "restored.jsonl").read_text().splitlines()[-1])
 
 
 def examples_seen(workdir: Path) -> dict[int, set[tuple[tuple[int, ...], ...]]]:
-    """The batches that were made for each step, as positions in the data set; more than one where they differed.
+    """The batches that were made for each step, as positions in the data set; several if they differed.
 
-    Several processes' shares of a batch are put together. (A process that is killed has made some batches ahead.)
+    The processes' parts of a batch are put together. (A process that is killed has prefetched some batches.)
     """
     shares: dict[tuple[int, int], list[tuple[int, ...]]] = defaultdict(list)
     for path in sorted(workdir.glob("examples-*.jsonl")):
@@ -166,18 +166,18 @@ def examples_seen(workdir: Path) -> dict[int, set[tuple[tuple[int, ...], ...]]]:
 
 @dataclasses.dataclass
 class Difference:
-    """How far two runs ended apart: for each part of the state 0 where all bits are equal, else |a - b| / |b|."""
+    """The difference between two final states: for each part, 0 if all bits are equal, else |a - b| / |b|."""
 
     parts: dict[str, float]
-    examples: bool  # whether they saw the same
+    examples: bool  # whether both saw the same examples
 
     @property
     def equal(self) -> bool:
-        """Whether the examples were the same, and so is every bit of the state."""
+        """Whether the examples and every bit of the state are the same."""
         return self.examples and not any(self.parts.values())
 
     def cells(self) -> list[str]:
-        """For a table."""
+        """Cells for a table."""
         return [
             "equal" if self.examples else "DIFFERENT",
             *("equal" if d == 0 else f"{d:.1e}" for d in self.parts.values()),
@@ -185,7 +185,7 @@ class Difference:
 
 
 def compare(a: Path, b: Path, steps: int) -> Difference:
-    """Compares the last checkpoints of two runs, and the examples of their first `steps` steps."""
+    """Compares the last checkpoints of two runs and the examples of their first `steps` steps."""
     ours, theirs = last_state(a), last_state(b)
     assert ours.keys() == theirs.keys(), "the runs are of different networks"
     parts = {}
@@ -199,13 +199,13 @@ def compare(a: Path, b: Path, steps: int) -> Difference:
 
 
 def _distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
-    """|a - b| / |b| of all numbers together."""
+    """|a - b| / |b| over all numbers."""
     x, y = (np.concatenate([array.ravel().astype(np.float64) for array in arrays]) for arrays in (a, b))
     return float(np.linalg.norm(x - y)) / max(float(np.linalg.norm(y)), 1e-30)
 
 
 def damage(path: Path, rng: np.random.Generator) -> str:
-    """Does to a file what disks and people do, and says what."""
+    """Damages a file as disks and people do; returns a description."""
     data = bytearray(path.read_bytes())
     kind = rng.choice(["a bit flipped", "cut short", "emptied", "deleted", "512 zeros"])
     at = int(rng.integers(max(1, len(data))))

@@ -1,13 +1,13 @@
-"""Proves that a run which is killed and started again is the run that was not: for any config, on the machine at hand.
+"""Checks that an interrupted and resumed run equals an uninterrupted one, for any config, on the current machine.
 
     python -m xception_jax.resilience.verify_resume --config=configs/quickstart.py
 
-Trains 2N steps; then, for each way to be interrupted, N steps or a few more, the interruption, and the rest. Prints a
-table, and exits with 1 where a promise is broken: the state that a run goes on from is its checkpoint, bit for bit, on
-any number of devices; the examples of each step are those of the run that was left alone; and on the same devices every
-bit of parameters, batch statistics, averages and optimizer state is that run's at the end. Other numbers of devices
-round sums otherwise, and training magnifies that, by how much is chance: how far such a run ends apart is told only.
-Flags that are not named below are the training command's.
+Trains 2N steps without interruption. Then, for each kind of interruption, it trains N steps or a few more, interrupts
+the run, and finishes it. Prints a table, and exits with 1 if a promise is broken: the restored state equals the
+checkpoint bit for bit, on any number of devices; the examples of each step are those of the uninterrupted run; and on
+the same devices every bit of the final parameters, batch statistics, averages and optimizer state equals that run's.
+With another number of devices sums are rounded differently, and training amplifies this unpredictably, so the final
+difference is only reported. Other flags are those of the training command.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Moment = Callable[["Running"], bool]
 
 
 def ways(n: int) -> dict[str, tuple[signal.Signals, Moment]]:
-    """The interruptions: which signal, and when."""
+    """The interruptions: the signal and the moment."""
     return {
         "killed between saves": (signal.SIGKILL, lambda run: run.step() > n),
         "killed during evaluation": (signal.SIGKILL, lambda run: run.evaluating() and run.saved() != []),
@@ -38,17 +38,17 @@ def ways(n: int) -> dict[str, tuple[signal.Signals, Moment]]:
 
 
 def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], devices: int | None) -> bool:
-    """Runs, compares and prints.
+    """Runs the command, compares the results and prints them.
 
     Args:
       flags: of the training command.
       folder: for the work directories.
-      n: half of the steps.
+      n: half of the number of steps.
       names: of the `ways` to try.
       devices: CPU devices of the runs; None: the machine's accelerators.
 
     Returns:
-      Whether all runs are as promised.
+      Whether all promises were kept.
     """
     # Imported now: --help needs no jax.
     from xception_jax.parallel.preemption import RESTART
@@ -58,7 +58,7 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
     flags = [
         *flags,
         f"--config.num_steps={2 * n}",
-        "--config.schedule.warmup=0 steps",  # it might be longer than that
+        "--config.schedule.warmup=0 steps",  # it might be longer than the run
         "--config.log_every=1 steps",
         f"--config.checkpoint.every={max(1, n // 2)} steps",
         f"--config.evaluation.every={n} steps",
@@ -79,14 +79,16 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
         number, moment = ways(n)[name]
         workdir = folder / name.replace(" ", "-")
         run = Running(flags, workdir, devices=devices)
-        assert run.wait_until(functools.partial(moment, run)), f"{name}: it ended before; see {run.output}"
+        assert run.wait_until(functools.partial(moment, run)), (
+            f"{name}: the run ended before the interruption; see {run.output}"
+        )
         codes = run.end(number)
         assert codes == [RESTART if number == signal.SIGTERM else -number], f"{name}: exit code {codes}"
         moved = name == ELSEWHERE and devices is not None
         saved = hashes(last_state(workdir))
         finish(workdir, 2 * devices if moved and devices else devices)
         restored = last_restored(workdir)
-        assert not moved or restored["devices"] != devices, "it was not moved"
+        assert not moved or restored["devices"] != devices, "the run was not moved to other devices"
         unchanged, difference = restored["arrays"] == saved, compare(workdir, unbroken, 2 * n)
         good = good and unchanged and (difference.examples if moved else difference.equal)
         table.add_row(name, str(restored["step"]), "equal" if unchanged else "DIFFERENT", *difference.cells())
@@ -97,14 +99,14 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=10, help="N (10)")
+    parser.add_argument("--steps", type=int, default=10, help="N, half of the number of steps (10)")
     parser.add_argument("--ways", nargs="+", choices=ways(0), default=list(ways(0)), help="interruptions to try (all)")
     parser.add_argument("--devices", type=int, help="CPU devices of the runs (default: the machine's accelerators)")
-    parser.add_argument("--folder", type=Path, help="where the runs are kept (default: nowhere)")
+    parser.add_argument("--folder", type=Path, help="folder in which to keep the runs (default: they are deleted)")
     options, flags = parser.parse_known_args(argv)
     if options.devices is None:
         options.ways = [way for way in options.ways if way != ELSEWHERE]
-        print("The number of devices cannot be chosen here; --devices=1 runs on the CPU, and on two devices.")
+        print("The number of accelerators cannot be changed; use --devices=1 to test on one and two CPU devices.")
     with tempfile.TemporaryDirectory() as temporary:
         good = verify(flags, options.folder or Path(temporary), options.steps, options.ways, options.devices)
     print("as promised" if good else "NOT as promised")

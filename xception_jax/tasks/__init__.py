@@ -1,1 +1,1 @@
-"""What is asked of a network: losses and metrics of its logits, example by example."""
+"""Losses and metrics of a network's logits, per example."""

@@ -1,4 +1,4 @@
-"""Metrics beside loss and accuracy, by name.
+"""Metrics in addition to loss and accuracy, by name.
 
 Shape legend: B batch, K classes.
 """
@@ -10,20 +10,20 @@ from jaxtyping import Array, Float, Int
 from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry
 
-# From logits [B, K] and labels [B] to a figure of each example [B], of which the mean is reported.
+# From logits [B, K] and labels [B] to a value per example [B], whose mean is reported.
 Metric = Callable[[Float[Array, "B K"], Int[Array, " B"]], Float[Array, " B"]]
 
 METRICS: Registry[Metric] = Registry("metric", {})
-# What is reported of every run, and what else stands beside it.
+# Names already used by the standard metrics and the other columns.
 TAKEN = ("loss", "top1", "top5", "gradient_norm", "learning_rate", "confidence", "label", "index", "mask")
 
 
 def register_metric(name: str, function: Metric) -> Metric:
-    """Adds a metric of your own, by a name that configs take.
+    """Registers your own metric under a name for configs.
 
     Args:
-      name: any, without a colon.
-      function: from logits [B, K] and labels [B] to a figure of each example [B].
+      name: any name without a colon.
+      function: from logits [B, K] and labels [B] to a value per example [B].
 
     Returns:
       `function`.
@@ -32,15 +32,17 @@ def register_metric(name: str, function: Metric) -> Metric:
 
 
 def find_metrics(names: Sequence[str]) -> Mapping[str, Metric]:
-    """The metrics of these names, by what they are reported as: the last part of the name.
+    """The metrics with these names, by the name they are reported under: the last part of the name.
 
     Raises:
-      UserError: there is no such metric, or what it is reported as is taken.
+      UserError: unknown metric, or the name it would be reported under is taken.
     """
     metrics: dict[str, Metric] = {}
     for name in names:
         reported = name.rpartition(":")[2]
         if reported in (*TAKEN, *metrics):
-            raise UserError(f'metric "{name}" would be reported as "{reported}", which is taken; rename the function')
+            raise UserError(
+                f'metric "{name}" would be reported as "{reported}", which is already used; rename the function'
+            )
         metrics[reported] = METRICS.find(name)
     return metrics

@@ -1,1 +1,1 @@
-"""What people read on a terminal or in a file that it is sent to."""
+"""Output for people, on a terminal or redirected to a file."""

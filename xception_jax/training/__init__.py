@@ -1,1 +1,1 @@
-"""Training: the loop, the step that it compiles, the state that it changes."""
+"""Training: the loop, the compiled step, and the state."""

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
 from xception_jax import experiment as experiment_lib
-from xception_jax.data import BrokenPictures, Source, train_batches
+from xception_jax.data import Source, UnreadableImages, train_batches
 from xception_jax.errors import TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.evaluation.step import Batch, Metrics
@@ -36,7 +36,7 @@ from xception_jax.workdir.saver import Saver
 from xception_jax.workdir.status import Status
 from xception_jax.workdir.throughput import Clock, Profiler
 
-# Batches on their way to the devices while a step runs.
+# Number of batches in transfer to the devices while a step runs.
 TRANSFERS_AHEAD = 2
 
 
@@ -49,7 +49,7 @@ def train(
     profile: range = range(0),
     preemption: Preemption | None = None,
 ) -> dict[str, Any]:
-    """Trains, from the work directory's last checkpoint if there is one, and evaluates the test split at the end.
+    """Trains, starting from the work directory's last checkpoint if there is one, and evaluates the test split.
 
     Writes config.json, run.json, status.json, checkpoints/, log.jsonl, tensorboard/, evaluation-<split>.json,
     curves.png and results.json.
@@ -57,18 +57,18 @@ def train(
     Args:
       config: the settings.
       workdir: the run's folder.
-      source: opens a split of the data by its name, in place of `config.data.name`.
-      loss: of logits and labels, example by example, in place of `config.loss`.
-      profile: the steps to trace, into profile/.
-      preemption: what listens for SIGTERM; None: nothing does, and neither signals nor the process are touched.
+      source: opens a split of the data by its name; replaces `config.data.name`.
+      loss: per example, of logits and labels; replaces `config.loss`.
+      profile: the steps to trace into profile/.
+      preemption: listens for SIGTERM; None: signal handlers are left unchanged.
 
     Returns:
       The contents of results.json.
 
     Raises:
-      UserError: the config or the data is wrong, or another run is at work in `workdir`.
-      TrainingError: the loss is NaN or infinite, or the end could not be saved.
-      Preempted: SIGTERM came; all is saved.
+      UserError: the config or the data is invalid, or another run is using `workdir`.
+      TrainingError: the loss is NaN or infinite, or the final state could not be saved.
+      Preempted: SIGTERM was received; everything is saved.
     """
     began, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
     with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
@@ -125,7 +125,7 @@ def train(
 
 @dataclasses.dataclass
 class Run:
-    """What the loop works with."""
+    """The objects that the loop uses."""
 
     recipe: Recipe
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -137,20 +137,20 @@ class Run:
     profiler: Profiler
 
 
-def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPictures]:
-    """The steps from the state's to the last, with what happens between them.
+def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, UnreadableImages]:
+    """Runs the remaining steps, with evaluations, saves and logging.
 
     Returns:
-      The last state; images a second, or None where no step was left to do; the pictures that could not be read.
+      The final state; images per second, or None if no steps were left; the unreadable images.
 
     Raises:
-      Preempted: SIGTERM came; the state is saved.
+      Preempted: SIGTERM was received; the state is saved.
     """
     recipe, log, status, check = run.recipe, run.log, run.status, run.preemption.check
     experiment, start, total = recipe.experiment, int(state.step), recipe.total_steps
     config = experiment.config
     every = {key: recipe.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
-    broken, reader, clock = BrokenPictures(config.data.max_unreadable), MetricsReader(run.checkpoints), Clock()
+    broken, reader, clock = UnreadableImages(config.data.max_unreadable), MetricsReader(run.checkpoints), Clock()
     saver = Saver(run.checkpoints, log, status, run_record(experiment))
 
     def due(key: str, step: int) -> bool:
@@ -168,7 +168,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
     evaluated = None
     try:
         if start and due("evaluation.every", start) and not any_of(log.has_evaluation(start)):
-            evaluate(start)  # SIGTERM broke it off
+            evaluate(start)  # SIGTERM had interrupted it
         for step in range(start + 1, total + 1):
             check()
             with clock.waiting():
@@ -177,7 +177,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
                 state, metrics = run.train_step(state, batch)
                 run.preemption.nothing_to_lose = False
                 reader.add(step, metrics)
-            if step == start + 1:  # the first batch and what is allocated once are no part of the speed
+            if step == start + 1:  # the speed excludes the first batch and one-time allocations
                 reader.finish()
                 clock.restart()
             else:
@@ -202,13 +202,16 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, BrokenPi
 
 
 def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
-    """The training step, and the state of the last checkpoint, or the one before the first step where there is none.
+    """The training step, and the state of the last checkpoint, or the initial state if there is none.
 
-    The step is compiled, where one is left to do, while the state is drawn or read.
+    The step is compiled, if steps are left, while the state is initialised or restored.
     """
     latest, total = checkpoints.latest, recipe.total_steps
     if latest is not None and latest > total:
-        raise UserError(f"the work directory is at step {latest}, past the {total} steps that the config asks for")
+        raise UserError(
+            f"the work directory is already at step {latest}, past the {total} steps of the config; "
+            "train longer, or use another --workdir"
+        )
     with ThreadPoolExecutor(1, "compilation") as pool:
         compiling = pool.submit(recipe.compiled_train_step) if latest != total else None
         if latest is None:
@@ -225,7 +228,7 @@ def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainStat
 
 
 def run_record(experiment: Experiment) -> dict[str, Any]:
-    """What a checkpoint says of the run it is from."""
+    """A checkpoint's description of its run."""
     return {
         "config": experiment.config.to_dict(),
         "class_names": list(experiment.source.class_names),
@@ -234,15 +237,15 @@ def run_record(experiment: Experiment) -> dict[str, Any]:
 
 
 def claim(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> list[str]:
-    """Writes the config into a new work directory; refuses one that belongs to another config or other data.
+    """Writes the config into a new work directory; raises UserError if it belongs to another config or other data.
 
     Args:
       workdir: the run's folder.
-      recipe: what is to be run there.
+      recipe: the recipe to run there.
       splits: `identity.of_source` of each split, by its name.
 
     Returns:
-      A sentence on each thing that may differ from when the run was started, and does.
+      A sentence for each permitted difference from the start of the run.
     """
     path, config = workdir / "config.json", recipe.experiment.config
     remarks = []
@@ -258,11 +261,11 @@ def claim(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> l
 
 
 def change_of_length(old: Recipe, new: Recipe) -> list[str]:
-    """What another length of training changes, as one sentence, or nothing."""
+    """The effect of a different length of training, as at most one sentence."""
     if old.total_steps == new.total_steps:
         return []
     sentence = f"training lasts {new.total_steps:,} steps, not {old.total_steps:,} as before"
-    # Where the rates differ most, and a run is most often continued: at the end of the shorter one.
+    # The end of the shorter run, where runs are usually extended and the rates differ most.
     step = min(old.total_steps, new.total_steps)
     before, after = (float(recipe.schedule(step)) for recipe in (old, new))
     if before != after:
@@ -274,8 +277,8 @@ def change_of_length(old: Recipe, new: Recipe) -> list[str]:
     return [sentence]
 
 
-def batches_on_devices(experiment: Experiment, start: int, broken: BrokenPictures) -> Iterator[dict[str, jax.Array]]:
-    """The training batches from step `start` on, in transfer to the devices before they are needed."""
+def batches_on_devices(experiment: Experiment, start: int, broken: UnreadableImages) -> Iterator[dict[str, jax.Array]]:
+    """The training batches from step `start` on, transferred to the devices ahead of use."""
     config = experiment.config
     local = train_batches(
         experiment.source,
@@ -297,10 +300,10 @@ def batches_on_devices(experiment: Experiment, start: int, broken: BrokenPicture
 
 
 class MetricsReader:
-    """Reads each step's metrics when the next step is already dispatched, so that the device does not wait.
+    """Reads each step's metrics after the next step has been dispatched, so that the device does not wait.
 
     Raises:
-      TrainingError: in any method, when a loss or gradient was not finite.
+      TrainingError: in any method, if a loss or gradient is not finite.
     """
 
     def __init__(self, checkpoints: Checkpoints):
@@ -309,30 +312,30 @@ class MetricsReader:
         self._read: list[dict[str, float]] = []
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of a step just dispatched and reads those of the one before."""
+        """Adds the metrics of the step just dispatched, and reads those of the previous step."""
         self.finish()
         self._pending = step, metrics
 
     def finish(self) -> None:
-        """Reads what is not yet read."""
+        """Reads the remaining metrics."""
         if self._pending is None:
             return
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
-            with contextlib.suppress(Exception):  # a save that fails now is not what has to be said
+            with contextlib.suppress(Exception):  # do not report a failed save instead of this error
                 self._checkpoints.wait()
             kept = self._checkpoints.latest
             raise TrainingError(
-                f"at step {step} the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}; "
+                f"at step {step} the loss is {values['loss']} and the gradient norm is {values['gradient_norm']}; "
                 + (f"the checkpoint of step {kept} is kept. " if kept else "there is no checkpoint yet. ")
-                + "A lower config.learning_rate, a warm-up (config.schedule.warmup) or config.optimizer.clip_norm helps"
+                + "Try a lower config.learning_rate, a warm-up (config.schedule.warmup) or config.optimizer.clip_norm"
             )
         self._read.append(values)
 
     def means(self) -> dict[str, float]:
-        """Means over the steps since the last call; of the learning rate, the last value."""
+        """Means over the steps since the last call; for the learning rate, the last value."""
         self.finish()
         values, self._read = self._read, []
         result = {name: sum(v[name] for v in values) / len(values) for name in values[0]}

@@ -9,7 +9,7 @@ import optax
 from xception_jax.errors import UserError, suggest
 from xception_jax.extension.names import Registry, parameters, wanted
 
-if TYPE_CHECKING:  # the networks can be trained without it
+if TYPE_CHECKING:  # an optional dependency
     from ml_collections import ConfigDict
 
 SCHEDULES = ("constant", "cosine", "exponential")
@@ -19,19 +19,21 @@ def create_schedule(config: "ConfigDict", *, total_steps: int, in_steps: Callabl
     """The learning rate at each step.
 
     Args:
-      config: the run's.
+      config: the run's config.
       total_steps: length of training.
-      in_steps: `durations.in_steps` of this run, as (duration, key=) -> steps.
+      in_steps: `durations.in_steps` for this run, as (duration, key=) -> steps.
 
     Raises:
-      UserError: an unknown schedule, or one that cannot be.
+      UserError: unknown or invalid schedule.
     """
     s, peak = config.schedule, config.learning_rate
     if s.name not in SCHEDULES:
         raise UserError(f'unknown schedule.name "{s.name}"; {suggest(s.name, SCHEDULES)}')
     warmup = round(in_steps(s.warmup, key="schedule.warmup"))
     if warmup >= total_steps > 0 and warmup > 0:
-        raise UserError(f"schedule.warmup is {warmup} steps, but training lasts {total_steps}; shorten the warm-up")
+        raise UserError(
+            f"schedule.warmup is {warmup} steps, but training lasts only {total_steps}; shorten the warm-up"
+        )
     if s.name == "constant":
         after = optax.constant_schedule(peak)
     elif s.name == "cosine":
@@ -45,7 +47,7 @@ def create_schedule(config: "ConfigDict", *, total_steps: int, in_steps: Callabl
 
 
 def is_kernel(params: dict) -> dict:
-    """A tree of booleans: True at the kernels, which are decayed; biases and normalization parameters are not."""
+    """A tree of booleans: True for kernels, which are decayed; False for biases and normalization parameters."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
@@ -59,7 +61,7 @@ def sgd(
 def rmsprop(
     schedule: optax.Schedule, *, momentum: float, decay: float | None, epsilon: float | None, weight_decay: float
 ) -> optax.GradientTransformation:
-    """TensorFlow's RMSprop: epsilon inside the root, the accumulator starts at one (Inception V3, section 8)."""
+    """TensorFlow's RMSprop: epsilon inside the root, accumulator initialised to one (Inception V3, section 8)."""
     descent = optax.rmsprop(
         schedule, given(decay, 0.9), given(epsilon, 1.0), initial_scale=1.0, momentum=momentum or None
     )
@@ -89,11 +91,11 @@ def l2(weight_decay: float) -> optax.GradientTransformation:
 
 
 def given(value: float | None, default: float) -> float:
-    """A setting, or its default where it is None."""
+    """A setting, or its default if it is None."""
     return default if value is None else value
 
 
-# From a schedule to an optimizer. Further parameters are settings of `config.optimizer`.
+# From a schedule to an optimizer. Other parameters are settings of `config.optimizer`.
 OptimizerMaker = Callable[..., optax.GradientTransformation]
 OPTIMIZERS: Registry[OptimizerMaker] = Registry(
     "optimizer.name", {"adamw": adamw, "lamb": lamb, "rmsprop": rmsprop, "sgd": sgd}
@@ -101,11 +103,11 @@ OPTIMIZERS: Registry[OptimizerMaker] = Registry(
 
 
 def register_optimizer(name: str, function: OptimizerMaker) -> OptimizerMaker:
-    """Adds an optimizer of your own, by a name that configs take.
+    """Registers your own optimizer under a name for configs.
 
     Args:
-      name: any, without a colon.
-      function: from the schedule to an `optax.GradientTransformation`; further parameters are settings of
+      name: any name without a colon.
+      function: from the schedule to an `optax.GradientTransformation`; other parameters are settings of
         `config.optimizer`.
 
     Returns:
@@ -117,15 +119,15 @@ def register_optimizer(name: str, function: OptimizerMaker) -> OptimizerMaker:
 def create_optimizer(
     settings: Mapping[str, Any], schedule: optax.Schedule, own: Mapping[str, Any] | None = None
 ) -> optax.GradientTransformation:
-    """The optimizer of a name, after clipping.
+    """The optimizer named in the settings, preceded by clipping.
 
     Args:
       settings: `config.optimizer`.
       schedule: the learning rate by step.
-      own: of the settings, those that the user has added: the optimizer must have a parameter for each.
+      own: the settings added by the user: the optimizer must have a parameter for each.
 
     Raises:
-      UserError: an unknown optimizer, or an option that it does not have.
+      UserError: unknown optimizer, or an option that it does not have.
     """
     name, clip_norm = settings["name"], settings["clip_norm"]
     make = OPTIMIZERS.find(name)

@@ -1,4 +1,4 @@
-"""How an experiment is trained: its optimizer, its lengths in steps, its first state and its compiled step."""
+"""How an experiment is trained: optimizer, durations in steps, initial state and compiled step."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ class Recipe:
       experiment: what is trained.
       total_steps: length of training.
       schedule: learning rate by step.
-      optimizer: what turns gradients into updates.
+      optimizer: turns gradients into updates.
     """
 
     experiment: Experiment
@@ -39,11 +39,11 @@ class Recipe:
 
     @property
     def steps_per_epoch(self) -> float:
-        """How many steps see as many pictures as the training split has."""
+        """The number of steps that process as many images as the training split has."""
         return len(self.experiment.source) / self.experiment.config.batch_size
 
     def interval(self, key: str) -> int:
-        """The number of steps, at least one, between two events of the setting `key`."""
+        """The interval set by `key`, in steps, at least one."""
         return max(1, round(_in_steps(self.experiment, config_lib.flatten(self.experiment.config)[key], key)))
 
     @property
@@ -62,14 +62,14 @@ class Recipe:
         )
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, on the devices: a function of the seed, and of the weights to start from."""
+        """The initial state, on the devices: a function of the seed and of the weights to start from."""
         e = self.experiment
         _, weights = variables.split(build_model(e.config, e.num_classes))
         if e.pretrained is not None:
             trained, report = transplant(e.pretrained, e.abstract_weights)
             print(report)
             weights = fill(weights, trained)
-        # From the host, where each of several processes has all of them.
+        # From the host, where each process has all of them.
         weights = jax.tree.map(np.asarray, weights)
         return jax.jit(self._state_with, out_shardings=self.state_shardings)(weights)
 
@@ -78,12 +78,12 @@ class Recipe:
 
     @functools.cached_property
     def train_step(self) -> jax.stages.Wrapped:
-        """The training step, (state, batch) -> (state, metrics), compiled when first called."""
+        """The training step, (state, batch) -> (state, metrics), compiled on the first call."""
         e = self.experiment
         return make_train_step(e.graphdef, self.optimizer, self.schedule, self.settings, e.mesh, self.state_shardings)
 
     def compiled_train_step(self) -> jax.stages.Compiled:
-        """`train_step`, compiled now."""
+        """`train_step`, compiled immediately."""
         return self.train_step.lower(self.abstract_state, self.abstract_batch).compile()
 
     @property
@@ -108,7 +108,7 @@ class Recipe:
 
 
 def create_recipe(experiment: Experiment) -> Recipe:
-    """Checks how an experiment's config says that it is trained.
+    """Creates the recipe from an experiment's config, with checks.
 
     Raises:
       UserError: what is wrong, and what to do.

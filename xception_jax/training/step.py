@@ -1,8 +1,8 @@
-"""A step of training, on the accelerator.
+"""A training step, on the accelerator.
 
-It is pure, traced once, and sharded: the batch over the devices of a mesh, the rest on each of them or as
-`parallel.mesh` says. Under `jax.jit` a mean over the batch is one over all devices, so batch statistics and gradients
-are the global batch's.
+It is pure, traced once, and sharded: the batch is split over the devices of a mesh; everything else is replicated, or
+sharded by the rules of `parallel.mesh`. Under `jax.jit` a mean over the batch is a mean over all devices, so batch
+statistics and gradients are those of the global batch.
 
 Shape legend: B batch, A accumulation parts, S image side, K classes.
 """
@@ -27,24 +27,24 @@ from xception_jax.tasks.losses import Loss, cross_entropy
 from xception_jax.tasks.metrics import Metric
 from xception_jax.training.state import TrainState, average
 
-# What GPUs keep of the forward pass for the backward pass, by the names that operators and blocks give: results
-# of convolutions, sums of residual blocks, statistics. Normalization, ReLU and all else are computed again from these.
+# What GPUs save in the forward pass for the backward pass, by the names that operators and blocks assign: results of
+# convolutions, sums of residual blocks, statistics. Everything else, such as normalization and ReLU, is recomputed.
 KEPT = ("convolution", "depthwise", "sum", "statistics", "maxima")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """What a step of training depends on, besides the network and its optimizer.
+    """The settings of a training step, in addition to the network and its optimizer.
 
     Attributes:
-      seed: draws the dropout masks, with the step.
-      loss: of logits and labels, example by example (`tasks.losses`).
-      metrics: other figures of them, by the names that they are reported under.
-      aux_loss_weight: of the loss of an auxiliary head's logits.
+      seed: determines the dropout masks, together with the step.
+      loss: of logits and labels, per example (`tasks.losses`).
+      metrics: other functions of logits and labels, by the names they are reported under.
+      aux_loss_weight: weight of the auxiliary head's loss.
       average_decay: of Polyak averaging.
-      accumulate_steps: parts that a batch is computed in, one after the other.
-      normalization: pixels to numbers.
-      lowering: of operators; None: the one in scope when the step is made.
+      accumulate_steps: number of parts of a batch, computed one after another.
+      normalization: of the pixels.
+      lowering: of operators; None: the one in scope when the step is created.
     """
 
     seed: int = 0
@@ -68,8 +68,8 @@ def make_train_step(
     """Compiles (state, batch) -> (state, metrics). The state's buffers are donated: use only the returned one.
 
     The batch holds image (uint8 [B, S, S, 3]) and label (int32 [B]). Metrics are float32 scalars: loss (auxiliary loss
-    included, weight decay not), top1, gradient_norm, learning_rate, and the settings' own. `shardings` are those of the
-    state (`mesh.state_shardings`); None: all of it is on every device.
+    included, weight decay not), top1, gradient_norm, learning_rate, and the metrics in the settings. `shardings` are
+    those of the state (`mesh.state_shardings`); None: it is replicated.
     """
     lowering = settings.lowering or ops.current()
 
@@ -87,19 +87,19 @@ def make_train_step(
         return loss, (batch_stats, metrics)
 
     def gradient(*args: Any) -> tuple:
-        """The gradient of the loss and what else it returns."""
+        """The gradient of the loss, and its other outputs."""
         kept = jax.checkpoint_policies.save_only_these_names(*KEPT)
-        # Kernels ask how the batch is split.
+        # Kernels need to know how the batch is sharded.
         with ops.use(lowering), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             f = jax.checkpoint(loss_fn, policy=kept) if lowering.fast(on="gpu") else loss_fn
             return jax.grad(f, has_aux=True)(*args)
 
     def accumulated(weights: Weights, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
-        """Means over A parts of the batch, one after the other; batch statistics are updated after each."""
+        """Means over A parts of the batch, one after another; batch statistics are updated after each."""
         parts = settings.accumulate_steps
 
         def split_batch(x: jax.Array) -> jax.Array:
-            # [B, ...] -> [A, B / A, ...], each part with examples of every device, so that none has to move.
+            # [B, ...] -> [A, B / A, ...], each part with examples from every device, so that none has to move.
             return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
         def body(carry: tuple, part: tuple) -> tuple:
@@ -115,7 +115,7 @@ def make_train_step(
         return grads, (batch_stats, metrics)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        # A key that follows from the step alone: nothing to save, and a resumed run draws the same masks.
+        # The key depends only on seed and step: nothing has to be saved, and a resumed run draws the same masks.
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         if settings.accumulate_steps == 1:
             grads, (batch_stats, metrics) = gradient(

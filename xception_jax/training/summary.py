@@ -1,4 +1,4 @@
-"""The network as a table: output shapes, parameters, multiply-adds and memory, found without computing anything.
+"""The network as a table: output shapes, parameters, multiply-adds and memory, found by abstract evaluation.
 
 Shape legend: B batch, S image side.
 """
@@ -20,15 +20,15 @@ from xception_jax.parallel.mesh import bytes_on_each_device, data_mesh, state_sh
 from xception_jax.terminal import console
 from xception_jax.training.recipe import Recipe
 
-REST = "body"  # what a network does outside of its named parts
+REST = "body"  # operations outside the network's named parts
 
 
 @dataclasses.dataclass
 class Layer:
-    """One top-level part of a network, for one picture.
+    """One top-level part of a network, for a single image.
 
     Attributes:
-      shape: of its output, without the batch.
+      shape: of its output, without the batch axis.
       multiply_adds: of its convolutions and matrix products.
     """
 
@@ -37,7 +37,7 @@ class Layer:
 
 
 def count_layers(experiment: Experiment) -> dict[str, Layer]:
-    """Output shape and multiply-adds of each named part of the network, in the order they run."""
+    """Output shape and multiply-adds of each named part of the network, in order of execution."""
     side = experiment.config.image_size
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
 
@@ -45,7 +45,7 @@ def count_layers(experiment: Experiment) -> dict[str, Layer]:
         return variables.merge(experiment.graphdef, weights)(x)
 
     layers: dict[str, Layer] = {REST: Layer()}
-    with ops.as_reference():  # the other lowerings do the same work in other operations
+    with ops.as_reference():  # the other lowerings do the same work with other operations
         _count(jax.make_jaxpr(forward)(experiment.abstract_weights, images).jaxpr, "", 1, layers)
     if not layers[REST].multiply_adds:
         del layers[REST]
@@ -53,10 +53,10 @@ def count_layers(experiment: Experiment) -> dict[str, Layer]:
 
 
 def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) -> None:
-    """Adds a jaxpr's operations, and those of the jaxprs inside it, to the layers that their named scopes tell."""
+    """Adds a jaxpr's operations, including those of nested jaxprs, to the layers given by their named scopes."""
     for eqn in jaxpr.eqns:
         name = scope or str(eqn.source_info.name_stack).split("/")[0] or REST
-        if eqn.primitive.name == "pallas_call":  # what is inside is of a part of a picture
+        if eqn.primitive.name == "pallas_call":  # its body covers only part of an image
             continue
         inner = times * eqn.params.get("length", 1) if eqn.primitive.name == "scan" else times
         for value in eqn.params.values():
@@ -72,7 +72,7 @@ def _count(jaxpr: core.Jaxpr, scope: str, times: int, layers: dict[str, Layer]) 
 
 
 def multiply_adds(jaxpr: core.Jaxpr) -> int:
-    """Multiply-adds of all convolutions and matrix products of a jaxpr, and of those inside it, kernels excepted."""
+    """Multiply-adds of all convolutions and matrix products of a jaxpr and its nested jaxprs, except in kernels."""
     total: dict[str, Layer] = {}
     _count(jaxpr, "all", 1, total)
     return total["all"].multiply_adds
@@ -91,9 +91,9 @@ def _multiply_adds(eqn: Any) -> int:
 
 
 def saved_bytes(experiment: Experiment) -> int:
-    """What the forward pass keeps for the backward pass, on each device: most of the memory that training takes.
+    """Bytes per device that the forward pass saves for the backward pass: most of the memory that training takes.
 
-    The compiler may keep less by computing some of it again; it also needs room to work in.
+    The compiler may save less by rematerializing; it also needs memory for temporaries.
     """
     config = experiment.config
     size = config.batch_size // config.optimizer.accumulate_steps // experiment.mesh.size
@@ -112,7 +112,7 @@ def saved_bytes(experiment: Experiment) -> int:
     one_device = data_mesh([experiment.mesh.devices.flat[0]])
     with ops.use(experiment.lowering), jax.sharding.use_abstract_mesh(one_device.abstract_mesh):
         kept = num_bytes(jax.eval_shape(residuals, experiment.abstract_weights, images, labels)) - num_bytes(params)
-    # What the data axis splits is gathered for the length of a step.
+    # Arrays split over the data axis are gathered for the duration of a step.
     stored = experiment.weights_shardings.params
     used = state_shardings(params, experiment.mesh, fully_sharded=False)
     copies = jax.tree.map(lambda x, a, b: 0 if a == b else bytes_on_each_device(x, b), params, stored, used)
@@ -120,7 +120,7 @@ def saved_bytes(experiment: Experiment) -> int:
 
 
 def show(recipe: Recipe) -> None:
-    """Prints the table of the network, and how long it trains."""
+    """Prints the table of the network, and the length of training."""
     experiment = recipe.experiment
     config, weights = experiment.config, experiment.abstract_weights
     layers = count_layers(experiment)
@@ -137,18 +137,18 @@ def show(recipe: Recipe) -> None:
     console.console().print(table)
     print(
         f"{recipe.total_steps:,} steps of {config.batch_size} images "
-        f"({recipe.steps_per_epoch:,.1f} an epoch) on {_devices(experiment)}"
+        f"({recipe.steps_per_epoch:,.1f} per epoch) on {_devices(experiment)}"
     )
 
 
 def show_memory(recipe: Recipe, train_step: jax.stages.Compiled | None = None) -> None:
-    """Prints what training needs on each device: of a compiled step exactly, otherwise what the forward pass keeps."""
+    """Prints the memory per device: exactly for a compiled step, otherwise what the forward pass saves."""
     state = bytes_on_each_device(recipe.abstract_state, recipe.state_shardings)
     planned = train_step.memory_analysis() if train_step else None
     if planned:
         needed = f"{console.size(planned.temp_size_in_bytes)} while a step runs"
     else:
-        needed = f"about {console.size(saved_bytes(recipe.experiment))} kept for the backward pass"
+        needed = f"about {console.size(saved_bytes(recipe.experiment))} saved for the backward pass"
     print(f"memory on each device: {console.size(state)} state, {needed}")
 
 

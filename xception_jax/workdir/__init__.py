@@ -1,1 +1,1 @@
-"""What a run leaves behind: checkpoints, logs, curves, status; each file whole or not there at all."""
+"""The files of a run: checkpoints, logs, curves and status. Files are complete or do not exist."""

@@ -1,4 +1,4 @@
-"""Small files of a work directory, written whole or not at all."""
+"""Small files of a work directory, written atomically."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from xception_jax.errors import UserError
 
 
 def write_atomically(path: Path, contents: str | bytes, *, durable: bool = True) -> None:
-    """Writes a file under another name and renames it: a killed process leaves the old one or the new one.
+    """Writes a file under a temporary name and renames it: a killed process leaves the old file or the new one.
 
-    `durable`: so does a power cut; that takes some milliseconds.
+    `durable`: a power cut does, too; this takes some milliseconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,7 +31,7 @@ def write_atomically(path: Path, contents: str | bytes, *, durable: bool = True)
 
 
 class PatientFile:
-    """A file that is appended to. What can't be written now (the disk is full, say) is written when it can be."""
+    """A file that is appended to. Data that cannot be written now (the disk is full, say) is written later."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,16 +39,16 @@ class PatientFile:
         self._waiting = b""
 
     def append(self, data: bytes) -> None:
-        """Appends `data`, which is then in the operating system's hands: a killed process loses none of it."""
+        """Appends `data` and passes it to the operating system, so that a killed process does not lose it."""
         self._waiting += data
         try:
             while self._waiting:
                 self._waiting = self._waiting[os.write(self._fd, self._waiting) :]
         except OSError as e:
-            logging.log_every_n_seconds(logging.WARNING, "the log waits to be written: %s", 60, e)
+            logging.log_every_n_seconds(logging.WARNING, "the log cannot be written, will retry: %s", 60, e)
 
     def close(self) -> None:
-        """Tries once more to write what waits."""
+        """Tries once more to write pending data."""
         self.append(b"")
         os.close(self._fd)
 
@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
     """The contents of a JSON file of a work directory.
 
     Raises:
-      UserError: it is missing or damaged.
+      UserError: the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text())

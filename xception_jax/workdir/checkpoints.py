@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a work directory: asynchronous, atomic, verified, the last N and the best kept."""
+"""Orbax checkpoints of a work directory: asynchronous, atomic and verified; the last N and the best are kept."""
 
 import functools
 import itertools
@@ -21,40 +21,40 @@ from xception_jax.workdir import checksums
 
 State = Any  # a pytree of arrays that has a `step`, and the networks' `weights` and `averaged` (or None)
 
-_UNFINISHED = ".orbax-checkpoint-tmp*"  # what Orbax adds to the name of a folder that it is writing
+_UNFINISHED = ".orbax-checkpoint-tmp*"  # suffix of folders that Orbax is writing
 
 
 @functools.cache
 def _quieten_orbax() -> None:
-    """Of Orbax, lets errors alone into the log: it warns of what is meant, such as a folder that is only read."""
+    """Limits Orbax's log to errors: it warns about intended behaviour, such as read-only folders."""
     logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.ERROR or "orbax" not in r.pathname)
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax' manager, which leaves preemption to the training loop: it counts other steps than Orbax."""
+    """Orbax's manager, with preemption left to the training loop, which counts steps differently from Orbax."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
 
 
 class Checkpoints:
-    """The checkpoints under `workdir`/checkpoints, one folder a step.
+    """The checkpoints under `workdir`/checkpoints, one folder per step.
 
-    Each holds the train state, the metrics of its evaluation and, as JSON, what is needed to know what was run: config,
-    versions and class names. A save becomes visible only when it is complete and its files' hashes are written, by a
-    rename; what a killed process left half-written is removed. Checkpoints that are not as they were written are moved
-    to `workdir`/damaged when the run is started again.
+    Each holds the train state, the metrics of its evaluation and, as JSON, a description of the run: config, versions
+    and class names. A save becomes visible by a rename, only when it is complete and its files' hashes are written;
+    what a killed process left unfinished is removed. Damaged checkpoints are moved to `workdir`/damaged when the run is
+    started again.
 
     Args:
       workdir: the run's folder.
       settings: `config.checkpoint`.
-      read_only: nothing is saved, moved or tidied up: a run may be writing there.
+      read_only: nothing is saved, moved or removed, because a run may be writing there.
 
     Attributes:
-      set_aside: a sentence on each checkpoint that was moved.
+      set_aside: a sentence for each checkpoint that was moved.
 
     Raises:
-      UserError: `read_only`, and the metrics of a checkpoint are damaged.
+      UserError: `read_only` is set and the metrics of a checkpoint are damaged.
     """
 
     def __init__(self, workdir: Path, settings: ConfigDict, *, read_only: bool = False):
@@ -83,7 +83,7 @@ class Checkpoints:
                     ),
                 ]
             ),
-            # Without it Orbax writes no metrics, and a resumed run would not know the best so far.
+            # Without it Orbax does not write metrics, and a resumed run would not know the best checkpoint so far.
             best_fn=score,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             cleanup_tmp_directories=not read_only,
@@ -92,32 +92,34 @@ class Checkpoints:
         try:
             self._manager = _Manager(self._directory, options=options)
         except ValueError as e:
-            raise UserError(f"a checkpoint in {self._directory} is damaged ({e}); train on, which sets it aside") from e
+            raise UserError(
+                f"a checkpoint in {self._directory} is damaged ({e}); resume training, which sets it aside"
+            ) from e
 
     def save(self, state: State, metrics: dict[str, float] | None, run: dict[str, Any]) -> None:
-        """Begins to save; returns when the state's buffers may be donated. Raises what went wrong in the save before.
+        """Starts a save; returns when the state's buffers may be donated. Raises errors of the previous save.
 
         Args:
-          state: to be saved.
-          metrics: of the validation split at this step, or None where it was not evaluated; such a checkpoint can't
-            be the best.
-          run: what was run, for JSON.
+          state: the state to save.
+          metrics: of the validation split at this step, or None if it was not evaluated; such a checkpoint cannot be
+            the best.
+          run: the description of the run, for JSON.
         """
-        # CPU arrays reach Orbax' writer without a copy, and a donated buffer is written over.
+        # CPU arrays reach Orbax's writer without a copy, and a donated buffer is overwritten.
         state = jax.tree.map(jnp.copy, state)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
-        self.wait()  # the save before is told from this one by its step
+        self.wait()  # saves are distinguished by their step
         self._saving = int(state.step)
         self._manager.save(self._saving, args=args, metrics=metrics, force=True)
 
     def _write_manifest(self) -> None:
-        """Orbax calls this in the background, in the first process, just before the rename."""
+        """Called by Orbax in the background, in the first process, just before the rename."""
         (folder,) = self._directory.glob(f"{self._saving}{_UNFINISHED}")
         checksums.write(folder)
 
     @property
     def in_progress(self) -> bool:
-        """Whether a save is under way."""
+        """Whether a save is in progress."""
         return self._manager.is_saving_in_progress()
 
     def holds(self, step: int) -> bool:
@@ -125,17 +127,17 @@ class Checkpoints:
         return (self._directory / str(step) / checksums.NAME).exists()
 
     def discard_unfinished(self) -> None:
-        """Removes what saves that failed have left, which may be what fills the disk."""
+        """Removes the remains of failed saves, which may be filling the disk."""
         if primary():
             for folder in self._directory.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def restore(self, step: int, abstract: State, shardings: State) -> State:
-        """The state saved at `step`, on other devices and split otherwise than it was saved from, if need be.
+        """The state saved at `step`, restored onto any devices and shardings.
 
         Args:
-          abstract: shapes and dtypes that it must have.
-          shardings: where each array shall lie, as `sharding.state_shardings` gives it.
+          abstract: the required shapes and dtypes.
+          shardings: the target sharding of each array, as returned by `mesh.state_shardings`.
         """
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
@@ -145,7 +147,7 @@ class Checkpoints:
 
         Args:
           step: of the checkpoint.
-          averaged: whether the averaged ones are wanted, if there are any.
+          averaged: whether to prefer the averaged weights, if they exist.
 
         Returns:
           The weights, float32 or as trained, and whether they are the averaged ones.
@@ -161,75 +163,75 @@ class Checkpoints:
         return Weights(restored["params"], restored["batch_stats"]), part == "averaged"
 
     def score(self, metrics: dict[str, float]) -> float:
-        """What the best checkpoint has the most of."""
+        """The score that the best checkpoint maximizes."""
         score = self._score(metrics)
         return -score if self._lowest else score
 
     @property
     def best_score(self) -> float | None:
-        """The highest `score` of a complete checkpoint, or None where none was evaluated."""
+        """The highest `score` of a complete checkpoint, or None if none was evaluated."""
         return max(map(self.score, self._evaluated().values()), default=None)
 
     def _evaluated(self) -> dict[int, dict[str, float]]:
-        """The metrics of those complete checkpoints that were evaluated, by step."""
+        """The metrics of all complete checkpoints that were evaluated, by step."""
         steps = self._manager.all_steps()
         return {step: metrics for step in steps if (metrics := self._manager.metrics(step))}
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """What was evaluated at a step, or None."""
+        """The metrics at a step, or None."""
         return self._evaluated().get(step)
 
     @property
     def latest(self) -> int | None:
-        """The last complete step, or None."""
+        """The step of the last complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def find(self, which: str) -> int:
-        """The step that "last", "best" or a number names. Damaged checkpoints are passed over, and said so.
+        """The step of "last", "best" or a number. Damaged checkpoints are reported and skipped.
 
         Raises:
-          UserError: there is no such checkpoint; the message lists those there are. Or it is damaged.
+          UserError: the checkpoint is damaged or does not exist; the message lists those that do.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
-            raise UserError(f"there is no checkpoint in {self._directory}; train first, or give another --workdir")
+            raise UserError(f"there is no checkpoint in {self._directory}; train first, or use another --workdir")
         if which == "last":
             candidates = steps
         elif which == "best":
             scores = {step: self.score(metrics) for step, metrics in self._evaluated().items()}
             if not scores:
-                raise UserError(f"none of the checkpoints in {self._directory} was evaluated; --step=last is the last")
+                raise UserError(f"none of the checkpoints in {self._directory} was evaluated; use --step=last")
             candidates = sorted(scores, key=lambda step: scores[step], reverse=True)
         elif which.isdecimal() and int(which) in steps:
             candidates = [int(which)]
         else:
             there = steps[::-1]
-            raise UserError(f'no checkpoint of step "{which}" in {self._directory}; there are: {there}, last and best')
+            raise UserError(f'no checkpoint of step "{which}" in {self._directory}; choose from: {there}, last, best')
         for step in candidates:
             why = checksums.damage(self._directory / str(step))
             if why is None:
                 return step
             print(f"the checkpoint of step {step} is damaged: {why}")
-        raise UserError(f'no checkpoint in {self._directory} that "{which}" names is intact')
+        raise UserError(f'every checkpoint in {self._directory} that matches "{which}" is damaged')
 
     def wait(self) -> None:
-        """Returns when what was saved is on disk; raises what went wrong in the background."""
+        """Waits until saved data is on disk; raises errors from the background."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and releases the folder."""
+        """Waits for saves, and releases the folder."""
         self._manager.close()
 
 
 def _with_indices(tree: Any) -> Any:
-    """A tree in which the numbers of a list's members are numbers: Orbax writes them as texts."""
+    """Converts list indices in a tree to integers: Orbax writes them as strings."""
     if not isinstance(tree, dict):
         return tree
     return {int(key) if key.isdecimal() else key: _with_indices(value) for key, value in tree.items()}
 
 
 def _set_damaged_aside(directory: Path) -> list[str]:
-    """Moves the damaged checkpoints to damaged/ beside `directory`; returns a sentence on each."""
+    """Moves damaged checkpoints to damaged/ next to `directory`; returns a sentence for each."""
     sentences = []
     for folder in sorted((p for p in directory.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name)):
         if (why := checksums.damage(folder)) is not None:
@@ -237,5 +239,5 @@ def _set_damaged_aside(directory: Path) -> list[str]:
             aside.mkdir(exist_ok=True)
             target = next(t for i in itertools.count() if not (t := aside / f"{folder.name}.{i}").exists())
             folder.rename(target)
-            sentences.append(f"the checkpoint of step {folder.name} is damaged: {why}; it is now {target}")
+            sentences.append(f"the checkpoint of step {folder.name} is damaged: {why}; it was moved to {target}")
     return sentences

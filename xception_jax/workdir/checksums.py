@@ -1,7 +1,7 @@
-"""Hashes of a folder's files, by which damage to them is recognised.
+"""Hashes of a folder's files, which detect damage.
 
-Orbax checks its index, not the numbers that it points to: of single bits flipped in the data files of a checkpoint, two
-in five were restored as other weights without a word.
+Orbax verifies its index, but not the data: of single bits flipped in the data files of a checkpoint, two in five were
+restored as different weights without an error.
 """
 
 import hashlib
@@ -11,26 +11,26 @@ from pathlib import Path
 from xception_jax.workdir import atomic
 
 NAME = "sha256.json"
-# Orbax writes these once more after the hashes; training reads nothing of them.
+# Orbax rewrites these after the hashes are written; training does not read them.
 NOT_HASHED = {NAME, "_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 def write(folder: Path) -> None:
-    """Writes the SHA-256 of every file under `folder` into it."""
+    """Writes the SHA-256 hashes of all files under `folder` into it."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_HASHED)
     hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
     atomic.write_atomically(folder / NAME, json.dumps(hashes, indent=0) + "\n")
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the first file that is not as it was written, or None where all are."""
+    """What is wrong with the first damaged file, or None if all files are intact."""
     try:
         hashes = json.loads((folder / NAME).read_text())
         for name, sha256 in hashes.items():
             if _sha256(folder / name) != sha256:
-                return f"{name} is not as it was written"
-    except (OSError, ValueError, AttributeError) as e:  # the hashes themselves can be damaged in any way
-        return f"{NAME} or a file that it names cannot be read ({e})"
+                return f"{name} has changed since it was written"
+    except (OSError, ValueError, AttributeError) as e:  # the file of hashes may itself be damaged
+        return f"{NAME} or a file listed in it cannot be read ({e})"
     return None
 
 

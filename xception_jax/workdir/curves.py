@@ -1,4 +1,4 @@
-"""Draws a run's curves: `curves.png` in its work directory."""
+"""Plots a run's curves: `curves.png` in its work directory."""
 
 import io
 import os
@@ -12,23 +12,23 @@ from xception_jax.workdir import atomic
 from xception_jax.workdir.log import read_log
 
 TRAIN, EVALUATION = "#9aa5b1", ("#1f6fb4", "#d9822b", "#2e8b57")  # colours: training, evaluated splits in order
-LOG_SCALE_FROM = 20  # losses that span a larger factor are drawn on a logarithmic scale
+LOG_SCALE_FROM = 20  # losses that span a larger factor get a logarithmic scale
 
 
 def plot_curves(workdir: Path, title: str | None = None) -> Path:
-    """Draws loss, accuracy and learning rate over the steps of log.jsonl.
+    """Plots loss, accuracy and learning rate over the steps in log.jsonl.
 
     Args:
       workdir: the run's folder.
-      title: over the picture; None: the network, its data and its last top-1.
+      title: of the figure; None: the network, its data and its last top-1.
 
     Returns:
-      The picture's path.
+      The figure's path.
 
     Raises:
       UserError: there is no log, or it is damaged, or matplotlib is not installed.
     """
-    # A run writes nothing into ~/.config.
+    # Runs must not write into ~/.config.
     os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "xception_jax" / "matplotlib"))
     with needs("train", "drawing curves"):
         from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
     records = read_log(workdir)
     train = [r for r in records if r["kind"] == "train"]
     evaluations = [r for r in records if r["kind"] == "evaluation"]
-    # Not pyplot: a figure of its own needs no display and leaves no state behind.
+    # Not pyplot: a separate figure needs no display and leaves no global state.
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     figure.suptitle(_title(workdir, evaluations) if title is None else title, fontsize=13)
     loss, accuracy, rate = figure.subplots(1, 3)
@@ -62,7 +62,7 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
 
 
 def _title(workdir: Path, evaluations: list[dict[str, Any]]) -> str:
-    """The network, its data, and the last figure."""
+    """The network, its data, and the last accuracy."""
     config = workdir / "config.json"
     name = workdir.name
     if config.exists():
@@ -75,7 +75,7 @@ def _title(workdir: Path, evaluations: list[dict[str, Any]]) -> str:
 
 
 def _curve(axes: Any, records: list[dict[str, Any]], field: str, **style: Any) -> None:
-    """Draws a field of those records that have it; one that is None (not finite) leaves a gap."""
+    """Plots a field of the records that have it; None (not finite) leaves a gap."""
     points = [(r["step"], r[field]) for r in records if field in r]
     if points:
         steps, values = np.array(points, dtype=np.float64).T

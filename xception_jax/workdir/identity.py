@@ -1,4 +1,4 @@
-"""What a run was: its code, its data, its versions and device. Recorded at each start, compared when it is resumed."""
+"""The identity of a run: its code, data, versions and device. Recorded at each start, compared when it is resumed."""
 
 import datetime
 import hashlib
@@ -23,7 +23,7 @@ GIT_SECONDS = 10
 
 
 def environment() -> dict[str, Any]:
-    """What a run runs on: code, versions by name (None where not installed), and device (platform, kind, count)."""
+    """The environment: code, versions by name (None if not installed), and device (platform, kind, count)."""
     versions: dict[str, str | None] = {"xception_jax": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
     versions |= {"orbax": _version("orbax-checkpoint")}
@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
 
 
 def code() -> dict[str, Any]:
-    """Which code this is: commit, and whether tracked files differ from it (dirty); None outside of a git checkout."""
+    """The code's commit, and whether tracked files differ from it (dirty); None outside a git checkout."""
     commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no") if commit else None
     return {"commit": commit, "dirty": None if changed is None else changed != ""}
@@ -61,9 +61,9 @@ def _version(distribution: str) -> str | None:
 
 
 def of_source(source: Source) -> dict[str, Any]:
-    """What a split of a data set is: num_examples, class_names, and a SHA-256 of the examples' names.
+    """The identity of a split: num_examples, class_names, and a SHA-256 of the examples' names.
 
-    A source that knows a cheaper fingerprint than all of its examples' names has a method `fingerprint`.
+    A source with a cheaper fingerprint than all of its examples' names has a method `fingerprint`.
     """
     if hasattr(source, "fingerprint"):
         examples = source.fingerprint()
@@ -76,16 +76,16 @@ def of_source(source: Source) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """How two splits' identities differ, a phrase each; () where they are the same data."""
+    """The differences between two identities of a split, as phrases; empty if they are the same data."""
     phrases = []
     if old["num_examples"] != new["num_examples"]:
         phrases.append(f"{old['num_examples']:,} examples then, {new['num_examples']:,} now")
     elif old["examples"] != new["examples"]:
-        phrases.append("as many examples, but not the same ones")
+        phrases.append("the same number of examples, but different ones")
     if old["class_names"] != new["class_names"]:
         gone, added = (sorted(set(a) - set(b)) for a, b in _both_ways(old["class_names"], new["class_names"]))
         changes = [f"{what} {', '.join(names[:5])}" for what, names in (("without", gone), ("with", added)) if names]
-        phrases.append("other classes" + (f" ({'; '.join(changes)})" if changes else ", in another order"))
+        phrases.append(f"different classes ({'; '.join(changes)})" if changes else "the same classes in another order")
     return phrases
 
 
@@ -94,30 +94,30 @@ def _both_ways(a: list[str], b: list[str]) -> tuple[tuple[list[str], list[str]],
 
 
 def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) -> list[str]:
-    """What is not as it was when the run was started: a sentence each.
+    """The changes since the run was started, as sentences.
 
     Args:
       workdir: the run's folder.
       splits: `of_source` of each split, by its name.
-      train_split: the one that must be the same.
+      train_split: the split that must be the same.
 
     Raises:
-      UserError: the training data is another.
+      UserError: the training data has changed.
     """
     path = workdir / NAME
-    if not path.exists():  # a new run, or one that an earlier version wrote
+    if not path.exists():  # a new run, or one written by an earlier version
         return []
     record = atomic.read_json(path)
     sentences = []
     for name, identity in splits.items():
         if (old := record["data"].get(name)) and (phrases := differences(old, identity)):
-            what = f'split "{name}" is not as it was when {workdir} was started: {"; ".join(phrases)}'
+            what = f'split "{name}" has changed since {workdir} was started: {"; ".join(phrases)}'
             if name == train_split:
-                raise UserError(f"{what}; restore the data, or give another --workdir")
+                raise UserError(f"{what}; restore the data, or use another --workdir")
             sentences.append(what)
     then, now = record["starts"][-1]["code"], code()
     if then != now:
-        sentences.append(f"the code was {_describe(then)}, it is {_describe(now)}")
+        sentences.append(f"the code was {_describe(then)}, now it is {_describe(now)}")
     return sentences
 
 
@@ -128,7 +128,7 @@ def _describe(code: dict[str, Any]) -> str:
 
 
 def record(workdir: Path, splits: dict[str, dict[str, Any]], step: int) -> None:
-    """Writes run.json: the data as it was at first, and each start of the run with its step."""
+    """Writes run.json: the data at the first start, and each start of the run with its step."""
     path = workdir / NAME
     old = atomic.read_json(path) if path.exists() else {"data": {}, "starts": []}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

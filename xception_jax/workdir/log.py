@@ -1,4 +1,4 @@
-"""What a run reports on its way: log.jsonl, TensorBoard events, and a line of progress."""
+"""A run's log: log.jsonl, TensorBoard events, and a progress line."""
 
 import json
 import math
@@ -21,27 +21,27 @@ PROGRESS = {
     "steps_per_second": "{:.3g} steps/s",
     "images_per_second": "{:,.1f} images/s",
 }
-WORTH_A_WORD = 0.05  # share of the time waited for data from which the progress line says so
+WORTH_A_WORD = 0.05  # fraction of time spent waiting for data above which the progress line shows it
 
 
 class RunLog:
     """Writes log.jsonl and tensorboard/ in the work directory, and prints progress. Use it in a `with` block.
 
-    What the log holds of steps after `resume_step` is dropped: those steps are about to be done again. TensorBoard
-    is told to hide it.
+    Records of steps after `resume_step` are dropped from the log and hidden in TensorBoard, because these steps are
+    about to be repeated.
 
     Args:
       workdir: the run's folder.
       total_steps: length of training.
-      resume_step: optimizer steps already done.
-      primary: False in all processes but one; there, nothing is written or printed.
-      clock: seconds, as `time.monotonic`.
+      resume_step: number of optimizer steps already done.
+      primary: False in all processes but one; the others do not write or print anything.
+      clock: returns seconds, like `time.monotonic`.
 
     Attributes:
-      seconds_left: expected at the last report of a training step, or None.
+      seconds_left: estimate at the last report of a training step, or None.
 
     Raises:
-      UserError: the log there is damaged.
+      UserError: the existing log is damaged.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RunLog:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._total, self._step, self._primary, self._clock = total_steps, resume_step, primary, clock
-        self._in_place = False  # whether the cursor stands in a progress line
+        self._in_place = False  # whether the cursor is in a progress line
         self._since: tuple[int, float] = resume_step, clock()
         self._timed = False
         self._evaluated: set[int] = set()
@@ -85,8 +85,8 @@ class RunLog:
         """Reports the training metrics (loss, top1, learning_rate and others) after `step` steps, and progress.
 
         Args:
-          speed: what is known of it: steps_per_second, images_per_second, data_wait (share of the time that the loop
-            waited for pictures), memory_bytes (most that was in use on one of the devices).
+          speed: known values of steps_per_second, images_per_second, data_wait (fraction of time that the loop waited
+            for images) and memory_bytes (peak memory use of any device).
         """
         if not self._primary:
             return
@@ -97,7 +97,7 @@ class RunLog:
         if not sys.stdout.isatty():
             print(text, flush=True)
             return
-        # One column less than the terminal has: a wrapped line could not be overwritten.
+        # One column less than the terminal's width: a wrapped line could not be overwritten.
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{text[:width]}\x1b[K", end="", flush=True)
         self._in_place = True
@@ -111,25 +111,25 @@ class RunLog:
         self._say(f"step {step:,}, {split}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}")
 
     def has_evaluation(self, step: int) -> bool:
-        """Whether the log, as it was found, has an evaluation after `step` steps."""
+        """Whether the existing log has an evaluation after `step` steps."""
         return step in self._evaluated
 
     def saved(self, step: int, seconds: float) -> None:
-        """Reports that the state after `step` steps is on disk, `seconds` after its save began."""
+        """Reports that the state after `step` steps is on disk, `seconds` after its save started."""
         if not self._primary:
             return
         self._record("save", step, {"seconds": seconds})
         self._events.add_scalars("save", step, {"seconds": seconds})
 
     def note(self, text: str) -> None:
-        """Writes a remark on the run, at the step last reported."""
+        """Writes a remark on the run, at the last reported step."""
         if not self._primary:
             return
         self._record("note", self._step, {"text": text})
         self._say(text)
 
     def _record(self, kind: str, step: int, fields: Mapping[str, Any]) -> None:
-        self._step = max(self._step, step)  # a save ends in a later step
+        self._step = max(self._step, step)  # a save may finish during a later step
         self._file.append(_line({"kind": kind, "step": step, **fields, "time": time.time()}).encode())
 
     def _say(self, text: str) -> None:
@@ -142,10 +142,10 @@ class RunLog:
         self._in_place = False
 
     def _seconds_left(self, step: int) -> float | None:
-        """The time that the other steps take at the rate of this process."""
+        """The time for the remaining steps, at the speed of this process."""
         since_step, since = self._since
         now = self._clock()
-        if not self._timed:  # from here on, without the time that compilation took
+        if not self._timed:  # start timing here, to exclude compilation
             self._timed, self._since = True, (step, now)
         return (now - since) / (step - since_step) * (self._total - step) if step > since_step else None
 
@@ -153,7 +153,7 @@ class RunLog:
 def progress_line(
     step: int, total: int, metrics: Mapping[str, float], speed: Mapping[str, float], seconds_left: float | None
 ) -> str:
-    """Step, loss, accuracy, learning rate, speed and the time left (hh:mm:ss), as far as they are known."""
+    """Step, loss, accuracy, learning rate, speed and the time left (hh:mm:ss), as far as known."""
     parts = [f"step {step:,}/{total:,} {100 * step / total:.1f} %"]
     values = {**metrics, **speed}
     parts += [form.format(values[name]) for name, form in PROGRESS.items() if name in values]
@@ -168,9 +168,9 @@ def progress_line(
 def read_log(workdir: Path) -> list[dict[str, Any]]:
     """The records of a run's log, in the order written.
 
-    Each has kind, step and time (seconds since 1970); kind "train" and "evaluation" their metrics (None where one was
-    not finite), "train" also its speed, "evaluation" its split, "save" its seconds, "note" its text. A last line that a
-    killed process left half-written is none.
+    Each has kind, step and time (seconds since 1970). Kinds "train" and "evaluation" have metrics (None if not finite),
+    "train" also the speed, "evaluation" the split, "save" the seconds, "note" the text. An incomplete last line, left
+    by a killed process, is ignored.
 
     Raises:
       UserError: there is no log, or it is damaged.
@@ -181,7 +181,9 @@ def read_log(workdir: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {workdir} a work directory?") from None
     records = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last end of line is nothing, or half a line
+    for number, line in enumerate(
+        lines[:-1], start=1
+    ):  # after the last newline there is nothing, or an incomplete line
         try:
             records.append(json.loads(line))
         except ValueError as e:
@@ -194,6 +196,6 @@ def _path(workdir: Path) -> Path:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    """A record as a line; None stands for numbers that are not finite, which JSON has not."""
+    """A record as a line; numbers that are not finite become None, because JSON does not have them."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     return json.dumps(finite, allow_nan=False) + "\n"

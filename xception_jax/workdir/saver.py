@@ -1,4 +1,4 @@
-"""When a run is saved, and what is done about saves that fail: the run goes on, and they are tried again."""
+"""Saving runs. If a save fails, the run continues and the save is retried."""
 
 import math
 import time
@@ -11,20 +11,20 @@ from xception_jax.workdir.checkpoints import Checkpoints, State
 from xception_jax.workdir.log import RunLog
 from xception_jax.workdir.status import Status
 
-# After the n-th failure in a row the next try waits for 2**(n-1) calls of `due`; after the last, for a regular save.
+# After the n-th consecutive failure the next try waits for 2**(n-1) calls of `due`; after the last, for a regular save.
 MOST_TRIES = 6
-LAST_WAITS = (1, 2, 4, 8, 16)  # seconds before each further try to save the end of a run
+LAST_WAITS = (1, 2, 4, 8, 16)  # seconds before each retry to save the final state
 
 
 class Saver:
-    """Saves the state of one run in the background, and notes in the log how each save ended.
+    """Saves the state of one run in the background, and logs the outcome of each save.
 
-    All processes have to call the same methods at the same steps; they agree on how a save ended.
+    All processes must call the same methods at the same steps; they agree on the outcome of a save.
 
     Args:
-      checkpoints: where to.
+      checkpoints: the run's checkpoints.
       log, status: of the run.
-      run: what was run, for JSON.
+      run: the description of the run, for JSON.
       sleep: `time.sleep`.
     """
 
@@ -39,18 +39,18 @@ class Saver:
         self._checkpoints, self._log, self._status, self._run, self._sleep = checkpoints, log, status, run, sleep
         self._saved = checkpoints.latest
         self._best = checkpoints.best_score
-        self._under_way: tuple[int, float, float | None] | None = None  # step, when it began, and its score
-        self._failures = 0  # in a row
+        self._under_way: tuple[int, float, float | None] | None = None  # step, start time and score
+        self._failures = 0  # consecutive
         self._calls_to_wait = 0
 
     def is_best(self, metrics: dict[str, float]) -> bool:
-        """Whether an evaluation is better than those of all that is saved, so that its state is to be saved now."""
+        """Whether an evaluation is better than those of all checkpoints, so that the state should be saved now."""
         score = self._checkpoints.score(metrics)
         scores = (self._best, self._under_way[2] if self._under_way else None)
         return math.isfinite(score) and all(other is None or score > other for other in scores)
 
     def save(self, state: State, metrics: dict[str, float] | None) -> None:
-        """Begins to save, when the save before has ended. Arguments as `Checkpoints.save`."""
+        """Starts a save after the previous one has ended. Arguments as for `Checkpoints.save`."""
         self._settle()
         step = int(state.step)
         if step == self._saved:
@@ -61,21 +61,21 @@ class Saver:
         self._under_way = step, time.monotonic(), score
         try:
             self._checkpoints.save(state, metrics, self._run)
-        except Exception as e:  # whatever the storage raises: a run is worth more than a save
+        except Exception as e:  # any error of the storage: a failed save must not end the run
             self._end(e)
 
     def due(self) -> bool:
-        """Whether the last save failed and is to be tried again now. Asked from time to time while training goes on."""
+        """Whether the last save failed and should be retried now. Called periodically during training."""
         if self._under_way is not None and not any_of(self._checkpoints.in_progress):
             self._settle()
         self._calls_to_wait -= 1
         return 0 < self._failures < MOST_TRIES and self._calls_to_wait <= 0
 
     def finish(self, state: State, metrics: dict[str, float] | None) -> None:
-        """Saves `state` if it is not yet saved, and returns when it is.
+        """Saves `state` if it is not yet saved, and waits until it is on disk.
 
         Raises:
-          TrainingError: it could not be saved, after several tries.
+          TrainingError: the state could not be saved after several tries.
         """
         for wait in (0, *LAST_WAITS):
             self._sleep(wait)
@@ -84,12 +84,12 @@ class Saver:
             if not self._failures:
                 return
         raise TrainingError(
-            f"step {int(state.step)} could not be saved; {self._kept()}. When the cause is mended, the same command "
-            "goes on from there"
+            f"step {int(state.step)} could not be saved; {self._kept()}. Fix the cause, then run the same command "
+            "to resume from there"
         )
 
     def _settle(self) -> None:
-        """Waits for the save under way."""
+        """Waits for the save in progress."""
         if self._under_way is None:
             return
         error: Exception | None = None
@@ -114,7 +114,7 @@ class Saver:
         self._calls_to_wait = 2 ** (self._failures - 1)
         self._checkpoints.discard_unfinished()
         why = "in another process" if error is None else (str(error) or type(error).__name__).splitlines()[0]
-        self._log.note(f"the save of step {step} failed ({why}); {self._kept()}; it will be tried again")
+        self._log.note(f"the save of step {step} failed ({why}); {self._kept()}; it will be retried")
 
     def _kept(self) -> str:
         latest = self._checkpoints.latest

@@ -1,4 +1,4 @@
-"""Who is at work in a work directory, and how far: one run at a time, and a status.json that tells while it runs."""
+"""Ownership of a work directory (one run at a time), and status.json, which shows a run's progress."""
 
 import contextlib
 import fcntl
@@ -18,25 +18,26 @@ from xception_jax.parallel.processes import primary
 from xception_jax.workdir import atomic
 
 BEAT_SECONDS = 10  # status.json is written at least this often
-SILENT_SECONDS = 4 * BEAT_SECONDS  # a run on another host that is silent so long is gone
+SILENT_SECONDS = 4 * BEAT_SECONDS  # a run on another host that is silent for this long is considered dead
 
 
 class Status:
-    """Owns a work directory, and keeps its status.json true. Use it in a `with` block.
+    """Owns a work directory, and keeps its status.json up to date. Use it in a `with` block.
 
-    status.json holds state (starting, training, evaluating; and at the end finished, preempted or failed, with error),
-    step, total_steps, seconds_left, saved_step, save_seconds, failed_saves (in a row), broken_pictures, and of the
-    process that writes it host, pid, started and heartbeat (seconds since 1970). Only the first process writes it.
+    status.json holds state (starting, training, evaluating; at the end finished, preempted or failed, with error),
+    step, total_steps, seconds_left, saved_step, save_seconds, failed_saves (consecutive), broken_pictures (unreadable
+    images), and of the process that writes it host, pid, started and heartbeat (seconds since 1970). Only the first
+    process writes it.
 
-    The directory is locked by the kernel (`flock` on the file `lock`), which gives the lock back however the process
-    ends. Where the last owner was on another host, or the file system has no locks, its heartbeat decides.
+    The directory is locked by the kernel (`flock` on the file `lock`), which releases the lock however the process
+    ends. If the last owner was on another host, or the file system does not support locks, its heartbeat decides.
 
     Args:
       workdir: the run's folder.
       sleep: `time.sleep`.
 
     Raises:
-      UserError: another run is at work there.
+      UserError: another run is using the directory.
     """
 
     def __init__(self, workdir: Path, *, sleep: Callable[[float], None] = time.sleep):
@@ -60,17 +61,17 @@ class Status:
             known = owner.get("host") == self._fields["host"]  # the lock is free, so the last owner is gone
         except BlockingIOError:
             raise UserError(_in_use(workdir, read_status(workdir))) from None
-        except OSError:  # no locks on this file system
+        except OSError:  # this file system does not support locks
             known = False
         if known or owner.get("state") in (None, "finished", "preempted", "failed"):
             return
-        print(f"Process {owner['pid']} on {owner['host']} was at work in {workdir}; waiting for a sign of life of it.")
+        print(f"Process {owner['pid']} on {owner['host']} was using {workdir}; checking whether it is still alive.")
         sleep(SILENT_SECONDS)
         if read_status(workdir).get("heartbeat") != owner.get("heartbeat"):
             raise UserError(_in_use(workdir, owner))
 
     def update(self, **fields: Any) -> None:
-        """Sets fields and writes the file. What can't be written now is in the next heartbeat."""
+        """Sets fields and writes the file. If it cannot be written now, the next heartbeat does it."""
         if not primary():
             return
         with self._writing, contextlib.suppress(OSError):
@@ -80,7 +81,7 @@ class Status:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Says that the run evaluates, inside the `with` block."""
+        """Sets the state to evaluating inside the `with` block."""
         self.update(state="evaluating")
         yield
         self.update(state="training")
@@ -90,7 +91,7 @@ class Status:
             self.update()
 
     def close(self, state: str, **fields: Any) -> None:
-        """The last word; the directory is free."""
+        """Writes the final state, and releases the directory."""
         self._closed.set()
         if primary():
             self.update(state=state, seconds_left=0 if state == "finished" else None, **fields)
@@ -111,7 +112,7 @@ class Status:
 
 
 def read_status(workdir: Path) -> dict[str, Any]:
-    """The contents of status.json, or {} where there is none to be read."""
+    """The contents of status.json, or {} if it cannot be read."""
     try:
         return json.loads((workdir / "status.json").read_text())
     except (OSError, ValueError):
@@ -120,4 +121,4 @@ def read_status(workdir: Path) -> dict[str, Any]:
 
 def _in_use(workdir: Path, owner: dict[str, Any]) -> str:
     who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
-    return f"{who} is at work in {workdir}; stop it first, or give another --workdir"
+    return f"{who} is using {workdir}; stop it first, or use another --workdir"

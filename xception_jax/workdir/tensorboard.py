@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written without a thread: a full disk would end it, and the loop would wait for it.
+"""TensorBoard's event files, written without a thread: on a full disk the thread would end and the loop would hang.
 
-The messages are those of tensorflow/core/util/event.proto and framework/summary.proto. Libraries that have them import
-TensorFlow or PyTorch where these are installed, which takes seconds.
+The messages are those of tensorflow/core/util/event.proto and framework/summary.proto. Libraries that provide them
+import TensorFlow or PyTorch if installed, which takes seconds.
 """
 
 import struct
@@ -23,10 +23,10 @@ TAG, SIMPLE_VALUE = 1, 2
 
 
 class EventFile:
-    """A new event file in `folder`. What older files there say of steps from `first_step` on is hidden."""
+    """A new event file in `folder`. Steps from `first_step` on in older files are hidden."""
 
     def __init__(self, folder: Path, first_step: int):
-        # TensorBoard reads the files in the order of their names; two runs can start within a second.
+        # TensorBoard reads the files in order of their names; two runs can start within one second.
         self._file = PatientFile(folder / f"events.out.tfevents.{time.time():.6f}.{first_step - 1}")
         self._write(field(FILE_VERSION, "brain.Event:2"))
         self._write(field(STEP, first_step) + field(SESSION_LOG, field(STATUS, START)))

@@ -1,4 +1,4 @@
-"""How fast training goes, and what it takes."""
+"""Training speed, memory use, and profiling."""
 
 import contextlib
 import time
@@ -11,14 +11,14 @@ from xception_jax.errors import UserError
 
 
 class Clock:
-    """Speed of the training steps alone, in laps."""
+    """Measures the speed of the training steps alone, in laps."""
 
     def __init__(self) -> None:
         self._total_images, self._total_seconds = 0, 0.0
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was counted since the last lap."""
+        """Discards counts since the last lap."""
         self._since, self._steps, self._images, self._waited = time.monotonic(), 0, 0, 0.0
 
     def count(self, images: int) -> None:
@@ -28,20 +28,20 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside the `with` block as waited for data."""
+        """Counts the time inside the `with` block as waiting for data."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Takes the time inside the `with` block out of the count."""
+        """Excludes the time inside the `with` block."""
         began = time.monotonic()
         yield
         self._since += time.monotonic() - began
 
     def lap(self) -> dict[str, float]:
-        """What `RunLog.train` reports of speed, since the last lap; without a step, only of memory."""
+        """The speed since the last lap, for `RunLog.train`; without a step, only the memory."""
         seconds, memory = time.monotonic() - self._since, memory_bytes()
         speed: dict[str, float] = {} if memory is None else {"memory_bytes": memory}
         if self._steps:
@@ -54,24 +54,24 @@ class Clock:
         return speed
 
     def mean(self) -> float | None:
-        """Images a second over all laps, or None where no step was counted."""
+        """Images per second over all laps, or None if no step was counted."""
         self.lap()
         return self._total_images / self._total_seconds if self._total_images else None
 
 
 def memory_bytes() -> int | None:
-    """The most memory that has been in use on one of this process' devices, or None where they do not tell (CPUs)."""
+    """The peak memory use of any of this process's devices, or None if they do not report it (CPUs)."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
     return max(peaks, default=None)
 
 
 class Profiler:
-    """Traces some training steps into a folder that XProf (or TensorBoard's profile plugin) and Perfetto open.
+    """Traces some training steps into a folder for XProf (or TensorBoard's profile plugin) and Perfetto.
 
     Args:
-      folder: where to.
-      steps: which; none where it is empty.
+      folder: the target folder.
+      steps: the steps to trace; may be empty.
     """
 
     def __init__(self, folder: Path, steps: range):
@@ -79,11 +79,11 @@ class Profiler:
 
     @contextlib.contextmanager
     def step(self, step: int, finish: Callable[[], None]) -> Iterator[None]:
-        """Traces what is done inside the `with` block, if `step` is one of those wanted.
+        """Traces the `with` block, if `step` is one of the steps to trace.
 
         Args:
           step: the training step.
-          finish: called before the trace ends; returns when the devices have done their work.
+          finish: called before the trace ends; returns when the devices have finished.
         """
         if step not in self._steps:
             yield
@@ -98,10 +98,10 @@ class Profiler:
 
 
 def parse_profile(text: str | None) -> range:
-    """The steps that "START:COUNT" means.
+    """The steps denoted by "START:COUNT".
 
     Raises:
-      UserError: it means none.
+      UserError: the text is invalid.
     """
     if text is None:
         return range(0)

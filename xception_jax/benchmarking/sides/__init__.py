@@ -1,1 +1,1 @@
-"""Programs that the benchmark starts, each in a process of its own; see `protocol.py`."""
+"""Programs that the benchmark starts, each in its own process; see `protocol.py`."""

@@ -1,4 +1,4 @@
-"""This project's input: training batches of pictures in a folder, as training takes them."""
+"""This project's input pipeline: training batches from a folder of images, as in training."""
 
 import collections
 import itertools
@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from xception_jax.benchmarking.sides.protocol import BATCHES, Work, serve
-from xception_jax.data import Batch, BrokenPictures, train_batches
+from xception_jax.data import Batch, UnreadableImages, train_batches
 from xception_jax.data.augmentation import Augmentation
-from xception_jax.data.sources.images import Pictures, find_pictures
+from xception_jax.data.sources.images import ImageFiles, find_images
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.parallel import host_memory
 
 
 def batches(task: dict[str, Any]) -> Iterator[Batch]:
-    """What `training` iterates over, with the default augmentation."""
+    """The batches that `training` iterates over, with the default augmentation."""
     return train_batches(
-        Pictures(find_pictures([Path(task["data"])])),
+        ImageFiles(find_images([Path(task["data"])])),
         InputSpec(image_size=task["image_size"]),
         Augmentation(),
         batch_size=task["batch"],
         seed=0,
         start_step=0,
-        broken=BrokenPictures(),
+        broken=UnreadableImages(),
     )
 
 
 def prepare(task: dict[str, Any]) -> Work:
-    """One batch after another."""
+    """A stream of batches."""
     stream = batches(task)
     return Work(lambda: collections.deque(itertools.islice(stream, BATCHES), maxlen=1))
 

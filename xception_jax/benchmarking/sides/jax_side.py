@@ -1,6 +1,6 @@
-"""This project's side of a comparison: training, inference, compilation, operators, and what the device can do.
+"""This project's side of a comparison: training, inference, compilation, operators, and the device's limits.
 
-Only jax, flax and optax are needed, and no library that reads data.
+It needs only jax, flax and optax; no library that reads data.
 """
 
 import time
@@ -31,7 +31,7 @@ NUM_CLASSES = 1000
 
 
 def split_network(task: Task) -> tuple[nnx.GraphDef, variables.Weights]:
-    """The network that the task names, as structure and arrays."""
+    """The task's network, as structure and arrays."""
     model = create_model(
         task["model"], num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), dtype=task["dtype"], **task["options"]
     )
@@ -39,9 +39,9 @@ def split_network(task: Task) -> tuple[nnx.GraphDef, variables.Weights]:
 
 
 def paper_optimizer() -> tuple[optax.GradientTransformation, optax.Schedule, TrainSettings]:
-    """What `config.default()` stands for: SGD with momentum, L2 decay, averaged weights (paper, section 4.3).
+    """The optimizer of `config.default()`: SGD with momentum, L2 decay, averaged weights (paper, section 4.3).
 
-    Written out, because configs need ml_collections.
+    Spelled out here because configs need ml_collections.
     """
     schedule = optax.exponential_decay(0.045, 2 * 1_281_167 // 32, 0.94, staircase=True)
     optimizer = optax.chain(optax.add_decayed_weights(1e-5, is_kernel), optax.sgd(schedule, 0.9, nesterov=False))
@@ -49,7 +49,7 @@ def paper_optimizer() -> tuple[optax.GradientTransformation, optax.Schedule, Tra
 
 
 def train_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
-    """The training step, not yet traced, and what makes its arguments."""
+    """The training step, not yet traced, and a function that creates its arguments."""
     mesh = data_mesh()
     graphdef, _ = nnx.eval_shape(lambda: split_network(task))
     optimizer, schedule, settings = paper_optimizer()
@@ -59,23 +59,23 @@ def train_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
 
     def arguments() -> tuple:
         _, weights = split_network(task)
-        return jax.jit(state, out_shardings=replicated(mesh))(weights), put_batch(pictures(task), mesh)
+        return jax.jit(state, out_shardings=replicated(mesh))(weights), put_batch(noise_batch(task), mesh)
 
     return make_train_step(graphdef, optimizer, schedule, settings, mesh), arguments
 
 
 def infer_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
-    """The evaluation step, likewise."""
+    """The evaluation step and a function that creates its arguments."""
     mesh = data_mesh()
     graphdef, _ = nnx.eval_shape(lambda: split_network(task))
 
     def arguments() -> tuple:
-        return jax.device_put(split_network(task)[1], replicated(mesh)), put_batch(pictures(task), mesh)
+        return jax.device_put(split_network(task)[1], replicated(mesh)), put_batch(noise_batch(task), mesh)
 
     return make_eval_step(graphdef, NUM_CLASSES, mesh, Normalization()), arguments
 
 
-def pictures(task: Task) -> dict[str, np.ndarray]:
+def noise_batch(task: Task) -> dict[str, np.ndarray]:
     """A batch of noise."""
     rng, size = np.random.default_rng(0), task["image_size"]
     return {
@@ -85,7 +85,7 @@ def pictures(task: Task) -> dict[str, np.ndarray]:
 
 
 def train(task: Task) -> Work:
-    """Steps of training on a batch that lies on the device."""
+    """Training steps on a batch that is already on the device."""
     program, make_arguments = train_program(task)
     state, batch = make_arguments()
     compiled = program.lower(state, batch).compile()
@@ -95,13 +95,13 @@ def train(task: Task) -> Work:
     def run() -> None:
         before = metrics[0]
         states[0], metrics[0] = compiled(states[0], batch)
-        jax.block_until_ready(before)  # like the training loop: one step ahead of the device
+        jax.block_until_ready(before)  # one step ahead of the device, like the training loop
 
     return Work(run, lambda: jax.block_until_ready(states), figures(compiled, flops), device_memory())
 
 
 def infer(task: Task) -> Work:
-    """Evaluation of a batch that lies on the device."""
+    """Evaluation of a batch that is already on the device."""
     program, make_arguments = infer_program(task)
     arguments = make_arguments()
     compiled = program.lower(*arguments).compile()
@@ -110,7 +110,7 @@ def infer(task: Task) -> Work:
 
 
 def compilation(task: Task) -> Work:
-    """Tracing, lowering and compiling the training step; its times are in the facts, of the latest time."""
+    """Tracing, lowering and compiling the training step; the facts hold the times of the latest run."""
     jax.config.update("jax_enable_compilation_cache", False)
     _, make_arguments = train_program(task)
     arguments = jax.eval_shape(make_arguments)
@@ -135,7 +135,7 @@ def compilation(task: Task) -> Work:
 
 
 def list_operators(task: Task) -> Work:
-    """Which operators the network uses; see `operators.Operator`."""
+    """The operators the network uses; see `operators.Operator`."""
     return Work(lambda: None, facts={"operators": operators.used(lambda: split_network(task), task)})
 
 
@@ -148,7 +148,7 @@ def operator(task: Task) -> Work:
 
 
 def copy(task: Task) -> Work:
-    """Reading and writing an array that no cache holds: each of its bytes is moved twice."""
+    """Reading and writing an array too large for any cache: each byte is moved twice."""
     size = (1 << 28) if jax.default_backend() == "cpu" else (1 << 31)
     arrays = [jnp.zeros(size // 4, jnp.float32)]
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
@@ -160,14 +160,14 @@ def copy(task: Task) -> Work:
 
 
 def product(task: Task) -> Work:
-    """A matrix product of the dtype, with the precision that the networks use."""
+    """A matrix product in the task's dtype, with the precision that the networks use."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a, b = (jax.random.normal(jax.random.key(i), (n, n), task["dtype"]) for i in range(2))
     return repeated(jax.jit(jnp.dot), (a, b), {"flops": 2 * n**3})
 
 
 def repeated(function: Callable, arguments: tuple, facts: dict[str, Any]) -> Work:
-    """A function of arrays that stay, called one time ahead of the device."""
+    """A function of arrays that stay on the device, dispatched one call ahead of it."""
     outputs: list[Any] = [None]
 
     def run() -> None:
@@ -179,13 +179,13 @@ def repeated(function: Callable, arguments: tuple, facts: dict[str, Any]) -> Wor
 
 
 def plain_flops(make_program: Callable[[], Any], arguments: tuple) -> float:
-    """Operations of the mathematics, whichever lowering does it: those of the plain lowering, before optimization."""
+    """Operations of the computation itself, whatever the lowering: those of the plain lowering before optimization."""
     with ops.as_reference():
         return make_program().lower(*arguments).cost_analysis()["flops"]
 
 
 def figures(compiled: Any, flops: float) -> dict[str, Any]:
-    """What the report says of a program: `bytes` are those that its instructions read and write."""
+    """A program's figures for the report: `bytes` are those that its instructions read and write."""
     return {
         "flops": flops,
         "bytes": Program(compiled.as_text()).traffic,
@@ -194,7 +194,7 @@ def figures(compiled: Any, flops: float) -> dict[str, Any]:
 
 
 def device_memory() -> Callable[[], dict[str, Any]] | None:
-    """What tells the highest use of the device's memory; None where it has none of its own."""
+    """A function that returns the device's peak memory; None if the device has no memory of its own."""
     device = jax.local_devices()[0]
     if not device.memory_stats():
         return None
@@ -202,7 +202,7 @@ def device_memory() -> Callable[[], dict[str, Any]] | None:
 
 
 def machine(task: Task) -> Work:
-    """What this runs on; the network is built in thought, so that mistakes are found first."""
+    """The machine this runs on. The network is built abstractly, so that mistakes are found early."""
     nnx.eval_shape(lambda: split_network(task))
     device = jax.devices()[0]
     facts = {"platform": device.platform, "device": device.device_kind, "num_devices": jax.device_count()}
@@ -222,7 +222,7 @@ TASKS: dict[str, Callable[[Task], Work]] = {
 
 
 def prepare(task: Task) -> Work:
-    """The task, with the lowering that it asks for."""
+    """Prepares the task with its lowering."""
     with ops.use(ops.Lowering(task.get("lowering", "auto"))):
         return TASKS[task["what"]](task)
 

@@ -1,4 +1,4 @@
-"""Keras' networks on its JAX backend, SGD with momentum, bfloat16 by its mixed precision."""
+"""Keras' networks on its JAX backend: SGD with momentum, bfloat16 through mixed precision."""
 
 import os
 from collections.abc import Callable
@@ -17,11 +17,11 @@ NUM_CLASSES = 1000
 
 
 def network(task: Task) -> Any:
-    """Keras' network of the task's name, logits without softmax."""
+    """Keras' network for the task, returning logits without softmax."""
     if task["model"] not in NAMES:
         raise LeftOut(f"Keras has no {task['model']}")
     if task["options"]:
-        raise LeftOut(f"Keras' networks have no options {', '.join(task['options'])}")
+        raise LeftOut(f"Keras' networks do not have the options {', '.join(task['options'])}")
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if task["dtype"] == "bfloat16" else "float32")
     size = task["image_size"]
     return getattr(keras.applications, NAMES[task["model"]])(
@@ -30,14 +30,14 @@ def network(task: Task) -> Any:
 
 
 def batch(task: Task) -> tuple[jax.Array, jax.Array]:
-    """Normalized pictures, and labels, on the device."""
+    """Normalized images and labels, on the device."""
     rng, size = np.random.default_rng(0), task["image_size"]
     images = rng.uniform(-1, 1, (task["batch"], size, size, 3)).astype(np.float32)
     return jax.device_put(images), jax.device_put(rng.integers(0, NUM_CLASSES, task["batch"]))
 
 
 def train(task: Task) -> Work:
-    """Steps of training."""
+    """Training steps."""
     model = network(task)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.045, 0.9), loss)

@@ -1,4 +1,4 @@
-"""The operators that a network uses, each as a program of its own.
+"""The operators that a network uses, each as a separate program.
 
 Shape legend: B batch, H height, W width, C channels in, D channels out.
 """
@@ -28,7 +28,7 @@ DIRECTIONS = {
 
 
 def in_training(kind: str, direction: str) -> bool:
-    """Whether this is a part of training for itself: "forward" may be in "forward and gradient"."""
+    """Whether training time includes this direction: "forward" may already be part of "forward and gradient"."""
     return direction != "forward" or "forward and gradient" not in DIRECTIONS[kind]
 
 
@@ -42,7 +42,7 @@ class Operator:
       channels: D.
       window, strides, dilation: in pixels, (vertical, horizontal).
       padding: ((top, bottom), (left, right)).
-      groups: of channels.
+      groups: number of channel groups.
     """
 
     kind: str
@@ -65,8 +65,8 @@ class Operator:
 def used(make: Callable[[], tuple[nnx.GraphDef, Any]], task: dict[str, Any]) -> list[dict[str, Any]]:
     """The operators of a network's forward pass, in order: the fields of Operator, `name`, `count` and `directions`.
 
-    Batch normalization is taken to follow every convolution that mixes channels, as it does in all networks here. Where
-    operators are fused there is "separable" besides what it is made of: `ops.normalized_separable_conv` with a ReLU.
+    Batch normalization is assumed to follow every convolution that mixes channels, as in all networks here. Where
+    operators are fused, "separable" (`ops.normalized_separable_conv` with a ReLU) is listed in addition to its parts.
     """
     fused = ops.current().fuses
     graphdef, weights = nnx.eval_shape(make)
@@ -89,7 +89,7 @@ def used(make: Callable[[], tuple[nnx.GraphDef, Any]], task: dict[str, Any]) -> 
 
 
 def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
-    """All equations, those of inner programs too, and how often each is computed."""
+    """All equations, including those of inner programs, and how often each is computed."""
     for equation in jaxpr.eqns:
         yield equation, times
         inner_times = times * equation.params.get("length", 1)
@@ -99,7 +99,7 @@ def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
 
 
 def _operators(equation: Any) -> Iterator[Operator]:
-    """What an equation stands for, if it is one of those measured."""
+    """The operator of an equation, if it is one of those measured."""
     p, name = equation.params, equation.primitive.name
     if name == "conv_general_dilated":
         lhs, rhs, out = (v.aval.shape for v in (*equation.invars, *equation.outvars))
@@ -119,7 +119,7 @@ def _operators(equation: Any) -> Iterator[Operator]:
 
 
 def costs(operator: Operator, direction: str, dtype: str) -> dict[str, int]:
-    """The least that can be done: `flops` of the products and sums, `bytes` of arguments and results, each once."""
+    """The minimum cost: `flops` of the products and sums, `bytes` of arguments and results, each counted once."""
     arrays = jax.eval_shape(lambda: program(operator, direction, dtype)[1])
     outputs = jax.eval_shape(program(operator, direction, dtype)[0], *arrays)
     unused = {"input gradient": 0, "kernel gradient": 1}.get(direction)
@@ -137,7 +137,7 @@ def costs(operator: Operator, direction: str, dtype: str) -> dict[str, int]:
 
 
 def program(operator: Operator, direction: str, dtype: str) -> tuple[Callable, tuple]:
-    """A function that computes the operator, or its gradient, and arguments of noise."""
+    """A function that computes the operator or its gradient, and random arguments for it."""
     function, parameters = _function(operator, dtype)
     x = _noise(0, operator.shape, dtype)
     if direction == "forward":
@@ -160,7 +160,7 @@ def program(operator: Operator, direction: str, dtype: str) -> tuple[Callable, t
 
 
 def _function(operator: Operator, dtype: str) -> tuple[Callable, Any]:
-    """The operator as (input, parameters) -> output, and parameters of noise."""
+    """The operator as (input, parameters) -> output, and random parameters."""
     o = operator
     if o.kind == "max pool":
         return lambda x, _: ops.max_pool(x, o.window[0], o.strides[0], o.padding), ()

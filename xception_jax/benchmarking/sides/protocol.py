@@ -1,14 +1,14 @@
-"""How a side of a comparison is spoken to: lines of JSON on its input and output.
+"""The protocol between the benchmark and a side of a comparison: lines of JSON on its input and output.
 
-A side is a process of its own, so that the thread pools of two libraries do not disturb each other and its memory is
-its own. It measures when it is its turn and is stopped while the others do:
+Each side is a separate process, so that the thread pools of two libraries do not interfere and memory is counted per
+side. A side measures when it is its turn and is stopped during the others' turns:
 
     {"do": "prepare", "task": {...}}  ->  {"facts": {...}}       built, compiled, warmed up
-    {"do": "turn"}                    ->  {"seconds": 0.1}       of one unit of work, a mean over a turn
+    {"do": "turn"}                    ->  {"seconds": 0.1}       per unit of work, a mean over a turn
     {"do": "finish"}                  ->  {"memory": {...}, "facts": {...}}
 
-After "finish" comes the next "prepare", or the end of the input. An answer {"left_out": "why"} says that a side cannot
-do a task. This file imports nothing of the package: peers run in interpreters that have not got it.
+"finish" is followed by the next "prepare" or the end of the input. The answer {"left_out": "why"} means that the side
+cannot do the task. This file imports nothing from the package: peers run in interpreters without it.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-PR_SET_PDEATHSIG = 1  # Linux' prctl.h
-SECONDS_A_TURN = 0.4  # at least: shorter work is repeated
+PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
+SECONDS_PER_TURN = 0.4  # minimum: shorter work is repeated
 MAX_REPEATS = 1000
-# Of input, a unit of work: many more than a pipeline holds ready.
+# Batches per unit of work of an input pipeline: many more than it prefetches.
 BATCHES = 64
 
 
@@ -41,10 +41,10 @@ class Work:
 
     Attributes:
       run: does one unit of work; may return before it is done.
-      wait: waits until all is done.
-      facts: what the report says of it.
-      memory: the highest use of memory since the work began; None: of the process, since warm-up.
-      warm_up: whether the first times differ, and short work is repeated.
+      wait: waits until all work is done.
+      facts: for the report.
+      memory: returns the peak memory since the work began; None: that of the process since warm-up is used.
+      warm_up: whether the first runs take longer, and short work is repeated.
     """
 
     run: Callable[[], Any]
@@ -54,7 +54,7 @@ class Work:
     warm_up: bool = True
 
     def seconds(self, repeats: int) -> float:
-        """The time of a unit of work, a mean over `repeats`."""
+        """The time per unit of work, a mean over `repeats`."""
         began = time.perf_counter()
         for _ in range(repeats):
             self.run()
@@ -63,8 +63,8 @@ class Work:
 
 
 def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
-    """Answers until the input ends. What is printed meanwhile goes to the error output."""
-    with contextlib.suppress(OSError, AttributeError):  # One that is stopped outlives nobody.
+    """Answers messages until the input ends. Anything printed meanwhile goes to standard error."""
+    with contextlib.suppress(OSError, AttributeError):  # a stopped side must not outlive the benchmark
         ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -90,7 +90,7 @@ def _prepare(state: dict[str, Any], prepare: Callable[[dict[str, Any]], Work], m
     if work.warm_up:
         work.seconds(1)  # compiles, allocates
         once = work.seconds(1)
-        state["repeats"] = max(1, min(MAX_REPEATS, round(SECONDS_A_TURN / max(once, 1e-9))))
+        state["repeats"] = max(1, min(MAX_REPEATS, round(SECONDS_PER_TURN / max(once, 1e-9))))
     _reset_process_peak()
     return {"facts": {**work.facts, "repeats": state["repeats"]}}
 
@@ -113,7 +113,7 @@ def _reset_process_peak() -> None:
 
 
 def process_peak() -> dict[str, Any]:
-    """The highest resident memory of this process: on Linux since warm-up, elsewhere since its start."""
+    """The peak resident memory of this process: since warm-up on Linux, since its start elsewhere."""
     with contextlib.suppress(OSError), open("/proc/self/status") as f:  # noqa: PTH123
         for line in f:
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""tf.data: the input pipeline of TensorFlow's ImageNet examples, decoding only what the crop needs."""
+"""tf.data: the input pipeline of TensorFlow's ImageNet examples, which decodes only what the crop needs."""
 
 import collections
 import itertools
@@ -14,7 +14,7 @@ from protocol import BATCHES, Work, serve
 
 
 def view(path: Any, image_size: int) -> Any:
-    """A random crop of 8 to 100 % of the area, resized, mirrored half of the time, uint8."""
+    """A random crop of 8 to 100 % of the area, resized, mirrored with probability 1/2, uint8."""
     encoded = tf.io.read_file(path)
     begin, size, _ = tf.image.sample_distorted_bounding_box(
         tf.image.extract_jpeg_shape(encoded),
@@ -32,7 +32,7 @@ def view(path: Any, image_size: int) -> Any:
 
 
 def prepare(task: dict[str, Any]) -> Work:
-    """One batch after another."""
+    """A stream of batches."""
     files = sorted(str(p) for p in Path(task["data"]).rglob("*.jp*g"))
     dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).repeat()
     dataset = dataset.map(lambda path: view(path, task["image_size"]), tf.data.AUTOTUNE, deterministic=False)

@@ -1,4 +1,4 @@
-"""timm's networks and PyTorch's operators, in channels_last: SGD with momentum, bfloat16 by autocast."""
+"""timm's networks and PyTorch's operators, in channels_last: SGD with momentum, bfloat16 through autocast."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 
 
 def import_timm() -> Any:
-    """timm; where torchvision is built for another PyTorch, without the two operators that no network here uses."""
+    """Imports timm; if torchvision was built for another PyTorch, stubs the two operators that no network here uses."""
     try:
         import timm
     except RuntimeError as e:
@@ -30,33 +30,33 @@ def import_timm() -> Any:
 
 
 def network(task: Task) -> Any:
-    """timm's network of the task's name."""
+    """timm's network for the task."""
     if task["options"]:
-        raise LeftOut(f"timm's networks have no options {', '.join(task['options'])}")
+        raise LeftOut(f"timm's networks do not have the options {', '.join(task['options'])}")
     name = TIMM_NAMES.get(task["model"], task["model"])
     model = import_timm().create_model(name, num_classes=NUM_CLASSES)
     return model.to(DEVICE, memory_format=torch.channels_last)
 
 
 def compiled(function: Callable, task: Task) -> Callable:
-    """The function through torch.compile where the task asks for it."""
+    """The function, compiled with torch.compile if the task asks for it."""
     return torch.compile(function) if task["compiled"] else function
 
 
 def batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalized pictures, as they would come from the input pipeline, and labels."""
+    """Normalized images, as the input pipeline would deliver them, and labels."""
     size = task["image_size"]
     images = torch.rand(task["batch"], 3, size, size, device=DEVICE) * 2 - 1
     return images.to(memory_format=torch.channels_last), torch.randint(NUM_CLASSES, (task["batch"],), device=DEVICE)
 
 
 def autocast(task: Task) -> Any:
-    """bfloat16 where the task asks for it."""
+    """bfloat16 if the task asks for it."""
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=task["dtype"] == "bfloat16")
 
 
 def train(task: Task) -> Work:
-    """Steps of training on a batch that lies on the device."""
+    """Training steps on a batch that is already on the device."""
     model = network(task).train()
     forward = compiled(model, task)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.045, momentum=0.9, weight_decay=1e-5)
@@ -73,7 +73,7 @@ def train(task: Task) -> Work:
 
 
 def infer(task: Task) -> Work:
-    """Inference on a batch that lies on the device."""
+    """Inference on a batch that is already on the device."""
     forward = compiled(network(task).eval(), task)
     images, _ = batch(task)
 
@@ -85,11 +85,11 @@ def infer(task: Task) -> Work:
 
 
 def operator(task: Task) -> Work:
-    """One operator, in one direction; fields as of `operators.Operator`."""
+    """One operator, in one direction; fields as in `operators.Operator`."""
     o, dtype = task["operator"], getattr(torch, task["dtype"])
     b, h, w, c = o["shape"]
     x = torch.randn(b, c, h, w, device=DEVICE, dtype=dtype).to(memory_format=torch.channels_last)
-    # Asymmetric padding is a copy of its own in PyTorch; what is measured is the operator, so the larger side is taken.
+    # Asymmetric padding is a separate copy in PyTorch; only the operator is measured, so the larger side is used.
     padding = [max(pair) for pair in o["padding"]]
     if o["kind"] == "max pool":
         return Work(differentiated(lambda x: F.max_pool2d(x, o["window"], o["strides"], padding), [x], task), wait)
@@ -123,7 +123,7 @@ def operator(task: Task) -> Work:
 
 
 def separable(x: torch.Tensor, o: dict[str, Any]) -> tuple[Callable, list[torch.Tensor]]:
-    """Batch normalization, ReLU, depthwise and pointwise convolution, and what they take."""
+    """Batch normalization, ReLU, depthwise and pointwise convolution, and their parameters."""
     channels = x.shape[1]
     scale, bias, mean, variance = (torch.rand(channels, device=DEVICE) for _ in range(4))
     kernels = [
@@ -140,7 +140,7 @@ def separable(x: torch.Tensor, o: dict[str, Any]) -> tuple[Callable, list[torch.
 
 
 def differentiated(function: Callable, inputs: list[torch.Tensor], task: Task) -> Callable[[], Any]:
-    """The function, with its gradient where the task asks for it."""
+    """The function, with its gradient if the task asks for it."""
     if task["direction"] == "forward":
 
         def forward() -> None:
@@ -154,13 +154,13 @@ def differentiated(function: Callable, inputs: list[torch.Tensor], task: Task) -
 
 
 def wait() -> None:
-    """Until the device has done all."""
+    """Waits until the device has finished all work."""
     if CUDA:
         torch.cuda.synchronize()
 
 
 def device_memory() -> Callable[[], dict[str, Any]] | None:
-    """What tells the highest use of the device's memory; None where it has none of its own."""
+    """A function that returns the device's peak memory; None if the device has no memory of its own."""
     if not CUDA:
         return None
     torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""What every data set looks like to the rest of the project: labelled pictures with random access."""
+"""The interface of data sets: labelled images with random access."""
 
 from typing import Protocol
 
@@ -11,10 +11,10 @@ class Source(Protocol):
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
 
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
-        """A picture, encoded (bytes) or as pixels (uint8 [H, W, 3], RGB), and its label, 0 to classes - 1."""
+        """An image, encoded (bytes) or decoded (uint8 [H, W, 3], RGB), and its label, 0 to classes - 1."""
 
     def example_id(self, index: int) -> str:
-        """A name by which people find the example again."""
+        """A name that identifies the example to people."""

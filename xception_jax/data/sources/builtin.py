@@ -1,4 +1,4 @@
-"""Data sets that need no files: handwritten digits that scikit-learn carries, and synthetic pictures."""
+"""Data sets that need no files: handwritten digits from scikit-learn, and synthetic images."""
 
 import functools
 import zlib
@@ -7,14 +7,14 @@ import numpy as np
 
 from xception_jax.errors import UserError, needs, suggest
 
-# Of the 1,797 digits, in a fixed random order: where each split begins and ends.
+# Where each split begins and ends in a fixed random order of the 1,797 digits.
 DIGITS_SPLITS = {"train": (0, 1257), "validation": (1257, 1437), "test": (1437, 1797)}
 
 
 @functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with needs("train", 'data set "digits"'):
-        from sklearn.datasets import load_digits  # a second to import, and only here
+        from sklearn.datasets import load_digits  # takes a second to import, and is needed only here
 
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
@@ -23,10 +23,10 @@ def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Digits:
-    """8 x 8 handwritten digits (UCI, Alpaydin and Kaynak 1998): 1,257 to train, 180 to validate, 360 to test.
+    """8 x 8 handwritten digits (UCI, Alpaydin and Kaynak 1998): 1,257 for training, 180 validation, 360 test.
 
     Raises:
-      UserError: there is no such split.
+      UserError: unknown split.
     """
 
     class_names = tuple("0123456789")
@@ -49,7 +49,7 @@ class Digits:
 
 
 class Synthetic:
-    """Random pictures with random labels, each a function of its split and position: for benchmarks and tests."""
+    """Random images with random labels, a function of split and position: for benchmarks and tests."""
 
     def __init__(self, split: str, num_examples: int, num_classes: int, image_size: int):
         self.class_names = tuple(f"class{i}" for i in range(num_classes))

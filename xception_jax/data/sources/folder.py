@@ -1,4 +1,4 @@
-"""Pictures in the usual form, split/class/picture."""
+"""Folders of images in the usual layout, split/class/image."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ ALIASES = {"validation": ("val", "valid"), "test": ("testing",), "train": ("trai
 
 
 class Folder:
-    """One split of a folder of pictures.
+    """One split of a folder of images.
 
-    Classes are the sorted folder names of the training split, so that labels mean the same in all splits. Files that
-    are no pictures by their name are passed over.
+    The classes are the sorted folder names of the training split, so that labels mean the same in all splits. Files
+    without an image suffix are ignored.
 
     Args:
-      root: the folder that holds the splits.
-      split: its folder's name; "validation" is also found as val or valid.
-      train_split: the split that tells the classes.
+      root: the folder that contains the splits.
+      split: name of the split's folder; for "validation", val and valid are tried, too.
+      train_split: the split that defines the classes.
 
     Raises:
-      UserError: a folder is missing or has no pictures, or a class is not in the training split.
+      UserError: a folder is missing or has no images, or a class is not in the training split.
     """
 
     def __init__(self, root: Path, split: str, train_split: str):
@@ -29,16 +29,18 @@ class Folder:
         self.class_names = tuple(class_folders(find_split(root, train_split)))
         unknown = sorted(set(class_folders(folder)) - set(self.class_names))
         if unknown:
-            raise UserError(f'split "{split}" of {root} has classes that "{train_split}" has not: {", ".join(unknown)}')
+            raise UserError(
+                f'split "{split}" of {root} has classes that "{train_split}" does not have: {", ".join(unknown)}'
+            )
         self._files: list[Path] = []
         self._labels: list[int] = []
         for label, name in enumerate(self.class_names):
-            files = sorted(p for p in (folder / name).rglob("*") if is_picture(p)) if (folder / name).is_dir() else []
+            files = sorted(p for p in (folder / name).rglob("*") if is_image(p)) if (folder / name).is_dir() else []
             self._files += files
             self._labels += [label] * len(files)
         if not self._files:
             raise UserError(
-                f"there are no pictures in {folder}; expected {folder}/CLASS/PICTURE, named {', '.join(SUFFIXES)}"
+                f"there are no images in {folder}; expected {folder}/CLASS/IMAGE with suffix {', '.join(SUFFIXES)}"
             )
 
     def __len__(self) -> int:
@@ -52,13 +54,13 @@ class Folder:
         return self._files[index].relative_to(self._root).as_posix()
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file's name is that of a picture."""
+def is_image(path: Path) -> bool:
+    """Whether a file name has an image suffix."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones are passed over."""
+    """Sorted names of the folders in a folder, without hidden ones."""
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
@@ -67,19 +69,19 @@ def class_folders(folder: Path) -> list[str]:
     names = subfolders(folder)
     if len(names) < 2:
         raise UserError(
-            f"{folder} has {len(names)} class folders, 2 or more are needed; expected {folder}/CLASS/PICTURE"
+            f"{folder} has {len(names)} class folders, but at least 2 are needed; expected {folder}/CLASS/IMAGE"
         )
     return names
 
 
 def find_split(root: Path, split: str) -> Path:
-    """The folder of a split, by its name or another usual one."""
+    """The folder of a split, by its name or a usual alternative."""
     if not str(root) or root == Path():
-        raise UserError("data.name=folder needs the folder that holds split/class/picture: --config.data.path=FOLDER")
+        raise UserError("data.name=folder needs a folder laid out as split/class/image: --config.data.path=FOLDER")
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}; give the one that holds split/class/picture by config.data.path")
+        raise UserError(f"there is no folder {root}; set config.data.path to a folder laid out as split/class/image")
     for name in (split, *ALIASES.get(split, ())):
         if (root / name).is_dir():
             return root / name
     there = ", ".join(subfolders(root)) or "nothing"
-    raise UserError(f'{root} has no folder "{split}" (there is: {there}); expected {root}/{split}/CLASS/PICTURE')
+    raise UserError(f'{root} has no folder "{split}" (it contains: {there}); expected {root}/{split}/CLASS/IMAGE')

@@ -1,14 +1,14 @@
-"""Pictures without labels: files, and all pictures in folders."""
+"""Images without labels: single files and folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from xception_jax.data.sources.folder import SUFFIXES, is_picture
+from xception_jax.data.sources.folder import SUFFIXES, is_image
 from xception_jax.errors import UserError
 
 
-class Pictures:
-    """Files as a source; their label is 0."""
+class ImageFiles:
+    """Image files as a source; all labels are 0."""
 
     class_names: tuple[str, ...] = ("",)
 
@@ -22,21 +22,23 @@ class Pictures:
         return self._files[index].read_bytes(), 0
 
     def example_id(self, index: int) -> str:
-        """The file's path, as it was given."""
+        """The file's path, as given."""
         return str(self._files[index])
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """Each file once: those given, whatever they are called, and the pictures in the folders given, sorted.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Each file once: the given files, whatever their suffix, and the images in the given folders, sorted.
 
     Raises:
-      UserError: a path does not exist, or there are no pictures.
+      UserError: a path does not exist, or there are no images.
     """
     found: dict[Path, None] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f"there is no file or folder {path}")
-        found |= dict.fromkeys(sorted(p for p in path.rglob("*") if is_picture(p)) if path.is_dir() else [path])
+        found |= dict.fromkeys(sorted(p for p in path.rglob("*") if is_image(p)) if path.is_dir() else [path])
     if not found:
-        raise UserError(f"there are no pictures in {', '.join(map(str, paths))}, named {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"there are no images in {', '.join(map(str, paths))}; expected files with suffix {', '.join(SUFFIXES)}"
+        )
     return list(found)

@@ -10,12 +10,12 @@ from xception_jax.data.sources.folder import Folder
 from xception_jax.errors import UserError, suggest
 from xception_jax.extension.names import Registry, parameters, wanted
 
-# From a split's name to its examples. Further parameters are settings: those of `config.data`, and `image_size`.
+# From a split's name to its examples. Other parameters are settings of `config.data`, or `image_size`.
 Opener = Callable[..., Source]
 
 
 def open_folder(split: str, *, path: str, train_split: str) -> Source:
-    """A folder that holds split/class/picture."""
+    """A folder laid out as split/class/image."""
     return Folder(Path(path).expanduser(), split, train_split)
 
 
@@ -25,7 +25,7 @@ def open_digits(split: str) -> Source:
 
 
 def open_synthetic(split: str, *, num_examples: int, num_classes: int, image_size: int) -> Source:
-    """Random pictures."""
+    """Random images."""
     return Synthetic(split, num_examples, num_classes, image_size)
 
 
@@ -35,11 +35,11 @@ DATA_SETS: Registry[Opener] = Registry(
 
 
 def register_data_set(name: str, function: Opener) -> Opener:
-    """Adds a data set of your own, by a name that configs take.
+    """Registers your own data set under a name for configs.
 
     Args:
-      name: any, without a colon.
-      function: from a split's name to its examples; further parameters are settings of `config.data`, or `image_size`.
+      name: any name without a colon.
+      function: from a split's name to its examples; other parameters are settings of `config.data`, or `image_size`.
 
     Returns:
       `function`.
@@ -51,13 +51,13 @@ def open_source(name: str, split: str, settings: Mapping[str, Any], own: Mapping
     """One split of a data set.
 
     Args:
-      name: registered, "package.module:function", or TFDS' name of a data set.
+      name: a registered name, "package.module:function", or a TFDS name.
       split: the split's name.
-      settings: those that a data set may have a parameter for: `config.data`'s and `image_size`.
-      own: of these, the ones that the user has added: the data set must have a parameter for each.
+      settings: passed to the data set's parameters of the same name: those of `config.data`, and `image_size`.
+      own: the settings added by the user: the data set must have a parameter for each.
 
     Raises:
-      UserError: there is no such data set or split, or it is not prepared; the message says what to do.
+      UserError: unknown data set or split, or the data set is not prepared; the message says what to do.
     """
     opener = DATA_SETS.find(name) if name in DATA_SETS else _open_tfds
     for option in own or {}:

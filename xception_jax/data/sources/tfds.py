@@ -1,6 +1,6 @@
-"""TensorFlow Datasets without TensorFlow: data sets prepared as ArrayRecord, read as encoded pictures.
+"""TensorFlow Datasets without TensorFlow: data sets prepared as ArrayRecord, read as encoded images.
 
-tensorflow_datasets is imported on first use: other data sets need not wait for it.
+tensorflow_datasets is imported on first use, so that other data sets do not have to wait for it.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ class TfdsSource:
     """One split of a TFDS image classification data set.
 
     Args:
-      name: TFDS' name, with "/config" where there are several.
-      data_dir: where prepared data sets are; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      split: TFDS' name of the split, slices such as "train[:90%]" included.
+      name: TFDS name, with "/config" if there are several.
+      data_dir: folder of the prepared data sets; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      split: TFDS name of the split, including slices such as "train[:90%]".
 
     Raises:
-      UserError: no such data set or split, or one that is not prepared as ArrayRecord; the message has the command.
+      UserError: unknown data set or split, or it is not prepared as ArrayRecord; the message contains the command.
     """
 
     def __init__(self, name: str, data_dir: str, split: str):
@@ -45,7 +45,7 @@ class TfdsSource:
         return record[self._image], int(record[self._label])
 
     def example_id(self, index: int) -> str:
-        """The picture's file name where the data set has one, its position otherwise."""
+        """The image's file name if the data set has one, otherwise its position."""
         name = self._records[index].get("file_name", b"")
         return (name.decode() if isinstance(name, bytes) else str(name)) or f"{self._name}/{index}"
 
@@ -71,13 +71,13 @@ def find_builder(name: str, data_dir: str) -> Any:
                 "access; convert it: pip install 'xception-jax[tf]' && python -m tensorflow_datasets.scripts.cli.main "
                 f"convert_format --dataset_version_dir={folder} --out_file_format=array_record"
             )
-        # Converted in place: TFDS goes on naming the first format unless told to look again.
+        # After a conversion in place, TFDS keeps reporting the old format until told to look again.
         builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
     return builder
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """The nearest data set; all 1,400 names would be too many."""
+    """A hint with the closest data set; all 1,400 names would be too many."""
     hint = suggest(name, names)
     return hint if hint.startswith("did") else "config.data.name takes a TFDS name, folder, digits or synthetic"
 
@@ -88,7 +88,7 @@ def unprepared(name: str, root: Path, where: str) -> str:
     folder = root / "downloads" / "manual"
     missing = [file for file in MANUAL.get(name.split("/")[0], ()) if not (folder / file).exists()]
     if missing:
-        message += f"put {' and '.join(missing)} (from image-net.org) into {folder}, then "
+        message += f"put {' and '.join(missing)} (from image-net.org) into {folder}, then run: "
     return message + (
         "pip install 'xception-jax[tf]' && python -m tensorflow_datasets.scripts.cli.main build "
         f"{name} --file_format=array_record{where}"
@@ -96,7 +96,7 @@ def unprepared(name: str, root: Path, where: str) -> str:
 
 
 def image_and_label(builder: Any, name: str) -> tuple[str, str]:
-    """The names of the one picture and the one class label of a data set's examples."""
+    """The feature names of the single image and the single class label of a data set's examples."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -106,7 +106,7 @@ def image_and_label(builder: Any, name: str) -> tuple[str, str]:
         labels = ["label"]
     if len(images) != 1 or len(labels) != 1:
         raise UserError(
-            f'data set "{name}" is not for image classification: it has {len(images)} pictures and {len(labels)} '
-            "class labels an example, one of each is needed"
+            f'data set "{name}" is not for image classification: it has {len(images)} images and {len(labels)} '
+            "class labels per example, but exactly one of each is needed"
         )
     return images[0], labels[0]

@@ -23,7 +23,7 @@ def dense_conv(
     """`lax.conv_general_dilated`, away from YNNPACK's slow paths.
 
     Jaxlib 0.10 leaves convolutions to YNNPACK where it can, which takes up to twice as long as Eigen. With strides, and
-    for the kernel's gradient (itself a convolution, with a kernel as large as the picture), it takes up to three times
+    for the kernel's gradient (itself a convolution, with a kernel as large as the image), it takes up to three times
     as long as a product of patches. Derivatives of every order by reverse mode, and forward mode over reverse.
 
     Args:

@@ -3,7 +3,7 @@
 As convolutions and sums it moves nine maps through main memory. All of its results are sums over what one pixel has,
 its own input and the cotangents of its nine neighbours, so that one kernel moves three: it reads two and writes one.
 
-Shape legend: B batch, H height, W width, C channels, N parts of a picture.
+Shape legend: B batch, H height, W width, C channels, N parts of an image.
 """
 
 import functools
@@ -48,7 +48,7 @@ def depthwise_backward(
 ) -> Gradients:
     """The gradients of `depthwise_conv(affine_relu(x, scale, shift), kernel)`.
 
-    Where a batch is sharded each device has its own pictures' part of the kernel, and sums alone are sent. Derivatives
+    Where a batch is sharded each device has its own images' part of the kernel, and sums alone are sent. Derivatives
     of every order, and `vmap`, are those of the plain form.
 
     Args:
@@ -67,7 +67,7 @@ def depthwise_backward(
 
 def _has_kernel(x: jax.Array) -> bool:
     """NVIDIA's GPUs before compute capability 8.0 have none. A GPU that is planned for, and is not there, has."""
-    if triton is None or kernels.pictures_a_device(x.shape[0]) == 0:
+    if triton is None or kernels.images_per_device(x.shape[0]) == 0:
         return False
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
     return not re.match(r"[1-7]\.", capability)
@@ -114,7 +114,7 @@ def _call(
     settings: Settings,
     interpret: bool,
 ) -> tuple[Maps, Float[Array, "B N 11 C"]]:
-    """The gradient of x; of each part of a picture the sums that the kernel's, the scales' and the shifts' are of."""
+    """The gradient of x; of each part of an image the sums that the kernel's, the scales' and the shifts' are of."""
     batch, height, width, channels = x.shape
     pixels = height * width
     parts = pl.cdiv(pixels, PIXELS_A_PART)
@@ -149,8 +149,8 @@ def _program(
     width: int,
     settings: Settings,
 ) -> None:
-    """One block of channels of one part of one picture, `PIXELS` pixels at a time. All sums are float32."""
-    part, picture = pl.program_id(1), pl.program_id(2)
+    """One block of channels of one part of one image, `PIXELS` pixels at a time. All sums are float32."""
+    part, image = pl.program_id(1), pl.program_id(2)
     channel = pl.program_id(0) * CHANNELS + jnp.arange(CHANNELS)
     has_channel = channel < x_ref.shape[2]
     vector = functools.partial(triton.load, mask=has_channel, other=0)
@@ -161,7 +161,7 @@ def _program(
         pixel = part * PIXELS_A_PART + i * PIXELS + jnp.arange(PIXELS)
         y, x = lax.div(pixel, width), lax.rem(pixel, width)
         inside = (pixel < height * width)[:, None] & has_channel[None]
-        here = picture, pixel[:, None], channel[None]
+        here = image, pixel[:, None], channel[None]
         given = triton.load(x_ref.at[here], mask=inside, other=0).astype(jnp.float32)
         normalized = (given * scale + shift).astype(x_ref.dtype).astype(jnp.float32)  # as the forward pass rounds it
         output = jnp.maximum(normalized, 0) if settings.relu else normalized
@@ -170,7 +170,7 @@ def _program(
             # The result that meets this pixel by this tap.
             up, left = y - dy * settings.dilation, x - dx * settings.dilation
             met = (up >= 0) & (up < height) & (left >= 0) & (left < width)
-            there = picture, (up * width + left)[:, None], channel[None]
+            there = image, (up * width + left)[:, None], channel[None]
             tap = triton.load(cotangent_ref.at[there], mask=met[:, None] & inside, other=0).astype(jnp.float32)
             passed += tap * factor
             products.append(tap * output)
@@ -182,4 +182,4 @@ def _program(
     steps = min(PIXELS_A_PART, pl.cdiv(height * width, PIXELS) * PIXELS) // PIXELS
     nothing = jnp.zeros((PIXELS, CHANNELS), jnp.float32)
     for number, total in enumerate(lax.fori_loop(0, steps, step, (nothing,) * SUMS)):
-        triton.store(sums_ref.at[picture, part, number, channel], total.sum(0), mask=has_channel)
+        triton.store(sums_ref.at[image, part, number, channel], total.sum(0), mask=has_channel)

@@ -1,7 +1,7 @@
 """What the Pallas kernels for TPUs have in common.
 
-Maps are [H, W, B, C] in them, as XLA lays maps out on TPUs: pictures and channels fill tiles, so that a pixel's
-neighbours are whole tiles. A program of the grid takes rows of some pictures; what the next one needs of them stays in
+Maps are [H, W, B, C] in them, as XLA lays maps out on TPUs: images and channels fill tiles, so that a pixel's
+neighbours are whole tiles. A program of the grid takes rows of some images; what the next one needs of them stays in
 on-chip memory.
 
 Shape legend: B batch, H height, W width, C channels.
@@ -26,7 +26,7 @@ TAPS = tuple(itertools.product(range(3), range(3)))  # of a 3x3 window, row by r
 LANES = 128
 # On-chip memory for one kernel, less than a core of any TPU has since v5 (64 MiB and more; before it was 16).
 MEMORY = 48 * 2**20
-BLOCKS = (32, 16, 8)  # pictures of a program: rows of tiles; the more, the better the matrix unit is used
+BLOCKS = (32, 16, 8)  # images of a program: rows of tiles; the more, the better the matrix unit is used
 UNROLL = 4
 
 
@@ -35,11 +35,11 @@ def has_kernels() -> bool:
     return re.match(r"TPU ?v?([5-9]|[1-9]\d)", kernels.device_kind()) is not None
 
 
-def pictures_of_a_program(batch: int, bytes_a_picture: int, others: int = 0) -> int:
-    """How many pictures a program takes: as many as fit and divide a device's batch; 0 where none do."""
-    for pictures in BLOCKS:
-        if batch and batch % pictures == 0 and pictures * bytes_a_picture + others <= MEMORY:
-            return pictures
+def images_per_program(batch: int, bytes_per_image: int, others: int = 0) -> int:
+    """How many images a program takes: as many as fit and divide a device's batch; 0 where none do."""
+    for images in BLOCKS:
+        if batch and batch % images == 0 and images * bytes_per_image + others <= MEMORY:
+            return images
     return 0
 
 
@@ -92,7 +92,7 @@ def rows_first(x: Float[Array, "B H W C"]) -> Float[Array, "H W B C"]:
     return x.transpose(1, 2, 0, 3)
 
 
-def pictures_first(x: Float[Array, "H W B C"]) -> Float[Array, "B H W C"]:
+def batch_first(x: Float[Array, "H W B C"]) -> Float[Array, "B H W C"]:
     """As maps are outside kernels."""
     return x.transpose(2, 0, 1, 3)
 

@@ -3,10 +3,10 @@
 XLA's gradient scatters into a map of the input's size, for which that has been normalized, written and kept. Here the
 pool comes before the normalization, see `pooling.affine_max_pool`.
 
-Maps are [H, W, B, C] here (see `mosaic`). A program of the grid reads two rows of some pictures and channels into a
+Maps are [H, W, B, C] here (see `mosaic`). A program of the grid reads two rows of some images and channels into a
 ring of four, and does the windows whose rows have come.
 
-Shape legend: B batch, P pictures of a program, H height, W width, h, w those of the result, C channels.
+Shape legend: B batch, P images of a program, H height, W width, h, w those of the result, C channels.
 """
 
 import dataclasses
@@ -49,14 +49,14 @@ def takes(x: jax.Array, window: int, stride: int, border: Border, dilation: int)
     # XLA lays out maps of fewer channels in another way.
     wide = x.shape[3] >= mosaic.LANES
     fitting = {*border.rows, *border.columns} <= {0, 1} and min(border.windows(*x.shape[1:3])) > 0
-    return wide and fitting and _pictures(kernels.pictures_a_device(x.shape[0]), x.shape[2]) > 0
+    return wide and fitting and _images(kernels.images_per_device(x.shape[0]), x.shape[2]) > 0
 
 
-def _pictures(batch: int, width: int) -> int:
-    """How many pictures a program takes; 0 where no number fits."""
+def _images(batch: int, width: int) -> int:
+    """How many images a program takes; 0 where no number fits."""
     # Of float32 two rings; of no more than that two rows each way and one of the result, all there twice.
     pixel = 4 * mosaic.LANES * (2 * RING + 2 * (STRIDE + STRIDE + 1))
-    return mosaic.pictures_of_a_program(batch, (width + SIDE) * pixel)
+    return mosaic.images_per_program(batch, (width + SIDE) * pixel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -112,7 +112,7 @@ def forward_kernel(
             name="max_pool",
             interpret=interpret,
         )
-        return mosaic.pictures_first(y), ()
+        return mosaic.batch_first(y), ()
 
     return kernels.per_device(kernel, (x,), (sign,))[0]
 
@@ -140,26 +140,26 @@ def backward_kernel(
             name="max_pool_backward",
             interpret=interpret,
         )
-        return mosaic.pictures_first(to_x), ()
+        return mosaic.batch_first(to_x), ()
 
     return kernels.per_device(kernel, (x, to_y), (sign,))[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """What programs take of the maps. The grid is blocks of pictures, of channels, pairs of rows and one more."""
+    """What programs take of the maps. The grid is blocks of images, of channels, pairs of rows and one more."""
 
     height: int
     width: int
     batch: int
     channels: int
-    pictures: int
+    images: int
     border: Border
 
     @classmethod
     def of(cls, x: Float[Array, "H W B C"], border: Border) -> "Blocks":
         height, width, batch, channels = x.shape
-        return cls(height, width, batch, channels, _pictures(batch, width), border)
+        return cls(height, width, batch, channels, _images(batch, width), border)
 
     @property
     def windows(self) -> tuple[int, int]:
@@ -178,20 +178,20 @@ class Blocks:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        return self.batch // self.pictures, pl.cdiv(self.channels, mosaic.LANES), pl.cdiv(self.height, STRIDE) + 1
+        return self.batch // self.images, pl.cdiv(self.channels, mosaic.LANES), pl.cdiv(self.height, STRIDE) + 1
 
     def rows(self, *, behind: int = 0) -> pl.BlockSpec:
         """The two rows that a program reads, or those before them."""
         last = self.grid[2] - 2
         return pl.BlockSpec(
-            (STRIDE, self.width, self.pictures, mosaic.LANES), lambda b, c, i: (jnp.clip(i - behind, 0, last), 0, b, c)
+            (STRIDE, self.width, self.images, mosaic.LANES), lambda b, c, i: (jnp.clip(i - behind, 0, last), 0, b, c)
         )
 
     def window(self) -> pl.BlockSpec:
         """The row of windows that a program does."""
         down, across = self.windows
         return pl.BlockSpec(
-            (1, across, self.pictures, mosaic.LANES), lambda b, c, i: (jnp.clip(i - self.late, 0, down - 1), 0, b, c)
+            (1, across, self.images, mosaic.LANES), lambda b, c, i: (jnp.clip(i - self.late, 0, down - 1), 0, b, c)
         )
 
     def vector(self) -> pl.BlockSpec:
@@ -205,7 +205,7 @@ class Blocks:
     def ring(self) -> Any:
         """Four rows with their padding."""
         across = max(self.width + self.border.columns[0], STRIDE * self.windows[1] + 1)
-        return pltpu.VMEM((RING, across, self.pictures, mosaic.LANES), F32)
+        return pltpu.VMEM((RING, across, self.images, mosaic.LANES), F32)
 
 
 def _forward_program(x: Any, sign: Any, y: Any, ring: Any, *, blocks: Blocks) -> None:

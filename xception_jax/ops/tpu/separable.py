@@ -4,10 +4,10 @@ Forward a map is read and one is written; backward three are read (the input, th
 written. What is normalized, and what is between the two convolutions, is in on-chip memory only: the backward pass
 computes it again.
 
-Maps are [H, W, B, C] here (see `mosaic`). A program of the grid reads one row of some pictures and writes the row
+Maps are [H, W, B, C] here (see `mosaic`). A program of the grid reads one row of some images and writes the row
 above, whose last neighbours have come; rings in on-chip memory keep three rows, with a border of zeros.
 
-Shape legend: B batch, P pictures of a program, H height, W width, C channels in, D channels out.
+Shape legend: B batch, P images of a program, H height, W width, C channels in, D channels out.
 """
 
 import dataclasses
@@ -36,16 +36,16 @@ def takes(x: jax.Array, pointwise: jax.Array, settings: Settings) -> bool:
         return False
     # XLA lays out maps of fewer channels in another way.
     wide = min(pointwise.shape[2:]) >= mosaic.LANES
-    return wide and _pictures(kernels.pictures_a_device(x.shape[0]), x.shape[2], *pointwise.shape[2:]) > 0
+    return wide and _images(kernels.images_per_device(x.shape[0]), x.shape[2], *pointwise.shape[2:]) > 0
 
 
-def _pictures(batch: int, width: int, channels: int, out: int) -> int:
-    """How many pictures a program takes; 0 where no number fits."""
+def _images(batch: int, width: int, channels: int, out: int) -> int:
+    """How many images a program takes; 0 where no number fits."""
     channels, out = (pl.cdiv(c, mosaic.LANES) * mosaic.LANES for c in (channels, out))
     # Bytes that the backward pass needs for each channel of a row's pixels (of the input six float32 and seven
     # bfloat16, of the result six bfloat16, and what is on the way), and for each weight.
     pixel, weight = 44 * channels + 16 * out, 20
-    return mosaic.pictures_of_a_program(batch, (width + 2) * pixel, weight * channels * out)
+    return mosaic.images_per_program(batch, (width + 2) * pixel, weight * channels * out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -96,7 +96,7 @@ def forward_kernel(
             name="separable_conv",
             interpret=interpret,
         )
-        return mosaic.pictures_first(y), sums.sum(1)
+        return mosaic.batch_first(y), sums.sum(1)
 
     return kernels.per_device(kernel, (x,), (weights,))
 
@@ -132,7 +132,7 @@ def backward_kernel(
             name="separable_conv_backward",
             interpret=interpret,
         )
-        return mosaic.pictures_first(to_x), (sums.sum(1), to_pointwise.sum(0))
+        return mosaic.batch_first(to_x), (sums.sum(1), to_pointwise.sum(0))
 
     to_x, (sums, to_pointwise) = kernels.per_device(kernel, (x, y, to_y), (weights, to_sums))
     *to_depthwise, to_scale, to_shift = sums
@@ -156,23 +156,23 @@ def _operands(weights: Parameters) -> list[mosaic.Operand]:
 class Blocks:
     """What programs take of [H, W, B, C] maps.
 
-    The grid is groups of pictures, blocks of pictures in a group, rows and one more. Chips of two cores (v5p) give each
+    The grid is groups of images, blocks of images in a group, rows and one more. Chips of two cores (v5p) give each
     a group, where the blocks are even in number.
     """
 
     height: int
     width: int
     batch: int
-    pictures: int
+    images: int
 
     @classmethod
     def of(cls, x: jax.Array, weights: Parameters) -> "Blocks":
         height, width, batch, _ = x.shape
-        return cls(height, width, batch, _pictures(batch, width, *weights.pointwise.shape[2:]))
+        return cls(height, width, batch, _images(batch, width, *weights.pointwise.shape[2:]))
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        blocks = self.batch // self.pictures
+        blocks = self.batch // self.images
         groups = 1 if blocks % 2 else 2
         return groups, blocks // groups, self.height + 1
 
@@ -182,29 +182,29 @@ class Blocks:
         def index(group: jax.Array, block: jax.Array, row: jax.Array) -> tuple:
             return jnp.clip(row - behind, 0, self.height - 1), 0, group * self.grid[1] + block, 0
 
-        return pl.BlockSpec((1, self.width, self.pictures, channels), index)
+        return pl.BlockSpec((1, self.width, self.images, channels), index)
 
     def map_like(self, x: jax.Array, channels: int) -> mosaic.Result:
         """A map that is written one row behind what is read."""
         return jax.ShapeDtypeStruct((*x.shape[:3], channels), x.dtype), self.row(channels, behind=1)
 
     def sums(self, count: int, channels: int) -> mosaic.Result:
-        """Sums over each picture's pixels."""
-        block = pl.BlockSpec((count, self.pictures, channels), lambda g, b, _: (0, g * self.grid[1] + b, 0))
+        """Sums over each image's pixels."""
+        block = pl.BlockSpec((count, self.images, channels), lambda g, b, _: (0, g * self.grid[1] + b, 0))
         return jax.ShapeDtypeStruct((count, self.batch, channels), F32), block
 
     def products(self, channels: int, out: int) -> mosaic.Result:
-        """Sums over the pixels of each group of pictures."""
+        """Sums over the pixels of each group of images."""
         block = pl.BlockSpec((1, channels, out), lambda group, *_: (group, 0, 0))
         return jax.ShapeDtypeStruct((self.grid[0], channels, out), F32), block
 
     def ring(self, x: jax.Array) -> Any:
         """Three rows, with a border on the left and on the right; float32, as nine taps are read of each pixel."""
-        return pltpu.VMEM((3, self.width + 2, self.pictures, x.shape[-1]), F32)
+        return pltpu.VMEM((3, self.width + 2, self.images, x.shape[-1]), F32)
 
     def line(self, x: jax.Array, count: int = 1) -> Any:
         """A row, or several."""
-        return pltpu.VMEM((count, self.width, self.pictures, x.shape[-1]), x.dtype)
+        return pltpu.VMEM((count, self.width, self.images, x.shape[-1]), x.dtype)
 
 
 def _forward_program(
@@ -417,5 +417,5 @@ def _ring_rows(row: jax.Array) -> list[jax.Array]:
 
 
 def _flat(x: jax.Array) -> Float[Array, "WP C"]:
-    """A row's pixels of all pictures, which are rows of tiles."""
+    """A row's pixels of all images, which are rows of tiles."""
     return x.reshape(-1, x.shape[-1])

@@ -1,1 +1,1 @@
-"""How each framework names its arrays and orders their axes."""
+"""Each framework's names of arrays and order of axes."""

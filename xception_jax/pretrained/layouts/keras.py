@@ -1,8 +1,9 @@
 """The names of Keras' arrays, "layer/variable", in every format that Keras and TensorFlow write.
 
-Xception's layers are named like ours; its residual convolutions, and all of Inception V3's, Keras numbers as it makes
-them: conv2d, conv2d_1, .. and batch_normalization, .. The numbers go on from model to model in a session, so that only
-their order tells. Keras keeps depthwise kernels as [h, w, C, 1] (ours: [h, w, 1, C]), everything else as we do.
+Xception's layers are named like ours, except for its residual convolutions; these and all layers of Inception V3 are
+numbered by Keras in order of creation: conv2d, conv2d_1, ... and batch_normalization, ... The numbers continue from
+model to model in a session, so that only their order matters. Keras stores depthwise kernels as [h, w, C, 1] (ours:
+[h, w, 1, C]), everything else as we do.
 """
 
 import re
@@ -26,8 +27,8 @@ NORM = (
     ("batch_stats", "var", "moving_variance"),
 )
 
-# Keras' files have the layers in the order of `model.layers`: by depth, counted from the output. Within a block of
-# Inception V3, by the number of the convolution (c) or batch normalization (b) in the block.
+# Keras' files have the layers in the order of `model.layers`: by depth, counted from the output. The order within a
+# block of Inception V3, by the number of the convolution (c) or batch normalization (b) in the block.
 INCEPTION_ORDER = {
     7: "c3 b3 c1 c4 b1 b4 c0 c2 c5 c6 b0 b2 b5 b6",
     4: "c1 b1 c2 b2 c0 c3 b0 b3",
@@ -39,10 +40,10 @@ INCEPTION_BLOCKS = (7, 7, 7, 4, 10, 10, 10, 10, 6, 9, 9)  # convolutions in each
 
 
 def canonical(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays under the names they have in a fresh session: numbered layers counted from 0, the head's by size.
+    """Renames the arrays as in a fresh session: layers are numbered from 0, and the head's are found by size.
 
     Args:
-      tensors: by "layer/variable", "layer.variable" or either with ":0" after it.
+      tensors: by "layer/variable" or "layer.variable", with or without ":0" at the end.
     """
     renamed = {re.sub(r"[./]([a-z_]+)(:0)?$", r"/\1", name): x for name, x in tensors.items()}
     layers = dict.fromkeys(name.rpartition("/")[0] for name in renamed)
@@ -61,7 +62,7 @@ def canonical(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def numbered(kind: str, i: int) -> str:
-    """The name of a layer that Keras names itself, the `i`-th of its kind in a session."""
+    """The automatic Keras name of the `i`-th layer of its kind in a session."""
     return f"{kind}_{i}" if i else kind
 
 
@@ -80,13 +81,13 @@ def keras_table(model: str, *, head: bool = True) -> Table:
 
     Args:
       model: "xception", or "inception_v3" of flavour "keras".
-      head: with the logits layer.
+      head: whether to include the logits layer.
 
     Raises:
       UserError: Keras has no such network.
     """
     if model not in MODELS:
-        raise UserError(f'Keras has no twin of model "{model}"; {suggest(model, MODELS)}')
+        raise UserError(f'Keras has no equivalent of model "{model}"; {suggest(model, MODELS)}')
     entries = [*(_xception() if model == "xception" else _inception_v3())]
     if head:
         entries += _kernel(("head", "logits"), HEAD)
@@ -127,7 +128,7 @@ def _xception() -> Iterator[Entry]:
 
 
 def _inception_v3() -> Iterator[Entry]:
-    """Keras makes its layers in the order in which timm's table lists them; its batch normalization has no gamma."""
+    """Keras creates its layers in the order of timm's table; its batch normalization has no gamma."""
     made = dict.fromkeys(NUMBERED, 0)
     for kind, path, _ in TIMM_LAYERS["inception_v3"]():
         if path[0] == "aux" or kind == "linear":

@@ -1,8 +1,8 @@
-"""Slideflow's pathology models: a TensorFlow SavedModel of an Xception, and params.json with what it expects.
+"""Slideflow's pathology models: a TensorFlow SavedModel of an Xception, and params.json with its settings.
 
 J. Dolezal et al., arXiv 2304.04142. Published on the Hugging Face hub, under GPL-3.0, as `lung-adeno-squam-v1`,
-`breast-er-v1` and `thyroid-brs-v1` of jamesdolezal. The graph is Keras' Xception without its top, the average pool,
-dropout, hidden layers (dense, ReLU, batch normalization, dropout) called hidden_0, .., and the dense layer prelogits.
+`breast-er-v1` and `thyroid-brs-v1` of jamesdolezal. The graph is Keras' Xception without its top, average pooling,
+dropout, hidden layers (dense, ReLU, batch normalization, dropout) called hidden_0, ..., and the dense layer prelogits.
 """
 
 import dataclasses
@@ -31,23 +31,23 @@ SCORES: dict[Any, Literal["softmax", "linear"]] = {
     "linear": "linear",
     "regression": "linear",
 }
-NUM_SHORTCUTS = 4  # Xception's layers that Keras numbers; the head's come after them
+NUM_SHORTCUTS = 4  # the Xception layers that Keras numbers; those of the head follow
 
 
 @dataclasses.dataclass(frozen=True)
 class PathologyModel:
-    """A model, and what it expects.
+    """A pathology model and the input it expects.
 
     Attributes:
       tensors: its arrays by Keras' names, "hidden_0/kernel"; numbered layers count from 0.
       weights: the same in our layout.
-      options: of `create_model("xception", ...)`: the head, and the width where it is not 1.
+      options: of `create_model("xception", ...)`: the head, and the width if it is not 1.
       num_classes: width of the logits.
-      scores: what its logits are: "softmax" of classes, or "linear", a figure each.
-      class_names: of the logits; () where params.json has none.
-      uncertainty: it was trained for uncertainty by dropout at inference.
+      scores: the meaning of the logits: "softmax" over classes, or "linear", independent values.
+      class_names: of the logits; () if params.json has none.
+      uncertainty: whether it was trained for uncertainty estimates by dropout at inference.
       tile_px, tile_um: side of a tile, in pixels and in micrometres.
-      stain: the stain normalization that comes before per-image standardization, or None.
+      stain: the stain normalization applied before per-image standardization, or None.
       licence: of the weights.
     """
 
@@ -65,7 +65,7 @@ class PathologyModel:
 
 
 def find(path: Path) -> Path | None:
-    """The folder of a model, if `path` is one or has one in it (as the repositories on the hub); None if not."""
+    """The folder of a model, if `path` is one or contains one (like the repositories on the hub); otherwise None."""
     candidates = [path, *sorted(p.parent for p in path.glob("*/saved_model.pb"))]
     found = [p for p in candidates if (p / "saved_model.pb").is_file() and _params_file(p) is not None]
     return found[0] if found else None
@@ -79,15 +79,15 @@ def read(path: str | Path) -> PathologyModel:
     """Reads a model.
 
     Args:
-      path: the folder with saved_model.pb and variables/, params.json in it or beside it; or the folder around it.
+      path: the folder with saved_model.pb and variables/, with params.json inside or next to it; or its parent folder.
 
     Raises:
-      WeightsFileError: there is no such model, it is damaged, or not an Xception.
+      WeightsFileError: there is no model, or it is damaged or not an Xception.
     """
     path = Path(path)
     folder = find(path)
     if folder is None:
-        raise WeightsFileError(f"{path} is no model of Slideflow: it has no saved_model.pb with a {PARAMS}")
+        raise WeightsFileError(f"{path} is not a Slideflow model: it has no saved_model.pb with a {PARAMS}")
     file = _params_file(folder)
     assert file is not None
     try:
@@ -96,18 +96,18 @@ def read(path: str | Path) -> PathologyModel:
         scores = SCORES[_part(params, "model_type", str)]
         pooling, dropout = _part(hp, "pooling", str, "avg"), float(_part(hp, "dropout", (int, float), 0))
         if pooling != "avg" or not 0 <= dropout < 1:
-            raise ValueError(f"pooling {pooling!r} and dropout {dropout}")
+            raise ValueError(f"unsupported pooling {pooling!r} or dropout {dropout}")
         tile_px, tile_um = (_part(hp if key in hp else params, key, int) for key in ("tile_px", "tile_um"))
         normalization = _stain(params, hp)
         hidden_layers, uncertainty = _part(hp, "hidden_layers", int, 0), _part(hp, "uq", bool, False)
         labels = _labels(params)
     except (KeyError, TypeError, ValueError) as e:
-        raise WeightsFileError(f"{file} is damaged, or of a model that is not known here: {e}") from None
+        raise WeightsFileError(f"{file} is damaged, or describes an unsupported model: {e}") from None
 
     tensors = canonical(tensor_bundle.read(folder))
     table, hidden, num_classes = _table(tensors, hidden_layers, folder)
     if labels and scores == "softmax" and len(labels) != num_classes:
-        raise WeightsFileError(f"{file} names {len(labels)} classes, the network has {num_classes}")
+        raise WeightsFileError(f"{file} names {len(labels)} classes, but the network has {num_classes}")
     options: dict[str, Any] = {"hidden": hidden, "hidden_norm": bool(hidden), "hidden_dropout": dropout}
     options["dropout"] = dropout
     if (features := tensors["block14_sepconv2_bn/gamma"].shape[0]) != 2048:
@@ -128,18 +128,18 @@ def read(path: str | Path) -> PathologyModel:
 
 def _json(file: Path) -> dict[str, Any]:
     if file.stat().st_size > MAX_PARAMS:
-        raise ValueError(f"{file.stat().st_size} bytes are too many")
+        raise ValueError(f"the file is too large ({file.stat().st_size} bytes)")
     try:
         params = json.loads(file.read_bytes())
     except RecursionError:
-        raise ValueError("nested without an end") from None
+        raise ValueError("nested too deeply") from None
     if not isinstance(params, dict):
         raise ValueError("not a dictionary")
     return params
 
 
 def _part(of: Mapping[str, Any], key: str, kind: Any, default: Any = None) -> Any:
-    """A value of a kind; `default` where there is none."""
+    """A value, checked to be of a kind; `default` if it is missing."""
     value = of.get(key)
     value = default if value is None else value
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
@@ -148,7 +148,7 @@ def _part(of: Mapping[str, Any], key: str, kind: Any, default: Any = None) -> An
 
 
 def _labels(params: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes' names, of {"0": name, "1": name}."""
+    """The class names, from {"0": name, "1": name}."""
     labels = params.get("outcome_labels")
     if not isinstance(labels, dict) or not labels:
         return ()
@@ -159,12 +159,12 @@ def _labels(params: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _stain(params: Mapping[str, Any], hp: Mapping[str, Any]) -> stain.Reinhard | None:
-    """The normalization: its fit stands in `norm_fit`, or in `norm_mean` and `norm_std`, or is a preset's."""
+    """The stain normalization: its fit is in `norm_fit`, or in `norm_mean` and `norm_std`, or is a preset."""
     normalizer = hp.get("normalizer")
     if normalizer in (None, "", "none"):
         return None
     if normalizer != "reinhard_fast":
-        raise ValueError(f"stain normalization {normalizer!r}, only reinhard_fast is known here")
+        raise ValueError(f"stain normalization {normalizer!r}; only reinhard_fast is supported")
     fit = params.get("norm_fit") or {"target_means": params.get("norm_mean"), "target_stds": params.get("norm_std")}
     means, stds = (fit.get(key) for key in ("target_means", "target_stds"))
     if means is None and stds is None:
@@ -173,18 +173,20 @@ def _stain(params: Mapping[str, Any], hp: Mapping[str, Any]) -> stain.Reinhard |
 
 
 def _channels(values: Any) -> stain.Channels:
-    # Slideflow writes arrays of one row too.
+    # Slideflow also writes arrays with one row.
     flat = np.asarray(values, np.float64).ravel()
     if len(flat) != 3 or not np.isfinite(flat).all():
-        raise ValueError(f"a fit of {values!r}")
+        raise ValueError(f"invalid stain fit {values!r}")
     return float(flat[0]), float(flat[1]), float(flat[2])
 
 
 def _table(tensors: Mapping[str, np.ndarray], hidden_layers: int, source: Path) -> tuple[Table, tuple[int, ...], int]:
-    """The table of a model's arrays, the widths of its hidden layers, and of its logits."""
+    """The table of a model's arrays, the widths of its hidden layers, and the width of its logits."""
     dense = sorted((name.removesuffix("/kernel") for name, x in tensors.items() if x.ndim == 2), key=_order)
     if len(dense) != hidden_layers + 1:
-        raise WeightsFileError(f"{source} has {len(dense)} dense layers, {PARAMS} says {hidden_layers} and the logits")
+        raise WeightsFileError(
+            f"{source} has {len(dense)} dense layers, but {PARAMS} states {hidden_layers} and the logits"
+        )
     entries = [*keras_table("xception", head=False).entries]
     for i, layer in enumerate(dense):
         ours = ("head", "hidden", i) if i < hidden_layers else ("head", "logits")
@@ -196,15 +198,15 @@ def _table(tensors: Mapping[str, np.ndarray], hidden_layers: int, source: Path) 
     wrong = {"missing": sorted(names - tensors.keys()), "unexpected": sorted(tensors.keys() - names)}
     if any(wrong.values()):
         details = "; ".join(f"{kind}: {', '.join(found[:5])}" for kind, found in wrong.items() if found)
-        raise WeightsFileError(f"{source} is not quite a pathology model's Xception ({details})")
+        raise WeightsFileError(f"{source} does not match a pathology model's Xception ({details})")
     shapes = [tensors[f"{layer}/kernel"].shape for layer in dense]
     widths = [tensors["block14_sepconv2_bn/gamma"].shape[0], *(shape[1] for shape in shapes)]
     if [shape[0] for shape in shapes] != widths[:-1]:
-        raise WeightsFileError(f"{source}: the dense layers {dense} of shapes {shapes} do not follow one another")
+        raise WeightsFileError(f"{source}: the shapes of the dense layers do not fit together ({dense}: {shapes})")
     return Table(tuple(entries)), tuple(widths[1:-1]), widths[-1]
 
 
 def _order(layer: str) -> tuple[float, str]:
-    """hidden_0, hidden_1, .., and the logits last."""
+    """A sort key: hidden_0, hidden_1, ..., and the logits last."""
     found = re.fullmatch(r"hidden_(\d+)", layer)
     return (int(found[1]) if found else math.inf, layer)

@@ -1,6 +1,6 @@
-"""A foreign format as a table: each array's path here, its name there, and how its axes are ordered there.
+"""A foreign format as a table: each array's path here, its name there, and the order of its axes there.
 
-The one table is read in both directions, so what is converted there and back is the same, bit by bit.
+The same table is used in both directions, so that converting there and back is exact, bit for bit.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ class Entry:
     """One array.
 
     Attributes:
-      collection: the part of `Weights` that it is in.
-      path: in that part, e.g. ("block2", "sepconvs", 0, "depthwise", "kernel").
+      collection: the field of `Weights` that contains it.
+      path: in that field, e.g. ("block2", "sepconvs", 0, "depthwise", "kernel").
       name: in the foreign format, e.g. "block1.rep.0.conv1.weight".
-      axes: ours is the foreign array transposed by them; None where the layouts agree.
+      axes: the transposition from the foreign array to ours; None if the layouts agree.
     """
 
     collection: Literal["params", "batch_stats"]
@@ -37,8 +37,8 @@ class Table:
     """All arrays of a network.
 
     Attributes:
-      entries: every array of ours once, every foreign name once.
-      constants: arrays that only the foreign format has: not needed to read, written with these values.
+      entries: each of our arrays once, and each foreign name once.
+      constants: arrays that only the foreign format has: ignored when reading, written with these values.
     """
 
     entries: tuple[Entry, ...]
@@ -46,10 +46,10 @@ class Table:
 
 
 def to_ours(foreign: Mapping[str, np.ndarray], table: Table) -> Weights:
-    """The weights in a foreign file, as our networks take them; names that the table does not have are left out.
+    """Converts the arrays of a foreign file to our weights; names that are not in the table are ignored.
 
     Raises:
-      KeyError: the file has no array of a name in the table.
+      KeyError: the file lacks an array of the table.
     """
     flat: dict[str, dict[Path, Any]] = {"params": {}, "batch_stats": {}}
     for entry in table.entries:
@@ -59,11 +59,11 @@ def to_ours(foreign: Mapping[str, np.ndarray], table: Table) -> Weights:
 
 
 def to_foreign(weights: Weights, table: Table) -> dict[str, np.ndarray]:
-    """The reverse of `to_ours`, every array contiguous, with the table's constants.
+    """The inverse of `to_ours`, with contiguous arrays and the table's constants.
 
     Raises:
-      KeyError: the weights have no array at a path in the table.
-      ValueError: the weights have arrays that the table does not have.
+      KeyError: the weights lack an array of the table.
+      ValueError: the weights have arrays that are not in the table.
     """
     flat = {"params": flatten_dict(weights.params), "batch_stats": flatten_dict(weights.batch_stats)}
     foreign = {name: np.array(x) for name, x in table.constants.items()}

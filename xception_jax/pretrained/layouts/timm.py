@@ -1,12 +1,12 @@
-"""The names of timm's state dicts, and of torchvision's Inception V3, which are the same.
+"""The names in timm's state dicts, and in torchvision's Inception V3, which are the same.
 
 | here | timm | modules here -> there |
 |---|---|---|
 | xception | legacy_xception | block1 -> conv1, conv2; block2 .. block13 -> block1 .. block12; block14 -> conv3, conv4 |
-| xception41 and its kin | the same | block1 -> stem; block2 .. -> blocks.0 .. |
+| xception41 and the like | the same | block1 -> stem; block2 .. -> blocks.0 .. |
 | inception_v3 | the same; flavour "torchvision" | as at the head of `models/inception_v3.py` |
 
-PyTorch keeps convolutions as [D, C, h, w] (ours: [h, w, C, D]) and linear layers as [K, C] (ours: [C, K]).
+PyTorch stores convolutions as [D, C, h, w] (ours: [h, w, C, D]) and linear layers as [K, C] (ours: [C, K]).
 """
 
 import functools
@@ -33,15 +33,15 @@ def timm_table(model: str, *, head: bool = True, aux_head: bool = False) -> Tabl
     """The table of a network.
 
     Args:
-      model: our name for it, as `create_model` takes it.
-      head: with the logits layer.
-      aux_head: inception_v3: with the auxiliary head, as torchvision's files.
+      model: our name, as for `create_model`.
+      head: whether to include the logits layer.
+      aux_head: inception_v3: whether to include the auxiliary head, as in torchvision's files.
 
     Raises:
       UserError: timm has no such network.
     """
     if model not in LAYERS:
-        raise UserError(f'timm has no twin of model "{model}"; {suggest(model, LAYERS)}')
+        raise UserError(f'timm has no equivalent of model "{model}"; {suggest(model, LAYERS)}')
     entries: list[Entry] = []
     constants = {}
     for kind, path, name in LAYERS[model]():
@@ -63,11 +63,11 @@ def timm_table(model: str, *, head: bool = True, aux_head: bool = False) -> Tabl
 
 
 def canonical(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A PyTorch state dict under timm's names, where a file has other names for the same network.
+    """Converts a PyTorch state dict with other names for the same network to timm's names.
 
-    A prefix of all names, such as "module." of DataParallel, is left out. Cadene's Xception, from which
-    FaceForensics' and others' descend, calls `fc` `last_linear` (`last_linear.1` after a dropout), and its first file
-    has pointwise kernels without their 1x1, [D, C].
+    A common prefix of all names, such as "module." from DataParallel, is removed. Cadene's Xception, from which
+    FaceForensics' and others are derived, calls `fc` `last_linear` (`last_linear.1` after a dropout), and its first
+    file has pointwise kernels of shape [D, C], without 1x1.
     """
     for prefix in WRAPPERS:
         if all(name.startswith(prefix) for name in arrays):

@@ -1,4 +1,4 @@
-"""Weights out of a work directory of ours."""
+"""Weights from one of our work directories."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from xception_jax.workdir.checkpoints import Checkpoints
 
 
 def read_workdir(path: Path, source: str, which: str | None = None) -> Pretrained:
-    """The weights that a run evaluates: the averaged ones where it has them and its config asks for them.
+    """The weights that a run evaluates: the averaged ones if they exist and its config asks for them.
 
     Args:
       path: the run's folder.
-      source: what people call it.
-      which: "last", "best", or a step; None: the best, or the last where none was evaluated.
+      source: its name in messages.
+      which: "last", "best", or a step; None: the best, or the last if none was evaluated.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
