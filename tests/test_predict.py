@@ -138,8 +138,8 @@ def test_command(workdir, pictures, tmp_path):
     flags = [f"--weights={workdir}", "--top=2", f"--output={output}", f"--features={features}", f"--explain={folder}"]
     result = run("xception_jax.predict", pictures[0].parent, *flags)
     assert result.returncode == 1, result.stderr
-    assert "5 pictures\n" in result.stdout
-    assert f"1 of 6 pictures could not be read:\n  {broken}" in result.stdout
+    assert "5 images\n" in result.stdout
+    assert f"1 of 6 images could not be read:\n  {broken}" in result.stdout
     rows = list(csv.DictReader(output.open()))
     assert list(rows[0]) == ["file", "rank", "class_index", "class_name", "probability"]
     assert [(r["file"], r["rank"]) for r in rows] == [(str(p), rank) for p in pictures for rank in "12"]
@@ -174,7 +174,7 @@ def test_other_tables(workdir, pictures, tmp_path):
         (["nowhere.jpg", "--weights=imagenet"], "there is no file or folder nowhere.jpg"),
         ([".", "--weights=imagnet"], 'neither a file nor a known name; did you mean "imagenet"'),
         ([".", "--weigths=imagenet"], "weights"),
-        ([".", "--weights=imagenet", "--output=x.xls"], "the name must end in .csv, .jsonl, .parquet"),
+        ([".", "--weights=imagenet", "--output=x.xls"], "its name must end in .csv, .jsonl, .parquet"),
         (["--weights=imagenet"], "usage: python -m xception_jax.predict"),
     ],
 )

@@ -26,7 +26,7 @@ USAGE = "usage: python -m xception_jax.benchmark [--model=NAME] [--what=SUBJECT,
 def define_flags() -> None:
     """The command's flags."""
     flags.DEFINE_string("model", "xception", "One of list_models().")
-    flags.DEFINE_integer("batch", 8, "Pictures a step, of all devices together.", lower_bound=1)
+    flags.DEFINE_integer("batch", 8, "Images per step, on all devices together.", lower_bound=1)
     flags.DEFINE_integer("image_size", 299, "Pixels.", lower_bound=1)
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What layers compute in.")
     flags.DEFINE_list("what", ["train", "infer"], f"Subjects: {', '.join(SUBJECTS)}.")
@@ -36,12 +36,12 @@ def define_flags() -> None:
     flags.DEFINE_list("options", [], "The network's options, such as width=0.05,stem=small.")
     flags.DEFINE_string("only", "", "operators: those with this text in their name.")
     flags.DEFINE_string("lowerings", None, "operators: a table of lowerings to put the result into.")
-    flags.DEFINE_string("data", "", "input: a folder of JPEG files; by default pictures are made up.")
+    flags.DEFINE_string("data", "", "input: a folder of JPEG files; by default images are generated.")
     flags.DEFINE_string("json", None, "A file to write everything to.")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures, prints and writes; 1 where something of ours could not be measured."""
+    """Measures, prints and writes; returns 1 if something of ours could not be measured."""
     if arguments:
         raise UserError(USAGE)
     from xception_jax.benchmarking import lowerings, results  # import jax, which --help does not need
@@ -101,7 +101,7 @@ def read_flags() -> tuple[Settings, list[str]]:
 
 
 def read_option(text: str) -> tuple[str, Any]:
-    """`width=0.05` as ("width", 0.05); what is no Python literal is a text.
+    """`width=0.05` as ("width", 0.05); what is not a Python literal is a string.
 
     Raises:
       UserError: it has no value.

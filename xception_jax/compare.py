@@ -73,7 +73,7 @@ def _rows() -> dict[str, Cell]:
 
 def define_flags() -> None:
     """The command's flags."""
-    flags.DEFINE_string("split", None, "Which evaluation to compare, where a work directory has several.")
+    flags.DEFINE_string("split", None, "Which evaluation to compare, if a work directory has several.")
     flags.DEFINE_string("json", None, "A file to write the comparison to, as JSON.")
 
 

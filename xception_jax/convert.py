@@ -1,7 +1,7 @@
-"""Weights from one format into another, and where two networks part.
+"""Converts weights between formats, and finds the first layer where two networks differ.
 
 python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz --output=Y
-python -m xception_jax.convert --diff A B [--image=PICTURE]
+python -m xception_jax.convert --diff A B [--image=IMAGE]
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("to", None, ["timm", "torchvision", "keras", "npz"], "The format to write.")
     flags.DEFINE_string("output", None, "The file to write.")
     flags.DEFINE_bool("diff", False, "Compare the activations of the two networks given.")
-    flags.DEFINE_string("image", None, "diff: the picture that both see; by default noise.")
+    flags.DEFINE_string("image", None, "diff: the image that both are given; by default noise.")
 
 
 def main(arguments: Sequence[str]) -> None:

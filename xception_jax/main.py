@@ -36,7 +36,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS([argv[0], *common.check_config_flags(argv[1:])])
         if len(rest) > 1:
-            raise UserError(f'"{rest[1]}" is no flag; flags are written --name=value')
+            raise UserError(f'"{rest[1]}" is not a flag; flags are written --name=value')
         return rest
     except (UserError, flags.Error) as e:
         common.fail(e)
@@ -78,7 +78,7 @@ def workdir() -> Path:
 
 
 def train(workdir: Path) -> None:
-    """Trains to the end, or resumes from where the work directory stopped."""
+    """Trains to the end, or resumes from the work directory's last checkpoint."""
     from xception_jax.parallel.preemption import RESTART, Preempted, Preemption
     from xception_jax.training import loop
     from xception_jax.workdir.throughput import parse_profile
@@ -116,7 +116,7 @@ def evaluate(workdir: Path) -> None:
         asked.model.weights = settings.model.weights
         config_lib.check_same_run(workdir, settings, asked, config_lib.EVALUATION_MAY_CHANGE)
         settings = asked
-    settings.model.weights = ""  # where training began; the checkpoint has what became of them
+    settings.model.weights = ""  # where training began; the checkpoint has the trained weights
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
     step = checkpoints.find(_STEP.value or "last")
     run = experiment.create(settings)

@@ -23,14 +23,14 @@ def define_flags() -> None:
     """The command's flags."""
     config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
     flags.DEFINE_string("topology", None, "The devices: v5e:4x4, v5p:2x2x1, v6e:2x2, h200:8, cpu:8.")
-    flags.DEFINE_integer("batch", None, "Pictures a chip. Default: config.batch_size over all chips.")
-    flags.DEFINE_bool("largest_batch", False, "Find the largest batch a chip that fits.")
+    flags.DEFINE_integer("batch", None, "Images per chip. Default: config.batch_size over all chips.")
+    flags.DEFINE_bool("largest_batch", False, "Find the largest batch per chip that fits.")
     flags.DEFINE_bool("reference", False, "Plan the plain network: every operator as lax and its automatic gradient.")
     flags.DEFINE_string("json", None, "A file to write the plan to.")
 
 
 def main(arguments: Sequence[str]) -> int | None:
-    """Plans; the exit code is 1 where the step does not fit."""
+    """Plans; the exit code is 1 if the step does not fit."""
     flag = flags.FLAGS
     if arguments or flag.config is None or flag.topology is None:
         raise UserError(USAGE)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int | None:
         def announced(batch_per_chip: int) -> Plan:
             plan = compile_step(batch_per_chip)
             verdict = "fits" if plan.fits else "does not fit"
-            print(f"{batch_per_chip} a chip: {size(plan.needed)}, {verdict}", file=sys.stderr)
+            print(f"{batch_per_chip} per chip: {size(plan.needed)}, {verdict}", file=sys.stderr)
             return plan
 
         plan = largest_batch(announced, batch)

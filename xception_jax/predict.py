@@ -1,4 +1,4 @@
-"""What a network says of pictures: `python -m xception_jax.predict --weights=WEIGHTS PICTURES-OR-FOLDERS`."""
+"""What a network predicts for images: `python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS`."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from absl import flags, logging
 from xception_jax.cli import common
 from xception_jax.errors import UserError
 
-USAGE = "usage: python -m xception_jax.predict --weights=WEIGHTS PICTURES-OR-FOLDERS [--model=NAME] [--output=FILE]"
+USAGE = "usage: python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS [--model=NAME] [--output=FILE]"
 
 
 def define_flags() -> None:
@@ -18,17 +18,17 @@ def define_flags() -> None:
         "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
     )
     flags.DEFINE_string("model", None, "The network expected; by default whichever the weights are of.")
-    flags.DEFINE_integer("top", 5, "Classes to tell of each picture.", lower_bound=1)
+    flags.DEFINE_integer("top", 5, "Classes to report per image.", lower_bound=1)
     flags.DEFINE_string("output", None, "A table to write: .csv, .jsonl or .parquet.")
     flags.DEFINE_string("features", None, "Features to write: .npz or .parquet.")
-    flags.DEFINE_string("explain", None, "A folder for pictures of where the first class is seen (Grad-CAM).")
-    flags.DEFINE_enum("crops", "1", ["1", "10"], "Views of each picture to average over.")
-    flags.DEFINE_integer("batch_size", 16, "Pictures at a time.", lower_bound=1)
+    flags.DEFINE_string("explain", None, "A folder for heat maps of the first class (Grad-CAM).")
+    flags.DEFINE_enum("crops", "1", ["1", "10"], "Views of each image to average over.")
+    flags.DEFINE_integer("batch_size", 16, "Images at a time.", lower_bound=1)
     flags.DEFINE_integer("image_size", None, "Pixels; by default as the weights were trained.", lower_bound=1)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Predicts, prints and writes; 1 where pictures could not be read."""
+    """Predicts, prints and writes; returns 1 if images could not be read."""
     flag = flags.FLAGS
     if flag.weights is None or not arguments:
         raise UserError(USAGE)
@@ -43,13 +43,13 @@ def main(arguments: Sequence[str]) -> int:
     if flag.output:
         tables.check_table(Path(flag.output))
     if flag.features and Path(flag.features).suffix not in (".npz", ".parquet"):
-        raise UserError(f"{flag.features} is no kind of features file: the name must end in .npz or .parquet")
-    logging.set_verbosity(logging.ERROR)  # broken pictures are listed at the end
+        raise UserError(f"{flag.features} is not a features file: its name must end in .npz or .parquet")
+    logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
     host_memory.reuse_step_memory()
-    pictures = find_images([Path(a) for a in arguments])
+    files = find_images([Path(a) for a in arguments])
     pretrained = load(flag.weights, flag.model)
     predictor = Predictor(
-        pretrained, batch_size=min(flag.batch_size, len(pictures)), crops=int(flag.crops), image_size=flag.image_size
+        pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops), image_size=flag.image_size
     )
     top = min(flag.top, pretrained.num_classes)
     broken = UnreadableImages()
@@ -60,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     count, timed = 0, None
     print(f"weights: {pretrained.source}")
     with progress("images") as bar:
-        task = bar.add_task("", total=len(pictures))
-        for count, prediction in enumerate(predictor(pictures, broken), 1):
-            if count == predictor.batch_size:  # compilation is no part of the speed
+        task = bar.add_task("", total=len(files))
+        for count, prediction in enumerate(predictor(files, broken), 1):
+            if count == predictor.batch_size:  # compilation does not count
                 timed = time.monotonic()
             predictions.append_ranks(columns, prediction, pretrained, top)
             if flag.features:
@@ -79,9 +79,9 @@ def main(arguments: Sequence[str]) -> int:
         predictions.show(columns, top, pretrained.scores)
     if features:
         predictions.write_features(Path(flag.features), columns["file"][::top], features)
-    print(f"{count} pictures{speed}")
+    print(f"{count} images{speed}")
     if broken.names:
-        print(f"{len(broken.names)} of {len(pictures)} pictures could not be read:", *sorted(broken.names), sep="\n  ")
+        print(f"{len(broken.names)} of {len(files)} images could not be read:", *sorted(broken.names), sep="\n  ")
     return 1 if broken.names else 0
 
 

@@ -1,1 +1,1 @@
-"""What the commands share: flags and errors, tables, pictures of batches."""
+"""What the commands share: flags and errors, tables, images of batches."""

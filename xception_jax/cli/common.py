@@ -65,7 +65,7 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
 def keep_compiled_programs() -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds.
 
-    They are in `$JAX_COMPILATION_CACHE_DIR`; where that is empty, nowhere; where it is not set, in the user's cache.
+    They are in `$JAX_COMPILATION_CACHE_DIR`: nowhere if that is empty, and in the user's cache if it is not set.
     Those that took less than `$JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` are not kept.
     """
     default = str(Path.home() / ".cache" / "xception_jax" / "compiled")
@@ -148,7 +148,7 @@ def config_of(path: str) -> Any:
 
 
 def find_config_file(path: Path) -> Path:
-    """The config file of that path; where there is none, configs/NAME.py is the one that was installed.
+    """The config file of that path; if there is none, configs/NAME.py is the installed one.
 
     Raises:
       UserError: there is no such Python file; the message names those beside it and those installed.

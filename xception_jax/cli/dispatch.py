@@ -15,7 +15,7 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "check": ("main", ["--mode=check"], "say what a config means, and whether its data is there"),
     "show-batch": ("main", ["--mode=show_batch"], "draw the batch of a training step"),
     "predict": ("predict", [], "classify images with trained weights"),
-    "convert": ("convert", [], "convert weights to another format, or find where two networks part"),
+    "convert": ("convert", [], "convert weights to another format, or find where two networks differ"),
     "compare": ("compare", [], "compare two evaluations of the same examples"),
     "plan": ("plan", [], "compile training for devices that are not there: memory, traffic, speed"),
     "benchmark": ("benchmark", [], "measure speed and memory, in turns with other libraries"),

@@ -26,17 +26,17 @@ def rows(plan: Plan, topology: Topology) -> Iterator[tuple[str, str]]:
     """A plan as pairs for people."""
     devices = len(topology.devices)
     of = f" of {size(plan.limit)}" if plan.limit else ""
-    yield "batch", f"{plan.batch_per_chip} a chip, {plan.batch_per_chip * devices} on {devices}"
-    yield "fits", f"{'yes' if plan.fits else 'NO'}: {size(plan.needed)}{of} a chip"
+    yield "batch", f"{plan.batch_per_chip} per chip, {plan.batch_per_chip * devices} on {devices}"
+    yield "fits", f"{'yes' if plan.fits else 'NO'}: {size(plan.needed)}{of} per chip"
     yield "compiled in", f"{plan.compile_seconds:.0f} s"
     if plan.memory is None:
         return
     m = plan.memory
     parts = {"arguments": m.arguments, "new outputs": m.outputs - m.shared, "temporary": m.temporary, "code": m.code}
-    yield "memory a chip", ", ".join(f"{name} {size(n)}" for name, n in parts.items())
+    yield "memory per chip", ", ".join(f"{name} {size(n)}" for name, n in parts.items())
     xla = f" (XLA counts {size(plan.xla_traffic)})" if plan.xla_traffic else ""
-    yield "memory traffic", f"{size(plan.traffic)} a picture{xla}"
-    yield "arithmetic", f"{plan.flops / 1e9:.2f} GFLOP a picture"
+    yield "memory traffic", f"{size(plan.traffic)} per image{xla}"
+    yield "arithmetic", f"{plan.flops / 1e9:.2f} GFLOP per image"
     kernels = [f"{n} {kind}" for kind, n in list(plan.kernels.items())[:6]]
     yield "instructions", f"{sum(plan.kernels.values())} a step: {', '.join(kernels)}, ..."
     if plan.estimated_cycles:
@@ -46,4 +46,4 @@ def rows(plan: Plan, topology: Topology) -> Iterator[tuple[str, str]]:
     if bounds := speeds(plan, topology):
         bound = min(bounds, key=lambda name: bounds[name])
         each = ", ".join(f"{name} {n:,.0f}" for name, n in bounds.items())
-        yield "at most", f"{bounds[bound]:,.0f} pictures a second on {devices} chips ({each})"
+        yield "at most", f"{bounds[bound]:,.0f} images per second on {devices} chips ({each})"

@@ -15,11 +15,11 @@ from xception_jax.pretrained import Pretrained
 from xception_jax.terminal import console
 from xception_jax.workdir import atomic
 
-SHOWN = 50  # pictures in the table that people read
+SHOWN = 50  # images in the table that people read
 
 
 def class_name(pretrained: Pretrained, index: int) -> str:
-    """The name of a class, or its number where the weights do not tell names."""
+    """The name of a class, or its number if the weights do not have names."""
     return pretrained.class_names[index] if pretrained.class_names else f"class {index}"
 
 
@@ -27,9 +27,9 @@ COLUMNS = ("file", "rank", "class_index", "class_name", "probability", "uncertai
 
 
 def append_ranks(columns: dict[str, list], prediction: Prediction, pretrained: Pretrained, top: int) -> None:
-    """Appends a picture's `top` highest scores to some of COLUMNS, a row each, ranks from 1.
+    """Appends an image's `top` highest scores to some of COLUMNS, a row each, ranks from 1.
 
-    Where the weights' scores are "linear", the column probability holds those figures.
+    If the weights' scores are "linear", the column probability holds those figures.
     """
     order = np.argsort(-prediction.scores, kind="stable")[:top]
     for rank, index in enumerate(order, 1):
@@ -40,7 +40,7 @@ def append_ranks(columns: dict[str, list], prediction: Prediction, pretrained: P
 
 
 def show(columns: dict[str, list], top: int, scores: str) -> None:
-    """Prints the first pictures' classes, one line each."""
+    """Prints the first images' classes, one line each."""
     table = console.plain_table("file", *[str(rank + 1) for rank in range(top)])
     names, values = columns["class_name"], columns["probability"]
     said = [
@@ -65,7 +65,7 @@ def write_features(path: Path, names: Sequence[str], features: Sequence[np.ndarr
 
 
 def write_explanation(folder: Path, prediction: Prediction, name: str) -> None:
-    """Writes a picture, and where in it its class is seen, as FOLDER/<picture's path>.<class>.png."""
+    """Writes an image beside the heat map of its class, as FOLDER/<image's path>.<class>.png."""
     stem = prediction.file.replace(os.sep, "_").lstrip("._")
     picture = cv2.cvtColor(overlay(prediction.view, prediction.evidence), cv2.COLOR_RGB2BGR)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A step's batch as a picture: what the network was given, labelled."""
+"""A step's batch as one image: what the network was given, labelled."""
 
 from pathlib import Path
 
@@ -8,17 +8,17 @@ import numpy as np
 from xception_jax.data import UnreadableImages, train_batch
 from xception_jax.experiment import Experiment
 
-MOST_PICTURES = 64
+MOST_IMAGES = 64
 CAPTION = 16  # pixels
 
 
 def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
-    """Writes batch-<step>.png (its first pictures) and batch-<step>.txt (row, example id, class) of a training step.
+    """Writes batch-<step>.png (its first images) and batch-<step>.txt (row, example id, class) of a training step.
 
-    The batch is a function of the seed and the step alone: these are the pictures that the step sees, saw or would see.
+    The batch is a function of the seed and the step alone: these are the images that the step sees, saw or would see.
 
     Returns:
-      The picture's path.
+      The PNG's path.
     """
     config = experiment.config
     batch = train_batch(
@@ -39,12 +39,12 @@ def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / f"batch-{step}.txt").write_text("".join(lines))
     path = workdir / f"batch-{step}.png"
-    cv2.imwrite(str(path), cv2.cvtColor(tile(batch["image"][:MOST_PICTURES], names), cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(path), cv2.cvtColor(tile(batch["image"][:MOST_IMAGES], names), cv2.COLOR_RGB2BGR))
     return path
 
 
 def tile(images: np.ndarray, names: list[str]) -> np.ndarray:
-    """Pictures uint8 [B, S, S, 3], each over its name, in rows of about as many as there are rows."""
+    """Images uint8 [B, S, S, 3], each above its class name, in a square grid."""
     side = max(images.shape[1], 96)
     columns = int(np.ceil(np.sqrt(len(images))))
     rows = int(np.ceil(len(images) / columns))

@@ -29,7 +29,7 @@ def write_table(path: Path, columns: Columns) -> None:
 def check_table(path: Path) -> None:
     """Raises UserError unless a table can be written under this name: before the work, not after it."""
     if path.suffix not in WRITERS:
-        raise UserError(f"{path} is no kind of table: the name must end in {', '.join(WRITERS)}")
+        raise UserError(f"{path} is not a table: its name must end in {', '.join(WRITERS)}")
     if path.suffix == ".parquet":
         _pyarrow()
 
