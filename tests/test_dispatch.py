@@ -95,3 +95,13 @@ def test_a_mistyped_config_is_compared_with_both(name, nearest, tmp_path, monkey
     Path("configs", "mine.py").write_text("def get_config(): ...")
     with pytest.raises(UserError, match=f"there is no config file {name}; .*{nearest}"):
         find_config_file(Path(name))
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    """`xception-jax predict --help | head -1`, with a pipe whose reading end is closed before the program starts."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "xception_jax.cli.dispatch", "predict", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -39,6 +39,16 @@ def usage() -> str:
 
 
 def main() -> None:
+    """The program."""
+    try:
+        run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, `head` for one, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def run() -> None:
     """Runs the command that the first argument names, as `python -m` runs its module."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "-?", "--helpshort", "--helpfull", "help"):
