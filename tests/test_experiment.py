@@ -41,7 +41,7 @@ from xception_jax.workdir.throughput import Profiler
         ("schedule.name", "cosin", 'unknown schedule.name "cosin"; did you mean "cosine"?'),
         ("schedule.warmup", "5 epoch", "warm-up"),
         ("lowering", "refrence", 'unknown lowering "refrence"; did you mean "reference"?'),
-        ("log_every", "often", 'config.log_every is "often", which is no duration'),
+        ("log_every", "often", 'config.log_every is "often", which is not a duration'),
         ("batch_size", 12, "batch_size=12 does not divide evenly over 8 devices; the nearest size that does is 16"),
         ("image_size", 16, "images of 16x16 pixels are too small"),
         ("model.dropout", 1.5, "config.model.dropout is 1.5; it must be from 0 to below 1"),
@@ -115,7 +115,7 @@ def test_work_directory_of_other_data_is_refused(tiny, tmp_path):
         claim(tmp_path, tiny)
     how = create_recipe(experiment.create(tiny))
     fewer = {"train": identity.of_source(how.experiment.source)}
-    with pytest.raises(UserError, match=r'split "train" is not as it was .*: 20 examples then, 19 now'):
+    with pytest.raises(UserError, match=r'split "train" has changed since .*: 20 examples then, 19 now'):
         identity.compare(tmp_path, fewer, "train")
 
 

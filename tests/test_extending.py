@@ -130,9 +130,12 @@ def test_own_loop(folder):
     [
         ("--config.model.chanels=3", 'the config has no key "model.chanels"; did you mean "model.channels"?'),
         ("--config.model.name=network:Smal", "network has no Smal; did you mean"),
-        ("--config.model.name=nettwork:Small", "cannot be imported: there is no module nettwork"),
+        ("--config.model.name=nettwork:Small", "cannot be imported: no module nettwork"),
         ("--config.model.name=objectives:focal", "objectives:focal"),
-        ("--config.metrics=('objectives:focal','objectives:focal')", 'would be reported as "focal", which is taken'),
+        (
+            "--config.metrics=('objectives:focal','objectives:focal')",
+            'would be reported as "focal", which is already used',
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(folder, flag, message):

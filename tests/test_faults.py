@@ -249,7 +249,7 @@ def test_an_owner_on_another_host_is_told_by_its_heartbeat(tmp_path, alive):
             path.write_text(json.dumps(theirs | {"heartbeat": 2.0}))
 
     if alive:
-        with pytest.raises(UserError, match="process 7 on elsewhere is at work"):
+        with pytest.raises(UserError, match="process 7 on elsewhere is using"):
             Status(tmp_path, sleep=beat)
     else:
         with Status(tmp_path, sleep=beat):
