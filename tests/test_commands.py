@@ -79,7 +79,7 @@ def test_what_they_cannot_keeps_its_traceback(error):
 
 def test_a_reader_that_goes_away_is_no_error():
     program = (
-        "from xception_jax.commands import errors_in_one_line\nwith errors_in_one_line():\n    print('x' * 1_000_000)"
+        "from xception_jax.cli.common import errors_in_one_line\nwith errors_in_one_line():\n    print('x' * 1_000_000)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()

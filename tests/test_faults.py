@@ -112,7 +112,10 @@ class Storage:
     """Stands for `Checkpoints`: the saves of the steps in `failing` fail, in the background."""
 
     in_progress = False
-    latest = None
+    latest = best_score = None
+
+    def score(self, metrics):
+        return metrics["top1"]
 
     def __init__(self, failing):
         self.failing, self.saved, self.tried, self.error = set(failing), set(), [], None
@@ -216,7 +219,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tiny, tmp_
 
 HOLD = """
 import sys, pathlib
-from xception_jax.status import Status
+from xception_jax.workdir.status import Status
 with Status(pathlib.Path(sys.argv[1])):
     print("mine", flush=True)
     sys.stdin.read()
