@@ -39,8 +39,8 @@ class Blocked:
             raise ImportError(f"{{name}} is not installed")
 
 sys.meta_path.insert(0, Blocked())
-import xception_jax.benchmark, xception_jax.models, xception_jax.ops, xception_jax.steps
-import xception_jax.benchmarks.sides.jax_side
+import xception_jax.benchmark, xception_jax.models, xception_jax.ops, xception_jax.training.step
+import xception_jax.benchmarking.sides.jax_side
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -240,5 +240,5 @@ def test_start_lasts_until_the_line():
 
     lines = "print('loading'); print('step 1/1 100 %')"
     assert startup._seconds(command(f"{lines}; import signal; signal.pause()"), startup.FIRST_STEP) > 0
-    with pytest.raises(RuntimeError, match="saying: loading"):
+    with pytest.raises(RuntimeError, match="last output: loading"):
         startup._seconds(command("print('loading')"), startup.FIRST_STEP)

@@ -44,6 +44,7 @@ def predictions():
         ),
         confidence=np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], np.float32),
         loss=np.array([0.1, 0.2, 0.3, 1.0, 2.0, 3.0], np.float32),
+        own={"margin": np.array([3, 2, 1, -1, -2, -3], np.float32)},
     )
 
 
@@ -86,10 +87,12 @@ def test_what_is_written_is_read(tmp_path):
         record, actual = report.read(place)
         assert record["config"]["data"]["crop_area"] == [0.5, 1.0]
         assert record["weights_hash"] == "0123"
-        for name, expected in vars(predictions()).items():
-            value = getattr(actual, name)
-            np.testing.assert_array_equal(value, expected)
-            assert name == "ids" or value.dtype == expected.dtype
+        expected = predictions()
+        assert (actual.ids, actual.own.keys()) == (expected.ids, {"margin"})
+        for name in ("labels", "top5", "confidence", "loss"):
+            np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
+            assert getattr(actual, name).dtype == getattr(expected, name).dtype
+        np.testing.assert_array_equal(actual.own["margin"], expected.own["margin"])
 
 
 def test_a_split_of_any_name_is_a_file(tmp_path):

@@ -50,7 +50,8 @@ def test_too_little_memory_for_a_later_step_is_no_traceback():
     """JAX raises another kind of error where a step in the calling thread has run before."""
     program = """
 import ctypes, resource
-from xception_jax import commands, host_memory
+from xception_jax.cli import common as commands
+from xception_jax.parallel import host_memory
 host_memory.reuse_step_memory()
 import jax, jax.numpy as jnp
 
@@ -89,7 +90,7 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_other_libraries_remarks_are_not_shown():
     program = """
 import logging
-from xception_jax import commands
+from xception_jax.cli import common as commands
 
 def main(arguments):
     for level in (logging.INFO, logging.WARNING):

@@ -1,5 +1,6 @@
 """The program `xception-jax`."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,6 @@ def test_output_that_nobody_reads_ends_quietly():
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "xception_jax.cli.dispatch", "predict", "--help"]
-    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")

@@ -216,7 +216,7 @@ def test_run_moves_between_numbers_of_processes(single, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("address", "count", "index", "message"),
     [
-        ("", "2", "", "JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID missing"),
+        ("", "2", "", "set JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID, too"),
         ("localhost:1", "two", "0", 'JAX_NUM_PROCESSES is "two"; it must be a number'),
     ],
 )

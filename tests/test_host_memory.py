@@ -9,7 +9,7 @@ import pytest
 # Each step needs 256 MB for what is between its two products.
 PROGRAM = """
 import resource
-from xception_jax.host_memory import reuse_step_memory
+from xception_jax.parallel.host_memory import reuse_step_memory
 if {reuse}:
     reuse_step_memory()
 import jax, jax.numpy as jnp

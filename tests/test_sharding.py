@@ -116,7 +116,7 @@ def test_program_holds_the_part_of_the_state_that_the_summary_says(fully_sharded
     batch = 32 * 32 * 3 + 4  # a picture and its label on each of 8 devices
     assert memory.argument_size_in_bytes == mine.state_bytes + batch
     assert memory.alias_size_in_bytes == mine.state_bytes
-    assert mine.state_bytes < num_bytes(mine.experiment.abstract_state)
+    assert mine.state_bytes < num_bytes(mine.recipe.abstract_state)
 
 
 @pytest.mark.parametrize(("fully_sharded", "model"), MESHES)

@@ -13,7 +13,7 @@ from tests import peers
 from xception_jax.errors import UserError
 from xception_jax.models import create_model, variables
 from xception_jax.models.layers import SeparableConv
-from xception_jax.ops.lowering import reference
+from xception_jax.ops.lowering import as_reference
 
 KINDS = ("inception_v3", "xception", "xception41", "xception41p")  # the others have more blocks of the same kinds
 
@@ -119,7 +119,9 @@ def test_too_small_images_are_refused_with_the_reason(name, stem, smallest):
     assert model.min_image_size == smallest
     assert min(feature_shape(model, smallest)) > 0
     advice = 'stem="small", 32 are enough' if smallest > 32 else "larger image_size"
-    with pytest.raises(UserError, match=f"{smallest - 1}x{smallest - 1} .* too small.*{smallest} or more.*{advice}"):
+    with pytest.raises(
+        UserError, match=f"{smallest - 1}x{smallest - 1} .* too small.*{smallest} pixels or more.*{advice}"
+    ):
         feature_shape(model, smallest - 1)
 
 
@@ -227,7 +229,7 @@ def test_bfloat16_is_what_layers_compute_in_and_nothing_else(name):
     model = initialised(name, dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
     graphdef, state = nnx.split(model)
-    with reference():  # as GPUs and TPUs run it, every convolution a convolution
+    with as_reference():  # as GPUs and TPUs run it, every convolution a convolution
         jaxpr = jax.make_jaxpr(lambda s, x: nnx.merge(graphdef, s)(x))(state, pictures())
     convolutions = re.findall(r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)\[", str(jaxpr))
     assert len(convolutions) == {"xception": 75, "inception_v3": 95, "xception41": 85, "xception41p": 85}[name]

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
 
 from xception_jax.ops.cpu.dense import NHWC, dense_conv
 from xception_jax.ops.cpu.depthwise import depthwise_conv
@@ -21,8 +20,8 @@ MAX_TAPS = 49  # largest depthwise kernel computed as shifted products, 7x7: com
 
 
 def conv_general_dilated(
-    lhs: Float[Array, "B H W C"],
-    rhs: Float[Array, "kh kw C/G D"],
+    lhs: jax.Array,
+    rhs: jax.Array,
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     *,
@@ -31,10 +30,11 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
     **others: Any,
-) -> Float[Array, "B h w D"]:
+) -> jax.Array:
     """`lax.conv_general_dilated`, with faster lowerings for most convolutions on the CPU.
 
-    Results are equal up to rounding; convolutions without a faster lowering use `lax` itself. `others` are its other
+    Results are equal up to rounding. Convolutions without a faster lowering use `lax` itself: those of dtypes that are
+    not floating point, of other layouts than [B, H, W, C] and [kh, kw, C/G, D], and with unusual `others`, its other
     arguments.
 
     Raises:

@@ -98,7 +98,10 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "xception-jax verify-resume", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--helpshort", "--helpfull", action="help", help=argparse.SUPPRESS)  # as other commands
     parser.add_argument("--steps", type=int, default=10, help="N, half of the number of steps (10)")
     parser.add_argument("--ways", nargs="+", choices=ways(0), default=list(ways(0)), help="interruptions to try (all)")
     parser.add_argument("--devices", type=int, help="CPU devices of the runs (default: the machine's accelerators)")
