@@ -1,7 +1,9 @@
 """Data sets by name."""
 
 import io
+import os
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -95,6 +97,19 @@ def test_digits_splits_share_nothing_and_leave_nothing_out():
         np.testing.assert_allclose(picture[..., 1], table.images[row] * 255 / 16, atol=0.51)
 
 
+def test_fingerprint_of_a_folder_is_of_its_files_wherever_they_are(tmp_path):
+    """Also of names that are not UTF-8; another file makes another one."""
+    prints = []
+    for root in (tmp_path / "here", tmp_path / "there" / "deeper"):
+        make_folder(root)
+        odd = os.fsencode(root / "train" / "cat") + b"/\xff.jpg"
+        Path(os.fsdecode(odd)).write_bytes(jpeg(1))
+        prints.append(open_source("folder", "train", path=str(root)).fingerprint())
+    assert prints[0] == prints[1]
+    (root / "train" / "cat" / "new.jpg").write_bytes(jpeg(2))
+    assert open_source("folder", "train", path=str(root)).fingerprint() != prints[0]
+
+
 def test_synthetic_images_are_functions_of_their_position():
     data = {"num_examples": 5, "num_classes": 3, "size": 16}
     a, b = (open_source("synthetic", "train", **data) for _ in range(2))
@@ -156,6 +171,16 @@ def test_unprepared_data_set_says_how_to_prepare_it(tmp_path):
     with pytest.raises(UserError) as error:
         open_source("cifar10", "train", data_dir=str(tmp_path))
     assert f"build cifar10 --file_format=array_record --data_dir={tmp_path}" in str(error.value)
+
+
+def test_fingerprint_reads_no_image(imagenet):
+    """Of 1.3 million, whenever a run starts."""
+    train, again, other = (
+        open_source("imagenet2012", s, data_dir=str(imagenet)) for s in ("train", "train", "train[:1]")
+    )
+    for source in (train, again, other):
+        source._records = None
+    assert train.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
 def test_other_formats_are_converted_in_place(imagenet):

@@ -70,7 +70,7 @@ def of_source(source: Source) -> dict[str, Any]:
     else:
         digest = hashlib.sha256()
         for i in range(len(source)):
-            digest.update(f"{source.example_id(i)}\n".encode())
+            digest.update(f"{source.example_id(i)}\n".encode(errors="surrogateescape"))
         examples = digest.hexdigest()
     return {"num_examples": len(source), "class_names": list(source.class_names), "examples": examples}
 

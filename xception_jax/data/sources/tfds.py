@@ -3,6 +3,8 @@
 tensorflow_datasets is imported on first use, so that other data sets do not have to wait for it.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ class TfdsSource:
             splits = list(builder.info.splits)
             raise UserError(f'data set "{name}" has no split "{split}"; {suggest(split, splits)}') from None
         self._name = f"{name}/{split}"
+        shards = {name: list(info.shard_lengths) for name, info in builder.info.splits.items()}
+        self._identity = json.dumps([builder.info.full_name, split, shards])
 
     def __len__(self) -> int:
         return len(self._records)
@@ -48,6 +52,10 @@ class TfdsSource:
         """The image's file name if the data set has one, otherwise its position."""
         name = self._records[index].get("file_name", b"")
         return (name.decode() if isinstance(name, bytes) else str(name)) or f"{self._name}/{index}"
+
+    def fingerprint(self) -> str:
+        """A hash of the data set's name, version and shards: to read the examples' names is to read all images."""
+        return hashlib.sha256(self._identity.encode()).hexdigest()
 
 
 def find_builder(name: str, data_dir: str) -> Any:
