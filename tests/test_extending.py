@@ -115,6 +115,8 @@ def test_from_python(folder):
     check = "import signal; before = signal.getsignal(signal.SIGTERM); exec(open('notebook.py').read()); "
     said = run(folder, "-c", check + "assert signal.getsignal(signal.SIGTERM) is before; print('goes on')")
     assert "('horizontal', 'vertical')" in said
+    config = json.loads((folder / "run_from_python" / "config.json").read_text())
+    assert (config["data"]["name"], config["loss"]) == ("__main__:<lambda>", "objectives:focal")
     assert said.splitlines()[-1] == "goes on"
     assert "WARNING" not in said
 

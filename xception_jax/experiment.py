@@ -14,6 +14,7 @@ from xception_jax import ops
 from xception_jax.data import Source, open_source
 from xception_jax.data.augmentation import AUGMENTATIONS, Augmentation
 from xception_jax.errors import UserError
+from xception_jax.extension.names import name_of
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.models import check_options, create_model, variables
 from xception_jax.models.layers import check_image_size
@@ -116,10 +117,12 @@ def create(
     check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
     if config.evaluation.batch_size is not None:
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
-    loss = loss or LOSSES.find(config.loss)
+    loss_function = loss or LOSSES.find(config.loss)
     metrics = find_metrics(config.metrics)
     pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
     config = resolve(config, pretrained)
+    given = {"data.name": source, "loss": loss}
+    config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})
     # Report mistyped names before opening the data set; option values are checked when the network is built.
     check_options(config.model.name, config_lib.model_options(config))
     open_split = source or functools.partial(open_named, config)
@@ -133,8 +136,8 @@ def create(
     graphdef, abstract_weights = abstract_model(config, num_classes)
     check_images(config, graphdef, abstract_weights)
     experiment = Experiment(
-        config, pretrained, open_split, training_split, num_classes, graphdef, abstract_weights, mesh, lowering, loss,
-        metrics,
+        config, pretrained, open_split, training_split, num_classes, graphdef, abstract_weights, mesh, lowering,
+        loss_function, metrics,
     )  # fmt: skip
     assert experiment.augmentation  # raises now if it is unknown
     return experiment

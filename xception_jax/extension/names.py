@@ -78,6 +78,12 @@ def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in signature.parameters.values() if p.kind in by_name and p.name != "self")
 
 
+def name_of(thing: Any) -> str:
+    """What a config calls a function or class that was given as an object: "package.module:function"."""
+    described = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{described.__module__}:{described.__qualname__}"
+
+
 def wanted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in `offered` that a function has a parameter for."""
     names = parameters(function)
