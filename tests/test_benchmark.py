@@ -173,6 +173,7 @@ def test_table_of_lowerings(tmp_path):
     assert table["xception"]["measured"]["date"] == "today"
 
 
+@pytest.mark.slow
 def test_small_form(tmp_path):
     """The command itself, on a narrow network, with a made-up peer's interpreter."""
     output = tmp_path / "results.json"

@@ -44,6 +44,7 @@ def trained_without_matplotlib(tmp_path_factory):
     return workdir, run("train", *SMALL_RUN, f"--workdir={workdir}", without=("matplotlib",))
 
 
+@pytest.mark.slow
 def test_training_without_matplotlib_leaves_all_but_the_picture(trained_without_matplotlib):
     workdir, done = trained_without_matplotlib
     assert done.returncode == 0, done.stderr

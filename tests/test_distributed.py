@@ -187,6 +187,7 @@ def single(tmp_path_factory, pictures) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_run_moves_between_numbers_of_processes(single, pictures, tmp_path):
     """And between meshes: it is the run of one. One process is killed, and that of four which the others report to;
     they stop. Then two find each other by SLURM's variables."""

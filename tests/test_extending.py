@@ -121,6 +121,7 @@ def test_from_python(folder):
     assert "WARNING" not in said
 
 
+@pytest.mark.slow
 def test_own_loop(folder):
     """Losses fall on images whose brightness tells their class."""
     losses = [float(line.split()[1]) for line in run(folder, "loop.py").splitlines()[:5]]

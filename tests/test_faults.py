@@ -88,6 +88,7 @@ def test_full_disk_in_the_middle_of_a_run(tiny, tmp_path, monkeypatch):
         assert not list((workdir / "checkpoints").glob("*tmp*"))
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_checkpoints_become_read_only_and_stay_so(tiny, tmp_path, monkeypatch):
     """The run goes on to its end, tries again there, says that it could not save, and fails. What was saved is kept."""
@@ -259,6 +260,7 @@ def test_an_owner_on_another_host_is_told_by_its_heartbeat(tmp_path, alive):
             assert read_status(tmp_path)["pid"] == os.getpid()
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_listed_and_bounded(tiny, tmp_path):
     for split in ("train", "validation"):
         for i in range(12):

@@ -27,7 +27,7 @@ def test_runs_from_top_to_bottom(monkeypatch, tmp_path):
     text = run(monkeypatch, tmp_path, "cpu")
     assert "killed" in text
     assert "Resuming from step" in text
-    assert "360 of 360 test pictures" in text
+    assert "360 of 360 test images" in text
 
 
 @pytest.mark.skipif(Path("/dev/accel0").exists(), reason="this machine has a TPU")

@@ -188,6 +188,7 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
     assert message in lines[0]
 
 
+@pytest.mark.slow
 def test_real_imagenet_weights_on_real_photographs(tmp_path):
     """A third of 300 photographs, chosen to be easy; of the logits layer the last 889 of 2048 rows are at hand."""
     data = os.environ.get("XCEPTION_JAX_TEST_DATA")

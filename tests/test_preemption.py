@@ -65,6 +65,7 @@ def test_during_evaluation_the_step_is_saved_and_its_evaluation_made_up_for(tiny
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_the_work_directory_and_traces_go_there_too(tmp_path):
     folders = {name: tmp_path / name for name in ("home", "here", "tmp")}
     for folder in folders.values():

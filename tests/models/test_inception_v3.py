@@ -63,6 +63,7 @@ def test_pool_branches_count_the_padding(name):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_keras_network_with_gammas_of_one_and_counted_padding_is_torchvision_s():
     """These two are all that differs, and the second shows."""
     torchvision, keras = randomised(tiny()), randomised(tiny(flavour="keras"))

@@ -26,10 +26,10 @@ def arguments(shape, dtype=np.float32):
 @pytest.mark.parametrize(
     ("shape", "border"),
     [
-        ((8, 7, 7, 128), Border((1, 1), (1, 1))),  # SAME, odd
+        pytest.param((8, 7, 7, 128), Border((1, 1), (1, 1)), marks=pytest.mark.slow),  # SAME, odd
         ((16, 8, 6, 130), Border((0, 1), (0, 1))),  # SAME, even; two blocks of pictures and two of channels
-        ((8, 8, 5, 128), Border((1, 1), (1, 1))),  # symmetric, even and odd
-        ((8, 8, 9, 128), Border((0, 0), (0, 0))),  # VALID
+        pytest.param((8, 8, 5, 128), Border((1, 1), (1, 1)), marks=pytest.mark.slow),  # symmetric, even and odd
+        pytest.param((8, 8, 9, 128), Border((0, 0), (0, 0)), marks=pytest.mark.slow),  # VALID
         ((8, 1, 2, 128), Border((1, 1), (1, 1))),
     ],
 )

@@ -41,8 +41,8 @@ def derivatives(convolve, x, weights, settings):
 @pytest.mark.parametrize(
     ("shape", "relu"),
     [
-        ((8, 5, 4, 130, 140), True),  # two registers of channels
-        ((3 * 8, 1, 1, 128, 128), True),  # three blocks of pictures, a picture of one pixel
+        pytest.param((8, 5, 4, 130, 140), True, marks=pytest.mark.slow),  # two registers of channels
+        pytest.param((3 * 8, 1, 1, 128, 128), True, marks=pytest.mark.slow),  # three blocks of images of one pixel
         ((2 * 8, 2, 3, 128, 256), False),  # two groups of pictures
     ],
 )

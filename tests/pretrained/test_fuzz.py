@@ -66,6 +66,7 @@ def test_damaged_files(kind, tmp_path, monkeypatch):
             read_tensors(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["h5", "torch_old"])
 def test_damaged_files_read_in_a_process_of_their_own(kind, tmp_path):
     """As users do: an error, or the arrays, and this process goes on."""

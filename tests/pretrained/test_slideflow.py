@@ -128,6 +128,7 @@ def reference_uncertainty(tensors, features, passes, rate=0.1):
     return np.mean(draws, 0), np.std(draws, 0)
 
 
+@pytest.mark.slow
 def test_without_dropout_there_is_no_uncertainty(expected):
     pathology = slideflow.read(FOLDER)
     pathology.options.update(dropout=0.0, hidden_dropout=0.0)

@@ -55,6 +55,7 @@ def test_weights_of_a_run_are_its_best_and_say_so(run):
         load(f"{workdir}@7000")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_made_longer_is_the_long_run(tiny, tmp_path):
     """With a schedule that does not depend on the length, bit for bit."""
     tiny.schedule.name = "constant"
