@@ -19,7 +19,7 @@ def keras_model(name, classes=5):
     return getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=classes)
 
 
-@pytest.mark.parametrize("name", ["Xception", "InceptionV3"])
+@pytest.mark.parametrize("name", ["Xception", pytest.param("InceptionV3", marks=pytest.mark.slow)])
 def test_keras_loads_what_it_wrote(tmp_path, name):
     model = keras_model(name)
     model.save_weights(tmp_path / "a.weights.h5")

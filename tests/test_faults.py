@@ -60,6 +60,7 @@ def at_step(monkeypatch, step: int, action) -> None:
     monkeypatch.setattr(loop.RunLog, "train", train)
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_full_disk_in_the_middle_of_a_run(tiny, tmp_path, monkeypatch):
     """The run says so, goes on, and saves again when there is room; what it could not log is logged then."""

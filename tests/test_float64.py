@@ -80,7 +80,7 @@ def assert_equal_but_for_rounding(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=BOUND, atol=BOUND, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("num_devices", [2, 8])
+@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_any_number_of_devices_takes_the_same_steps(num_devices):
     """Parameters, statistics, averages, momentum, losses and the gradient's norm, over four steps with dropout."""
     one, several = training(1), training(num_devices)

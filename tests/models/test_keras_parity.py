@@ -214,7 +214,7 @@ def run_keras(model, images, train):
         ("xception", 139),
         pytest.param("inception_v3", 299, marks=pytest.mark.slow),
         ("inception_v3", 139),
-        ("paper", 139),
+        pytest.param("paper", 139, marks=pytest.mark.slow),
     ],
 )
 def test_logits_and_statistics_are_keras_s(name, size, train):

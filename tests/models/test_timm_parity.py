@@ -86,7 +86,7 @@ def check_pyramid(pyramid, expected, up_to=32):
     assert max(errors.values()) < 1e-4
 
 
-@pytest.mark.parametrize("networks", ["xception41", "xception41p"], indirect=True)
+@pytest.mark.parametrize("networks", [pytest.param("xception41", marks=pytest.mark.slow), "xception41p"], indirect=True)
 def test_training_is_timm_s(networks):
     """One network of each kind that Keras does not have.
 

@@ -43,7 +43,11 @@ def run(folder, damages=DAMAGES):
     return outcomes
 
 
-@pytest.mark.parametrize("kind", fuzz.FORMATS)
+# The longest; chunks are h5's, and the old format is read by the same PyTorch.
+LONG = ("h5_chunked", "torch_old")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in LONG)) for k in fuzz.FORMATS])
 def test_damaged_files(kind, tmp_path, monkeypatch):
     if "torch" in kind:
         pytest.importorskip("torch")
