@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from xception_jax.errors import UserError, suggest
@@ -76,6 +76,21 @@ def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     called: Any = getattr(function, "__init__") if inspect.isclass(function) else function  # noqa: B009
     signature = inspect.signature(called)
     return tuple(p.name for p in signature.parameters.values() if p.kind in by_name and p.name != "self")
+
+
+def check_options(what: str, options: Iterable[str], choices: Collection[str], section: str = "") -> None:
+    """Raises UserError for an option that is not one of the choices.
+
+    Args:
+      what: has no such option: 'model "xception"'.
+      options: names of options.
+      choices: names of those that it has.
+      section: what precedes names in messages: "data.".
+    """
+    for option in options:
+        if option not in choices:
+            quoted = f"{section}{option}" if section else f'"{option}"'
+            raise UserError(f"{what} has no option {quoted}; {suggest(option, choices)}")
 
 
 def name_of(thing: Any) -> str:

@@ -6,7 +6,8 @@ from typing import Any, cast
 import jax
 from flax import nnx
 
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError
+from xception_jax.extension import names
 from xception_jax.extension.names import Registry, parameters
 from xception_jax.models import aligned_xception as aligned
 from xception_jax.models.backbone import Backbone
@@ -99,7 +100,4 @@ def option_names(name: str) -> set[str]:
 
 def check_options(name: str, options: Collection[str]) -> None:
     """Raises UserError if the network does not exist, or does not have one of the options."""
-    choices = option_names(name)
-    for option in options:
-        if option not in choices:
-            raise UserError(f'model "{name}" has no option "{option}"; {suggest(option, choices)}')
+    names.check_options(f'model "{name}"', options, option_names(name))

@@ -16,17 +16,16 @@ def console() -> Console:
     return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
-def table(*columns: str, title: str | None = None, numbers: bool = True) -> Table:
-    """A table with a line under its header.
+def table(*columns: str, title: str | None = None) -> Table:
+    """A table with a line under its header; all columns but the first are right-aligned.
 
     Args:
       columns: the headers.
       title: printed above the table.
-      numbers: whether all columns but the first are right-aligned.
     """
     result = Table(title=title, title_justify="left", box=box.SIMPLE)
     for i, column in enumerate(columns):
-        result.add_column(column, overflow="fold", justify="right" if i and numbers else "left")
+        result.add_column(column, overflow="fold", justify="right" if i else "left")
     return result
 
 

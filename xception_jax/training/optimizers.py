@@ -7,7 +7,7 @@ import jax
 import optax
 
 from xception_jax.errors import UserError, suggest
-from xception_jax.extension.names import Registry, parameters, wanted
+from xception_jax.extension.names import Registry, check_options, parameters, wanted
 
 if TYPE_CHECKING:  # an optional dependency
     from ml_collections import ConfigDict
@@ -131,10 +131,8 @@ def create_optimizer(
     """
     name, clip_norm = settings["name"], settings["clip_norm"]
     make = OPTIMIZERS.find(name)
-    for option in own or {}:
-        if option not in parameters(make):
-            choices = {*parameters(make), *settings} - {"schedule", *(own or {})}
-            raise UserError(f'optimizer "{name}" has no option optimizer.{option}; {suggest(option, choices)}')
+    choices = {*parameters(make), *(set(settings) - set(own or {}))} - {"schedule"}
+    check_options(f'optimizer "{name}"', own or {}, choices, "optimizer.")
     optimizer = make(schedule, **wanted(make, settings))
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)

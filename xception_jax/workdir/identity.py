@@ -83,14 +83,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     elif old["examples"] != new["examples"]:
         phrases.append("the same number of examples, but different ones")
     if old["class_names"] != new["class_names"]:
-        gone, added = (sorted(set(a) - set(b)) for a, b in _both_ways(old["class_names"], new["class_names"]))
+        before, after = set(old["class_names"]), set(new["class_names"])
+        gone, added = sorted(before - after), sorted(after - before)
         changes = [f"{what} {', '.join(names[:5])}" for what, names in (("without", gone), ("with", added)) if names]
         phrases.append(f"different classes ({'; '.join(changes)})" if changes else "the same classes in another order")
     return phrases
-
-
-def _both_ways(a: list[str], b: list[str]) -> tuple[tuple[list[str], list[str]], ...]:
-    return (a, b), (b, a)
 
 
 def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) -> list[str]:

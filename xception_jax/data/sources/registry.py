@@ -7,8 +7,7 @@ from typing import Any
 from xception_jax.data.sources.base import Source
 from xception_jax.data.sources.builtin import Digits, Synthetic
 from xception_jax.data.sources.folder import Folder
-from xception_jax.errors import UserError, suggest
-from xception_jax.extension.names import Registry, parameters, wanted
+from xception_jax.extension.names import Registry, check_options, parameters, wanted
 
 # From a split's name to its examples. Other parameters are settings of `config.data`, or `image_size`.
 Opener = Callable[..., Source]
@@ -60,10 +59,8 @@ def open_source(name: str, split: str, settings: Mapping[str, Any], own: Mapping
       UserError: unknown data set or split, or the data set is not prepared; the message says what to do.
     """
     opener = DATA_SETS.find(name) if name in DATA_SETS else _open_tfds
-    for option in own or {}:
-        if option not in parameters(opener):
-            choices = {*parameters(opener), *settings} - {"split", *(own or {})}
-            raise UserError(f'data set "{name}" has no option data.{option}; {suggest(option, choices)}')
+    choices = {*parameters(opener), *(set(settings) - set(own or {}))} - {"split"}
+    check_options(f'data set "{name}"', own or {}, choices, "data.")
     return opener(split, **wanted(opener, {**settings, "name": name}))
 
 
