@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from xception_jax.benchmarking.subjects import PEERS, SUBJECTS, Runner, Settings
+from xception_jax.benchmarking.subjects import PEERS, SUBJECTS, Runner, Settings, variants_of
 from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
 from xception_jax.workdir import atomic
@@ -76,10 +76,11 @@ def read_flags() -> tuple[Settings, list[str]]:
       UserError: one has a value that it cannot have.
     """
     flag = flags.FLAGS
-    for name, values, choices in (("what", flag.what, SUBJECTS), ("against", flag.against, PEERS)):
-        for value in values:
-            if value not in choices:
-                raise UserError(f'unknown --{name} "{value}"; {suggest(value, choices)}')
+    for subject in flag.what:
+        if subject not in SUBJECTS:
+            raise UserError(f'unknown --what "{subject}"; {suggest(subject, SUBJECTS)}')
+    for peer in flag.against:
+        variants_of(peer)
     work = ("batch", "image_size", "dtype", "options", "only")
     changed = [f"--{name}" for name in work if flag[name].value != flag[name].default]
     if flag.lowerings and (flag.what != ["operators"] or changed):

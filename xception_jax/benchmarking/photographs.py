@@ -1,5 +1,6 @@
 """JPEG files that resemble photographs, for when no real ones are available."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,12 +11,18 @@ COUNT, QUALITY = 128, 95
 
 
 def write_photographs(folder: Path) -> None:
-    """Writes COUNT images whose spectrum falls off as in photographs, half of them in portrait format."""
+    """Writes COUNT images as files."""
+    for i, encoded in enumerate(photographs(COUNT)):
+        (folder / f"{i}.jpg").write_bytes(encoded)
+
+
+def photographs(count: int) -> Iterator[bytes]:
+    """Images whose spectrum falls off as in photographs, half of them in portrait format."""
     rng = np.random.default_rng(0)
-    for i in range(COUNT):
+    for i in range(count):
         image = photograph(rng)
         image = image if i % 2 else image.transpose(1, 0, 2)
-        cv2.imwrite(str(folder / f"{i}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        yield cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
 def photograph(rng: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from xception_jax.benchmarking import startup
 from xception_jax.benchmarking.sides.protocol import BATCHES
 from xception_jax.benchmarking.turns import Measured, Side, measure, ratio, spread
-from xception_jax.errors import UserError
+from xception_jax.errors import UserError, suggest
 
 Row = dict[str, Any]
 OURS = "ours"
@@ -63,6 +63,20 @@ PEERS: dict[str, dict[str, Variant]] = {
 }
 
 
+def variants_of(peer: str) -> dict[str, Variant]:
+    """The sides of a peer ("timm"), or the one that its full name means ("timm compiled").
+
+    Raises:
+      UserError: unknown peer.
+    """
+    every = {side: variant for variants in PEERS.values() for side, variant in variants.items()}
+    if peer in PEERS:
+        return PEERS[peer]
+    if peer in every:
+        return {peer: every[peer]}
+    raise UserError(f'unknown --against "{peer}"; {suggest(peer, [*PEERS, *every])}')
+
+
 class Runner:
     """Starts the sides and lets them take turns.
 
@@ -96,7 +110,7 @@ class Runner:
 
     def peers(self, *names: str) -> list[str]:
         """Those of `names` that the user asked for."""
-        return [name for name in names if name in self.settings.against]
+        return [given for given in self.settings.against if given.split()[0] in names]
 
     def open(
         self, stack: contextlib.ExitStack, peers: list[str], *, ours: str = "jax_side", lowering: str = "auto"
@@ -104,7 +118,7 @@ class Runner:
         """Starts our program and those of the peers; returns each side's process and task, by name."""
         variants = {OURS: Variant(ours, {"lowering": lowering}, is_peer=False)}
         for peer in peers:
-            variants |= PEERS[peer]
+            variants |= variants_of(peer)
         return {name: (stack.enter_context(self._side(v)), v.task) for name, v in variants.items()}
 
     def _side(self, variant: Variant) -> Side:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,6 +103,8 @@ class Measured:
 def measure(sides: Mapping[str, tuple[Side, Mapping[str, Any]]], rounds: int) -> dict[str, Measured]:
     """Measures each side's task in turns: the first side, the second, ..., then the first again.
 
+    All sides prepare at once: compiling takes most of a benchmark's time, and many cores if there are any.
+
     Args:
       sides: each side and its task, by name.
       rounds: number of turns per side.
@@ -116,8 +119,13 @@ def measure(sides: Mapping[str, tuple[Side, Mapping[str, Any]]], rounds: int) ->
     def at_work() -> Iterator[str]:
         return (name for name in sides if result[name].left_out is None)
 
-    for name in sides:
+    def prepare(name: str) -> None:
         result[name].facts = ask(name, {"do": "prepare", "task": dict(sides[name][1])}).get("facts", {})
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(prepare, sides))
+    for name in at_work():
+        result[name].facts["repeats"] = ask(name, {"do": "warm_up"}).get("repeats")
     for _ in range(rounds):
         for name in at_work():
             if (seconds := ask(name, {"do": "turn"}).get("seconds")) is not None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from xception_jax import ops
 from xception_jax.benchmarking.sides import operators
@@ -48,9 +49,9 @@ def paper_optimizer() -> tuple[optax.GradientTransformation, optax.Schedule, Tra
     return optimizer, schedule, TrainSettings(average_decay=0.9999)
 
 
-def train_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
+def train_program(task: Task, mesh: Mesh | None = None) -> tuple[Any, Callable[[], tuple]]:
     """The training step, not yet traced, and a function that creates its arguments."""
-    mesh = data_mesh()
+    mesh = mesh or data_mesh()
     graphdef, _ = nnx.eval_shape(lambda: split_network(task))
     optimizer, schedule, settings = paper_optimizer()
 
@@ -64,9 +65,9 @@ def train_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
     return make_train_step(graphdef, optimizer, schedule, settings, mesh), arguments
 
 
-def infer_program(task: Task) -> tuple[Any, Callable[[], tuple]]:
+def infer_program(task: Task, mesh: Mesh | None = None) -> tuple[Any, Callable[[], tuple]]:
     """The evaluation step and a function that creates its arguments."""
-    mesh = data_mesh()
+    mesh = mesh or data_mesh()
     graphdef, _ = nnx.eval_shape(lambda: split_network(task))
 
     def arguments() -> tuple:
@@ -89,7 +90,7 @@ def train(task: Task) -> Work:
     program, make_arguments = train_program(task)
     state, batch = make_arguments()
     compiled = program.lower(state, batch).compile()
-    flops = plain_flops(lambda: train_program(task)[0], jax.eval_shape(lambda: (state, batch)))
+    flops = plain_flops(train_program, task)
     states, metrics = [state], [None]
 
     def run() -> None:
@@ -105,7 +106,7 @@ def infer(task: Task) -> Work:
     program, make_arguments = infer_program(task)
     arguments = make_arguments()
     compiled = program.lower(*arguments).compile()
-    flops = plain_flops(lambda: infer_program(task)[0], arguments)
+    flops = plain_flops(infer_program, task)
     return repeated(compiled, arguments, figures(compiled, flops))
 
 
@@ -178,10 +179,14 @@ def repeated(function: Callable, arguments: tuple, facts: dict[str, Any]) -> Wor
     return Work(run, lambda: jax.block_until_ready(outputs), facts, device_memory())
 
 
-def plain_flops(make_program: Callable[[], Any], arguments: tuple) -> float:
-    """Operations of the computation itself, whatever the lowering: those of the plain lowering before optimization."""
-    with ops.as_reference():
-        return make_program().lower(*arguments).cost_analysis()["flops"]
+def plain_flops(make: Callable[..., tuple[Any, Callable[[], tuple]]], task: Task) -> float:
+    """Operations of the computation itself, whatever the lowering: those of the plain lowering before optimization.
+
+    Counted for the CPU: GPU backends count nothing before they have compiled.
+    """
+    with ops.use(ops.Lowering("reference", "cpu")):
+        program, make_arguments = make(task, data_mesh(jax.devices("cpu")[:1]))
+        return program.lower(*jax.eval_shape(make_arguments)).cost_analysis()["flops"]
 
 
 def figures(compiled: Any, flops: float) -> dict[str, Any]:

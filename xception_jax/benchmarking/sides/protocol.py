@@ -1,9 +1,11 @@
 """The protocol between the benchmark and a side of a comparison: lines of JSON on its input and output.
 
 Each side is a separate process, so that the thread pools of two libraries do not interfere and memory is counted per
-side. A side measures when it is its turn and is stopped during the others' turns:
+side. All sides prepare at the same time. From then on a side works when it is its turn, and is stopped during the
+others' turns:
 
-    {"do": "prepare", "task": {...}}  ->  {"facts": {...}}       built, compiled, warmed up
+    {"do": "prepare", "task": {...}}  ->  {"facts": {...}}       built, compiled, run once
+    {"do": "warm_up"}                 ->  {"repeats": 4}         units of work a turn
     {"do": "turn"}                    ->  {"seconds": 0.1}       per unit of work, a mean over a turn
     {"do": "finish"}                  ->  {"memory": {...}, "facts": {...}}
 
@@ -44,7 +46,7 @@ class Work:
       wait: waits until all work is done.
       facts: for the report.
       memory: returns the peak memory since the work began; None: that of the process since warm-up is used.
-      warm_up: whether the first runs take longer, and short work is repeated.
+      warm_up: whether the first run takes longer, and short work is repeated.
     """
 
     run: Callable[[], Any]
@@ -86,13 +88,18 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
 def _prepare(state: dict[str, Any], prepare: Callable[[dict[str, Any]], Work], message: dict[str, Any]) -> Any:
     state.clear()  # the last task's memory
     work = prepare(message["task"])
-    state["work"], state["repeats"] = work, 1
     if work.warm_up:
         work.seconds(1)  # compiles, allocates
-        once = work.seconds(1)
+    state["work"], state["repeats"] = work, 1
+    return {"facts": work.facts}
+
+
+def _warm_up(state: dict[str, Any], prepare: Any, message: dict[str, Any]) -> Any:
+    if state["work"].warm_up:
+        once = state["work"].seconds(1)
         state["repeats"] = max(1, min(MAX_REPEATS, round(SECONDS_PER_TURN / max(once, 1e-9))))
     _reset_process_peak()
-    return {"facts": {**work.facts, "repeats": state["repeats"]}}
+    return {"repeats": state["repeats"]}
 
 
 def _turn(state: dict[str, Any], prepare: Any, message: dict[str, Any]) -> Any:
@@ -104,7 +111,7 @@ def _finish(state: dict[str, Any], prepare: Any, message: dict[str, Any]) -> Any
     return {"memory": work.memory() if work.memory else process_peak(), "facts": work.facts}
 
 
-_ACTIONS = {"prepare": _prepare, "turn": _turn, "finish": _finish}
+_ACTIONS = {"prepare": _prepare, "warm_up": _warm_up, "turn": _turn, "finish": _finish}
 
 
 def _reset_process_peak() -> None:
