@@ -51,7 +51,7 @@ def make_eval_step(
     lowering = lowering or ops.current()
 
     def eval_step(weights: Weights, batch: Batch) -> Metrics:
-        with ops.use(lowering):
+        with ops.use(lowering), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             logits = variables.merge(graphdef, in_use(weights, mesh))(normalization(batch["image"]))
         _, top5 = jax.lax.top_k(logits, min(5, num_classes))
         return {

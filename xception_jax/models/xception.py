@@ -7,7 +7,7 @@ Shape legend: B batch, H height, W width, C channels in, D channels out, K class
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from xception_jax import ops
 from xception_jax.errors import UserError
 from xception_jax.models.backbone import Backbone
 from xception_jax.models.layers import (
+    BatchNorm,
     Head,
     Numerics,
     Padding,
@@ -112,8 +113,7 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B h w D"]:
-        fused = ops.current().fuses and train and self.sepconvs[0].between is None
-        y = (self._fused_main_path if fused else self._main_path)(x, train)
+        y = (self._fused_main_path if fuses(self.sepconvs[0], train) else self._main_path)(x, train)
         if not self.residual:
             return y
         if self.shortcut is not None and self.shortcut_bn is not None:
@@ -131,13 +131,37 @@ class Block(nnx.Module):
         return x
 
     def _fused_main_path(self, x: jax.Array, train: bool) -> jax.Array:
-        """The main path in training with fused operators: convolutions take maps before normalization and ReLU."""
-        scale, shift = jnp.ones(x.shape[-1]), jnp.zeros(x.shape[-1])
-        for i, (sepconv, norm) in enumerate(zip(self.sepconvs, self.norms, strict=True)):
-            x, *statistics = sepconv.normalized(x, scale, shift, relu=i > 0 or self.leading_relu)
-            norm.update(*statistics)
-            scale, shift = norm.scale_and_shift(*statistics)
+        layers = zip(self.sepconvs, self.norms, strict=True)
+        x, scale, shift = fused_separable_convs(x, layers, leading_relu=self.leading_relu, train=train)
         return ops.affine_max_pool(x, scale, shift, *self.pool) if self.halving else ops.affine(x, scale, shift)
+
+
+def fuses(sepconv: SeparableConv, train: bool) -> bool:
+    """Whether to trace all that is between two batch normalizations as one operator.
+
+    Always on GPUs; on TPUs in training, as their operator computes the batch's statistics anyway.
+    """
+    lowering = ops.current()
+    return sepconv.between is None and (lowering.fast("separable", on="gpu") or (lowering.fuses and train))
+
+
+def fused_separable_convs(
+    x: Float[Array, "B H W C"], layers: Iterable[tuple[SeparableConv, BatchNorm]], *, leading_relu: bool, train: bool
+) -> tuple[Float[Array, "B H W D"], Float[Array, " D"], Float[Array, " D"]]:
+    """Separable convolutions, each with the normalization before it, and with a ReLU in between.
+
+    Returns:
+      The last one's result, and the scale and the shift that normalize it.
+    """
+    scale, shift = jnp.ones(x.shape[-1]), jnp.zeros(x.shape[-1])
+    for i, (sepconv, norm) in enumerate(layers):
+        x, *statistics = sepconv.normalized(x, scale, shift, relu=i > 0 or leading_relu)
+        if train:
+            norm.update(*statistics)
+        else:
+            statistics = [norm.mean[...], norm.var[...]]
+        scale, shift = norm.scale_and_shift(*statistics)
+    return x, scale, shift
 
 
 class ExitBlock(nnx.Module):
@@ -160,6 +184,9 @@ class ExitBlock(nnx.Module):
         self.sepconv2_bn = batch_norm(widths[1], numerics=numerics, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W D"]:
+        if fuses(self.sepconv1, train):
+            layers = (self.sepconv1, self.sepconv1_bn), (self.sepconv2, self.sepconv2_bn)
+            return nnx.relu(ops.affine(*fused_separable_convs(x, layers, leading_relu=False, train=train)))
         x = nnx.relu(self.sepconv1_bn(self.sepconv1(x), use_running_average=not train))
         return nnx.relu(self.sepconv2_bn(self.sepconv2(x), use_running_average=not train))
 

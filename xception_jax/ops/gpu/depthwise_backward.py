@@ -7,8 +7,6 @@ Shape legend: B batch, H height, W width, C channels, N parts of an image.
 """
 
 import functools
-import itertools
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -19,19 +17,13 @@ from jaxtyping import Array, Float
 
 from xception_jax.ops import kernels
 from xception_jax.ops.affine import Vector, row, wide
+from xception_jax.ops.gpu import strips
+from xception_jax.ops.gpu.strips import Blocks, Grid
 from xception_jax.ops.reference import Maps, Settings, affine_relu, depthwise_conv
-
-try:
-    from jax.experimental.pallas import triton
-except ImportError:  # JAX 0.12 says that a later version will not have it
-    triton = None  # type: ignore[assignment]
 
 Kernel = Float[Array, "3 3 1 C"]
 
-TAPS = tuple(itertools.product((-1, 0, 1), (-1, 0, 1)))
-# What one program of the kernel holds in registers: so many pixels of so many channels; and how many pixels it does.
-PIXELS, CHANNELS, PIXELS_A_PART = 16, 64, 1024
-SUMS = len(TAPS) + 2
+SUMS = 9 + 2  # what a program adds up: the kernel's gradient, and those of scale and shift
 
 
 class Gradients(NamedTuple):
@@ -56,21 +48,8 @@ def depthwise_backward(
       scale, shift: float32.
       kernel, cotangent: of x's dtype.
     """
-    plain = functools.partial(plain_backward, settings=settings)
-    kernel_form = functools.partial(in_one_kernel, settings=settings)
-
-    def value(*args: jax.Array) -> Gradients:
-        return lax.platform_dependent(*args, cuda=kernel_form if _has_kernel(x) else plain, default=plain)
-
-    return kernels.as_operator(value, plain)(x, scale, shift, kernel, cotangent)
-
-
-def _has_kernel(x: jax.Array) -> bool:
-    """NVIDIA's GPUs before compute capability 8.0 have none. A GPU that is planned for, and is not there, has."""
-    if triton is None or kernels.images_per_device(x.shape[0]) == 0:
-        return False
-    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return not re.match(r"[1-7]\.", capability)
+    forms = (functools.partial(form, settings=settings) for form in (in_one_kernel, plain_backward))
+    return strips.as_operator(*forms)(x, scale, shift, kernel, cotangent)
 
 
 def plain_backward(
@@ -92,13 +71,14 @@ def in_one_kernel(
     kernel: Kernel,
     cotangent: Maps,
     settings: Settings,
+    blocks: Blocks | None = None,
     interpret: bool = False,
 ) -> Gradients:
-    """`depthwise_backward` by the kernel. `interpret`: on any platform, slowly."""
+    """`depthwise_backward` by the kernel. `blocks`: how maps are cut; `interpret`: on any platform, slowly."""
 
     def local(maps: tuple, shared: tuple) -> tuple[jax.Array, jax.Array]:
         (x, cotangent), (scale, shift, kernel) = maps, shared
-        to_x, sums = _call(x, scale, shift, kernel, cotangent, settings, interpret)
+        to_x, sums = _call(x, scale, shift, kernel, cotangent, settings, blocks, interpret)
         return to_x, sums.sum((0, 1))
 
     to_x, (*to_kernel, to_scale, to_shift) = kernels.per_device(local, (x, cotangent), (scale, shift, kernel))
@@ -112,28 +92,32 @@ def _call(
     kernel: jax.Array,
     cotangent: jax.Array,
     settings: Settings,
+    blocks: Blocks | None,
     interpret: bool,
 ) -> tuple[Maps, Float[Array, "B N 11 C"]]:
-    """The gradient of x; of each part of an image the sums that the kernel's, the scales' and the shifts' are of."""
-    batch, height, width, channels = x.shape
-    pixels = height * width
-    parts = pl.cdiv(pixels, PIXELS_A_PART)
-    body = functools.partial(_program, height=height, width=width, settings=settings)
+    """The gradient of x; of each strip the sums that the kernel's, the scales' and the shifts' are of."""
+    grid = strips.cut(x.shape, settings.dilation, blocks)
+    _, per_image, batch = grid.programs
     to_x, sums = pl.pallas_call(
-        body,
-        grid=(pl.cdiv(channels, CHANNELS), parts, batch),
+        functools.partial(_program, grid=grid, relu=settings.relu, interpret=interpret),
+        grid=grid.programs,
         out_shape=(
-            jax.ShapeDtypeStruct((batch, pixels, channels), x.dtype),
-            jax.ShapeDtypeStruct((batch, parts, SUMS, channels), jnp.float32),
+            jax.ShapeDtypeStruct(strips.flat(x).shape, x.dtype),
+            jax.ShapeDtypeStruct((batch, per_image, SUMS, x.shape[3]), jnp.float32),
         ),
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
-        cost_estimate=pl.CostEstimate(
-            flops=4 * len(TAPS) * x.size, transcendentals=0, bytes_accessed=3 * x.size * x.dtype.itemsize
-        ),
+        compiler_params=strips.triton.CompilerParams(num_warps=grid.blocks.warps, num_stages=1),
+        cost_estimate=strips.cost(maps=3, flops=40, x=x),
         interpret=interpret,
         name="depthwise_backward",
-    )(*(m.reshape(batch, pixels, channels) for m in (x, cotangent)), scale, shift, kernel.reshape(len(TAPS), channels))
+    )(strips.flat(x), strips.flat(cotangent), scale, shift, kernel.reshape(9, -1))
     return to_x.reshape(x.shape), sums
+
+
+class Row(NamedTuple):
+    """A row of x, and the same normalized: float32, 0 where it is not the strip's own."""
+
+    given: jax.Array
+    normalized: jax.Array
 
 
 def _program(
@@ -145,41 +129,49 @@ def _program(
     to_x_ref: Any,
     sums_ref: Any,
     *,
-    height: int,
-    width: int,
-    settings: Settings,
+    grid: Grid,
+    relu: bool,
+    interpret: bool,
 ) -> None:
-    """One block of channels of one part of one image, `PIXELS` pixels at a time. All sums are float32."""
-    part, image = pl.program_id(1), pl.program_id(2)
-    channel = pl.program_id(0) * CHANNELS + jnp.arange(CHANNELS)
-    has_channel = channel < x_ref.shape[2]
-    vector = functools.partial(triton.load, mask=has_channel, other=0)
-    scale, shift = vector(scale_ref.at[channel])[None], vector(shift_ref.at[channel])[None]
-    factors = [vector(kernel_ref.at[t, channel]).astype(jnp.float32)[None] for t in range(len(TAPS))]
+    """One strip. A row of cotangents belongs to three rows of x, which are carried on. All sums are float32."""
+    strip, fma = grid.strip(), functools.partial(strips.multiply_add, interpret=interpret)
+    scale, shift = strip.vector(scale_ref), strip.vector(shift_ref)
+    factors = [[strip.vector(kernel_ref, 3 * i + j) for j in range(3)] for i in range(3)]
 
-    def step(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        pixel = part * PIXELS_A_PART + i * PIXELS + jnp.arange(PIXELS)
-        y, x = lax.div(pixel, width), lax.rem(pixel, width)
-        inside = (pixel < height * width)[:, None] & has_channel[None]
-        here = image, pixel[:, None], channel[None]
-        given = triton.load(x_ref.at[here], mask=inside, other=0).astype(jnp.float32)
-        normalized = (given * scale + shift).astype(x_ref.dtype).astype(jnp.float32)  # as the forward pass rounds it
-        output = jnp.maximum(normalized, 0) if settings.relu else normalized
-        passed, products = jnp.zeros((PIXELS, CHANNELS), jnp.float32), []
-        for (dy, dx), factor in zip(TAPS, factors, strict=True):
-            # The result that meets this pixel by this tap.
-            up, left = y - dy * settings.dilation, x - dx * settings.dilation
-            met = (up >= 0) & (up < height) & (left >= 0) & (left < width)
-            there = image, (up * width + left)[:, None], channel[None]
-            tap = triton.load(cotangent_ref.at[there], mask=met[:, None] & inside, other=0).astype(jnp.float32)
-            passed += tap * factor
-            products.append(tap * output)
-        if settings.relu:
-            passed = jnp.where(normalized > 0, passed, 0)
-        triton.store(to_x_ref.at[here], (passed * scale).astype(to_x_ref.dtype), mask=inside)
-        return tuple(s + p for s, p in zip(sums, [*products, passed * given, passed], strict=True))
+    nothing = jnp.zeros((grid.blocks.columns, grid.blocks.channels), jnp.float32)
 
-    steps = min(PIXELS_A_PART, pl.cdiv(height * width, PIXELS) * PIXELS) // PIXELS
-    nothing = jnp.zeros((PIXELS, CHANNELS), jnp.float32)
-    for number, total in enumerate(lax.fori_loop(0, steps, step, (nothing,) * SUMS)):
-        triton.store(sums_ref.at[image, part, number, channel], total.sum(0), mask=has_channel)
+    def loaded(i: Any) -> tuple[jax.Array, ...]:
+        """Row i of cotangents, three times: what meets a pixel by the left, the middle and the right tap; and of x."""
+        met = (strip.load(cotangent_ref, i, strip.inside(i, -j), -j) for j in (-1, 0, 1))
+        return *met, strip.load(x_ref, i + 1, strip.own(i + 1))
+
+    def normalized(x: jax.Array, own: jax.Array) -> Row:
+        given = x.astype(jnp.float32)
+        y = fma(given, scale, shift)
+        return Row(given, jnp.where(own, jnp.maximum(y, 0) if relu else y, 0))
+
+    def step(i: jax.Array, carry: tuple) -> tuple:
+        ((*met, given), *coming), rows, (above, here), sums = carry
+        coming.append(loaded(i + grid.blocks.ahead))
+        rows = [*rows, normalized(given, strip.own(i + 1))]
+        met = [m.astype(jnp.float32) for m in met]
+        # By the kernel's first row, a row of cotangents meets the row above it.
+        totals = [above, here, nothing]
+        for m, column in zip(met, zip(*factors, strict=True), strict=True):
+            totals = [fma(m, factor, total) for factor, total in zip(column, totals, strict=True)]
+        above, here, below = totals
+        passed = jnp.where(rows[0].normalized > 0, above, 0) if relu else jnp.where(strip.own(i - 1), above, 0)
+        strip.store(to_x_ref, i - 1, passed * scale)
+        products = [(m, row.normalized) for row in rows for m in met]
+        *to_kernel, to_scale, to_shift = sums
+        to_kernel = [fma(*product, total) for product, total in zip(products, to_kernel, strict=True)]
+        sums = (*to_kernel, fma(passed, rows[0].given, to_scale), to_shift + passed)
+        return tuple(coming), tuple(rows[1:]), (here, below), sums
+
+    begin = strip.first - 1
+    before = (Row(nothing, nothing), normalized(loaded(begin - 1)[-1], strip.own(begin)))
+    coming = tuple(loaded(begin + i) for i in range(grid.blocks.ahead))
+    carry = coming, before, (nothing, nothing), (nothing,) * SUMS
+    *_, sums = lax.fori_loop(begin, begin + grid.rows + 2, step, carry)
+    for number, total in enumerate(sums):
+        strip.store_sum(sums_ref, number, total.sum(0))
