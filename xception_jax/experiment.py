@@ -111,7 +111,6 @@ def create(
       UserError: what is wrong, and what to do.
     """
     config_lib.validate(config)
-    lowering = ops.Lowering(config.lowering, platform)
     distributed.check_joined()
     mesh = data_mesh(devices, model=config.mesh.model)
     check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
@@ -135,6 +134,7 @@ def create(
         )
     graphdef, abstract_weights = abstract_model(config, num_classes)
     check_images(config, graphdef, abstract_weights)
+    lowering = ops.trusted(ops.Lowering(config.lowering, platform), config.model.dtype)
     experiment = Experiment(
         config, pretrained, open_split, training_split, num_classes, graphdef, abstract_weights, mesh, lowering,
         loss_function, metrics,

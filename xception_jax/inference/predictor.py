@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xception_jax import ops
 from xception_jax.data import UnreadableImages, evaluation_batches
 from xception_jax.data.sources.images import ImageFiles
 from xception_jax.errors import UserError
@@ -84,6 +85,7 @@ class Predictor:
             model = create_model(given.model, num_classes=given.num_classes, rngs=nnx.Rngs(0), **given.options)
             return variables.split(model)
 
+        lowering = ops.trusted(ops.current(), given.options.get("dtype", "float32"))
         graphdef, shapes = nnx.eval_shape(build)
         weights, _ = transplant(given, shapes)
         self._weights = jax.device_put(weights, replicated(self._mesh))
@@ -91,7 +93,9 @@ class Predictor:
         def step(weights: Weights, views: jax.Array) -> dict[str, jax.Array]:
             model = variables.merge(graphdef, weights)
             batch = views.shape[0]
-            maps = model.features(given.input.normalization(views.reshape(-1, *views.shape[-3:])))
+            images = given.input.normalization(views.reshape(-1, *views.shape[-3:]))
+            with ops.use(lowering), jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
+                maps = model.features(images)
             pooled = global_average(maps)
             if given.uncertainty:  # always the same masks, so that the same images get the same scores
                 scores, deviations = monte_carlo_dropout(model, pooled, jax.random.key(0), scores=given.scores)

@@ -111,7 +111,7 @@ class BatchNorm(nnx.BatchNorm):
 
     def max_pool(self, x: Float[Array, "B H W C"], pool: Pool, use_running_average: bool) -> Float[Array, "B h w C"]:
         """The max pool of the normalized `x`. On GPUs, the normalized `x` itself is not computed."""
-        if not ops.current().fast(on="gpu"):
+        if not ops.current().fast("max pool", on="gpu"):
             return ops.max_pool(self(x, use_running_average), *pool)
         x = x.astype(self.dtype)
         if use_running_average:

@@ -6,6 +6,7 @@ from xception_jax.ops.lowering import Lowering, Platform, as_reference, current,
 from xception_jax.ops.normalization import batch_norm
 from xception_jax.ops.pooling import affine_max_pool, avg_pool, max_pool
 from xception_jax.ops.separable import normalized_separable_conv
+from xception_jax.ops.trust import trusted
 
 __all__ = [
     "Lowering",
@@ -22,5 +23,6 @@ __all__ = [
     "max_pool",
     "normalized_separable_conv",
     "scale_and_shift",
+    "trusted",
     "use",
 ]

@@ -17,7 +17,7 @@ import jax
 from xception_jax.errors import UserError, suggest
 
 Choice = Literal["auto", "fast", "reference"]
-Operator = Literal["batch norm", "convolution", "depthwise", "max pool", "pointwise"]
+Operator = Literal["batch norm", "convolution", "depthwise", "max pool", "pointwise", "separable"]
 Platform = Literal["cpu", "gpu", "tpu"]
 
 
@@ -30,6 +30,7 @@ class Lowering:
         selects the optimized form; "reference" selects the plain `lax` operators.
       platform: the platform to trace for; None: the default backend. Programs for devices that are not attached (plans,
         exports) have to set it.
+      without: operators that are traced in their plain form, because their kernels are not trusted (`ops.trust`).
 
     Raises:
       UserError: unknown choice or platform.
@@ -37,6 +38,7 @@ class Lowering:
 
     choice: Choice = "auto"
     platform: Platform | None = None
+    without: frozenset[Operator] = frozenset()
 
     def __post_init__(self) -> None:
         for what, value, choices in (("lowering", self.choice, Choice), ("platform", self.platform, Platform)):
@@ -52,10 +54,10 @@ class Lowering:
         """Whether to trace an operator in its fast form.
 
         Args:
-          operator: its name, required on CPUs, where operators are measured individually.
+          operator: its name; required on CPUs, where operators are measured individually, and where it has kernels.
           on: the only platform with a fast form; None: all platforms have it.
         """
-        if self.choice == "reference" or on not in (None, self.target):
+        if self.choice == "reference" or on not in (None, self.target) or operator in self.without:
             return False
         if self.target != "cpu" or self.choice == "fast":
             return True
@@ -65,7 +67,7 @@ class Lowering:
     @property
     def fuses(self) -> bool:
         """Whether to trace everything between two batch normalizations as one operator."""
-        return self.fast(on="gpu") or self.fast(on="tpu")
+        return self.fast("separable", on="gpu") or self.fast("separable", on="tpu")
 
 
 _current: ContextVar[Lowering] = ContextVar("lowering")

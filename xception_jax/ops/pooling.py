@@ -31,7 +31,7 @@ def max_pool(
       x: float32 or bfloat16.
       padding: "SAME" (asymmetric where needed, as in TensorFlow), "VALID", or ((top, bottom), (left, right)).
     """
-    if current().fast(on="gpu"):
+    if current().fast("max pool", on="gpu"):
         rows, columns = _pixels_around(x, window, stride, padding, dilation)
         return _indexed_max_pool(x, Windows(window, stride, dilation, rows, columns))
     if dilation != 1 or current().fast("max pool", on="cpu"):  # nnx.max_pool has no dilation
@@ -54,11 +54,11 @@ def affine_max_pool(
     minimum is taken. If rounding makes pixels of a window equal, the gradient goes to the one that was larger before.
     """
     sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
-    if current().fast(on="gpu"):
+    if current().fast("max pool", on="gpu"):
         sign = row(sign, x)
         return affine(sign * max_pool(sign * x, window, stride, padding, dilation), scale, shift)
     around = pooling_tpu.Border(*_pixels_around(x, window, stride, padding, dilation))
-    if current().fast(on="tpu") and pooling_tpu.takes(x, window, stride, around, dilation):
+    if current().fast("max pool", on="tpu") and pooling_tpu.takes(x, window, stride, around, dilation):
         return affine(pooling_tpu.signed_max_pool(x, sign, around), scale, shift)
     return max_pool(affine(x, scale, shift), window, stride, padding, dilation)
 

@@ -47,8 +47,8 @@ def normalized_separable_conv(
 
 def _convolve(x: jax.Array, weights: Parameters, settings: Settings) -> tuple[jax.Array, jax.Array]:
     """Same as `reference.convolve`."""
-    if current().fast(on="gpu"):
+    if current().fast("separable", on="gpu"):
         return separable_gpu.convolve(x, weights, settings)
-    if current().fast(on="tpu") and separable_tpu.takes(x, weights.pointwise, settings):
+    if current().fast("separable", on="tpu") and separable_tpu.takes(x, weights.pointwise, settings):
         return separable_tpu.convolve(x, weights, settings)
     return reference.convolve(x, weights, settings)
