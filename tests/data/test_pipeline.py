@@ -1,7 +1,9 @@
 """Batches: pure functions of seed and step in training, every example once in evaluation."""
 
 import itertools
+import os
 import tempfile
+import threading
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xception_jax.data import UnreadableImages, evaluation_batches, open_source, train_batch, train_batches
+from xception_jax.data import UnreadableImages, evaluation_batches, open_source, pipeline, train_batch, train_batches
 from xception_jax.data.augmentation import Augmentation
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
@@ -196,3 +198,35 @@ def test_truncated_jpeg_in_a_folder(tmp_path):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         np.savez_compressed(GOLDEN, **golden_batch(Path(temporary)))
+
+
+class Asked(Numbers):
+    """Counts how many images it was asked for."""
+
+    asked = 0
+
+    def __getitem__(self, index: int):
+        self.asked += 1  # a thread may miss another's: the count is at most what was asked for
+        return super().__getitem__(index % 256)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(2**30, 2 * (32 + 192) + 4 * 32), (64 * 4 * 4 * 3, 64 + 4 * 32)])
+def test_reading_ahead_is_bounded(monkeypatch, limit, most):
+    """On 192 cores: some batches, not two for each core; and no more examples than memory is meant for them."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(192)), raising=False)
+    monkeypatch.setattr(pipeline, "READ_AHEAD_BYTES", limit)
+    source = Asked(100_000)
+    stream = train_batches(source, SPEC, Augmentation(), batch_size=32, seed=0, start_step=0, broken=UnreadableImages())
+    next(stream)
+    asked = -1
+    while asked != source.asked:  # until the threads have nothing more to do
+        asked = source.asked
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join(0.05)
+    assert 32 <= asked <= most
+
+
+def test_threads_follow_the_affinity(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
+    assert pipeline.cores() == 3

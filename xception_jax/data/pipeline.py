@@ -8,7 +8,8 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -24,6 +25,9 @@ from xception_jax.inputs.views import Views, central_view, normalize_stain
 # image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; in evaluation mask bool [B].
 Batch = dict[str, np.ndarray]
 Example = dict[str, np.ndarray | np.generic]  # one row of a batch
+# Decoded examples that wait for their batch, at most, in a process; beside them are the batches themselves, some three.
+READ_AHEAD_BYTES = 512 * 2**20
+MOST_TOGETHER = 8  # examples that a thread makes at once
 
 
 class UnreadableImages:
@@ -116,9 +120,9 @@ class Order:
 
 
 def _training(
-    source: Source, spec: InputSpec, augmentation: Augmentation, batch_size: int, seed: int, broken: UnreadableImages
+    source: Source, spec: InputSpec, augmentation: Augmentation, seed: int, broken: UnreadableImages
 ) -> grain.MapDataset:
-    """The endless stream of training batches, by position."""
+    """The endless stream of training examples, by position."""
     read = Reader(source, broken)
 
     order = Order(len(source), seed)  # faster than Grain's shuffle, which took 6 % of the time per example
@@ -128,7 +132,7 @@ def _training(
         index, image, label = read.readable(order[position], view)
         return {"image": image, "label": np.int32(label), "index": np.int32(index)}
 
-    return grain.MapDataset.range(sys.maxsize).seed(seed).random_map(example).batch(batch_size)
+    return grain.MapDataset.range(sys.maxsize).seed(seed).random_map(example)
 
 
 def train_batches(
@@ -156,12 +160,13 @@ def train_batches(
       seed: determines the batches, together with the step.
       start_step: the first step, counted from 0.
       broken: collects the names of unreadable images, which are replaced.
-      threads: number of decoding threads; 0: one per core.
+      threads: number of decoding threads; 0: one per core that this process may use.
       process_index, process_count: select the rows.
     """
-    batches = _training(source, spec, augmentation, batch_size // process_count, seed, broken)
-    mine = batches[process_index + start_step * process_count :: process_count]
-    return _threaded(mine, threads)
+    examples = _training(source, spec, augmentation, seed, broken)
+    rows = Rows(batch_size // process_count, process_index, process_count, start_step)
+    endless = sys.maxsize // batch_size
+    return _batches(lambda i: examples[rows.position(i)], endless, rows.size, spec.image_size**2 * 3, threads)
 
 
 def train_batch(
@@ -175,7 +180,8 @@ def train_batch(
     broken: UnreadableImages,
 ) -> Batch:
     """The global training batch of one step. Arguments as in `train_batches`."""
-    return _training(source, spec, augmentation, batch_size, seed, broken)[step]
+    examples = _training(source, spec, augmentation, seed, broken)
+    return examples[step * batch_size : (step + 1) * batch_size].batch(batch_size)[0]
 
 
 def evaluation_batches(
@@ -210,13 +216,60 @@ def evaluation_batches(
             "mask": np.bool_(seen is not None),
         }
 
+    rows = Rows(batch_size // process_count, process_index, process_count)
     num_batches = -(-len(source) // batch_size)
-    batches = grain.MapDataset.range(num_batches * batch_size).map(example).batch(batch_size // process_count)
-    return _threaded(batches[process_index::process_count], threads)
+    return _batches(lambda i: example(rows.position(i)), num_batches, rows.size, blank.nbytes, threads)
 
 
-def _threaded(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
-    """Iterates with prefetching threads; OpenCV releases the GIL."""
-    threads = threads or os.cpu_count() or 1
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(batches.to_iter_dataset(options))
+class Rows(NamedTuple):
+    """A process's rows of the global batches.
+
+    Attributes:
+      size: rows of a batch.
+      process_index, process_count: whose.
+      start_step: the first batch's step.
+    """
+
+    size: int
+    process_index: int = 0
+    process_count: int = 1
+    start_step: int = 0
+
+    def position(self, i: int) -> int:
+        """Where in the global stream the process's example i is."""
+        step, row = divmod(i, self.size)
+        return ((self.start_step + step) * self.process_count + self.process_index) * self.size + row
+
+
+def _batches(
+    example: Callable[[int], Example], num_batches: int, batch_size: int, example_bytes: int, threads: int
+) -> Iterator[Batch]:
+    """Batches of examples that threads make ahead, as many as two batches and the threads need, or memory allows.
+
+    Some examples of a batch are the unit of work: many cores make the next batch together, not a batch each. OpenCV
+    releases the GIL.
+    """
+    threads = threads or cores()
+    ahead = min(2 * (batch_size + threads), READ_AHEAD_BYTES // example_bytes)
+    unit = max(1, min(MOST_TOGETHER, batch_size // threads))  # one by one, it would take Python's time
+    per_batch = -(-batch_size // unit)
+
+    def part(i: int) -> Batch:
+        batch, number = divmod(i, per_batch)
+        rows = range(number * unit, min((number + 1) * unit, batch_size))
+        return _joined(np.stack, [example(batch * batch_size + row) for row in rows])
+
+    parts = grain.MapDataset.range(num_batches * per_batch).map(part)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, ahead // unit))
+    batches = parts.to_iter_dataset(options).batch(per_batch, batch_fn=functools.partial(_joined, np.concatenate))
+    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
+
+
+def _joined(join: Callable[..., np.ndarray], parts: Sequence[Example]) -> Batch:
+    """Each column of all parts, stacked or put behind each other."""
+    return {name: join([part[name] for part in parts]) for name in parts[0]}
+
+
+def cores() -> int:
+    """The cores that this process may use, which are not all where processes share a host."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
