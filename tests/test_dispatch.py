@@ -98,11 +98,13 @@ def test_a_mistyped_config_is_compared_with_both(name, nearest, tmp_path, monkey
         find_config_file(Path(name))
 
 
-def test_output_that_nobody_reads_ends_quietly():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_ends_quietly(unbuffered):
     """`xception-jax predict --help | head -1`, with a pipe whose reading end is closed before the program starts."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "xception_jax.cli.dispatch", "predict", "--help"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")

@@ -24,7 +24,7 @@ LAYERS = (
     ("benchmarking",),
     ("cli",),
 )
-COMMANDS = {"main", "predict", "convert", "compare", "plan", "benchmark"}
+COMMANDS = {"main", "predict", "convert", "compare", "plan", "benchmark", "doctor"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The training command as `resilience` runs it, which writes down what it is given.
 EXCEPTIONS = {("resilience/recorded_run.py", "main")}

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "compare": ("compare", [], "compare two evaluations of the same examples"),
     "plan": ("plan", [], "compile training for devices that are not there: memory, traffic, speed"),
     "benchmark": ("benchmark", [], "measure speed and memory, in turns with other libraries"),
+    "doctor": ("doctor", [], "say whether this machine is ready: devices, kernels, input, disk, hub"),
     "verify-resume": ("resilience.verify_resume", [], "prove that an interrupted run ends like an uninterrupted one"),
     "chaos": ("resilience.chaos", [], "kill a run again and again, and show that nothing is lost"),
 }
@@ -41,8 +42,10 @@ def usage() -> str:
 def main() -> None:
     """The program."""
     try:
-        run()
-        sys.stdout.flush()
+        try:
+            run()
+        finally:  # also where absl exits, after --help
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, `head` for one, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
