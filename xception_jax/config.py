@@ -41,6 +41,7 @@ def default() -> ConfigDict:
     m.hidden = config_dict.placeholder(tuple)  # widths of fully connected layers before the logits
     m.hidden_norm = config_dict.placeholder(bool)  # xception: batch normalization after each of them
     m.hidden_dropout = config_dict.placeholder(float)  # xception: dropout rate of their inputs
+    m.head = config_dict.placeholder(str)  # in place of `hidden`: "max_pool, dense 128 gelu, dropout 0.3"
     m.middle_blocks = config_dict.placeholder(int)  # xception: number of middle flow blocks, at most 8
     m.drop_path = config_dict.placeholder(float)  # the Xceptions: stochastic depth, rate in the last block
     m.output_stride = config_dict.placeholder(int)  # the Xceptions: 32, or 16 or 8 for a larger last map (atrous)

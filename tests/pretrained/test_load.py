@@ -5,6 +5,7 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import h5py
 import jax
 import keras
 import numpy as np
@@ -201,3 +202,47 @@ def test_without_a_network_the_file_to_fetch_is_named(tmp_path, monkeypatch):
 def test_keras_has_no_weights_of_the_aligned_networks():
     with pytest.raises(UserError, match="timm/xception65"):
         load("imagenet", "xception65")
+
+
+def keras_1_file(model, path):
+    """A Keras network's arrays as Keras 1 names them: layers numbered from 1 in the order in which they are made."""
+    kinds = {"Conv2D": "convolution2d", "SeparableConv2D": "separableconvolution2d", "Dense": "dense"}
+    kinds["BatchNormalization"] = "batchnormalization"
+    variables = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
+    residual = [layer for layer in model.layers if layer.name.startswith(("conv2d", "batch_normalization"))]
+    made = []
+    for layer in model.layers:
+        if layer in residual:
+            continue
+        if layer.name in ("block2_sepconv1", "block3_sepconv1_act", "block4_sepconv1_act", "block13_sepconv1_act"):
+            made += [residual.pop(0), residual.pop(0)]
+        made.append(layer)
+    counts = {"dense": 1}  # the logits are dense_2
+    with h5py.File(path, "w") as file:
+        groups = []
+        for layer in made:
+            kind = kinds.get(type(layer).__name__, type(layer).__name__.lower())
+            counts[kind] = counts.get(kind, 0) + 1
+            name = f"{kind}_{counts[kind]}"
+            group = file.create_group(name)
+            groups.append((model.layers.index(layer), name))
+            names = [f"{name}_{variables.get(w.name, w.name)}:0" for w in layer.weights]
+            group.attrs["weight_names"] = np.array(names, "S") if names else np.array([], "S1")
+            for own, w in zip(names, layer.weights, strict=True):
+                group.create_dataset(own, data=np.asarray(w))
+        file.attrs["layer_names"] = np.array([name for _, name in sorted(groups)], "S")
+
+
+@pytest.mark.parametrize("top", [True, False])
+def test_keras_1_names(keras_twin, tmp_path, top):
+    """As in the published xception_weights_tf_dim_ordering_tf_kernels.h5, and its _notop."""
+    model, expected = keras_twin
+    if model.name != "xception":
+        pytest.skip("Inception V3 was published with Keras 2's names")
+    path = tmp_path / "keras1.h5"
+    keras_1_file(model if top else keras.Model(model.input, model.layers[-3].output), path)
+    pretrained = load(str(path))
+    assert pretrained.num_classes == (CLASSES if top else 0)
+    if top:
+        ours = create_model("xception", weights=str(path))
+        assert peers.error(logits(ours, peers.pictures(SIZE)), expected) < 1e-4

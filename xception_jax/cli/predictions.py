@@ -44,7 +44,7 @@ def show(columns: dict[str, list], top: int, scores: str) -> None:
     table = console.plain_table("file", *[str(rank + 1) for rank in range(top)])
     names, values = columns["class_name"], columns["probability"]
     said = [
-        f"{name} {100 * value:.1f} %" if scores == "softmax" else f"{name} {value:.4f}"
+        f"{name} {100 * value:.1f} %" if scores != "linear" else f"{name} {value:.4f}"
         for name, value in zip(names, values, strict=True)
     ]
     for start in range(0, min(len(said), SHOWN * top), top):

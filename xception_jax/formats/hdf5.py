@@ -29,6 +29,8 @@ VARIABLES = {
     ("depthwise_conv2d", 2): "kernel bias",
     ("separable_conv2d", 2): "depthwise_kernel pointwise_kernel",
     ("separable_conv2d", 3): "depthwise_kernel pointwise_kernel bias",
+    ("normalization", 3): "mean variance count",
+    ("layer_normalization", 2): "gamma beta",
     ("batch_normalization", 2): "moving_mean moving_variance",
     ("batch_normalization", 3): "beta moving_mean moving_variance",
     ("batch_normalization", 4): "gamma beta moving_mean moving_variance",

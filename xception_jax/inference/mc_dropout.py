@@ -3,7 +3,7 @@
 Shape legend: B batch, D features, K classes.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xception_jax.models.backbone import Backbone
+from xception_jax.models.head import SCORES, Scores
 
 
 class Uncertain(NamedTuple):
@@ -26,7 +27,7 @@ def monte_carlo_dropout(
     key: PRNGKeyArray,
     *,
     passes: int = 30,
-    scores: Literal["softmax", "linear"] = "softmax",
+    scores: Scores = "softmax",
 ) -> Uncertain:
     """Mean and population standard deviation of a network's scores over dropout masks.
 
@@ -37,12 +38,12 @@ def monte_carlo_dropout(
       pooled: `model.pooled_features` of the images.
       key: draws the masks.
       passes: number of masks; the pathology models were calibrated with 30.
-      scores: "softmax" of the logits, or the logits themselves.
+      scores: what the logits mean.
     """
 
     def once(key: PRNGKeyArray) -> Float[Array, "B K"]:
         logits = model.head.classify(pooled, train=False, drop=True, rngs=nnx.Rngs(dropout=key))
-        return jax.nn.softmax(logits) if scores == "softmax" else logits
+        return SCORES[scores](logits)
 
     drawn = jax.vmap(once)(jax.random.split(key, passes))
     return Uncertain(jnp.mean(drawn, axis=0), jnp.std(drawn, axis=0))

@@ -21,7 +21,7 @@ from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
 from xception_jax.inputs.views import central_view, ten_views
 from xception_jax.models import create_model, variables
-from xception_jax.models.layers import global_average
+from xception_jax.models.head import SCORES
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import batch_sharded, data_mesh, put_batch, replicated
 from xception_jax.pretrained import Pretrained, transplant
@@ -35,9 +35,9 @@ class Prediction:
 
     Attributes:
       file: the image.
-      scores: float32 [K], probabilities, or raw outputs if the weights' `scores` are "linear"; means over the views.
+      scores: float32 [K], probabilities, or logits if the weights' `scores` are "linear"; means over the views.
       uncertainty: float32 [K], standard deviations of the scores under dropout; zero unless the weights ask for it.
-      features: float32 [D], the pooled last map, a mean over the views.
+      features: float32 [D], the last map as the head pools it, a mean over the views.
       view: uint8 [S, S, 3], the first view of the image, as seen by the network.
       evidence: float32 [h, w], 0..1, where in the view the top class is seen.
     """
@@ -96,12 +96,12 @@ class Predictor:
             images = given.input.normalization(views.reshape(-1, *views.shape[-3:]))
             with ops.use(lowering), jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
                 maps = model.features(images)
-            pooled = global_average(maps)
+            pooled = model.head.pool(maps)
             if given.uncertainty:  # always the same masks, so that the same images get the same scores
                 scores, deviations = monte_carlo_dropout(model, pooled, jax.random.key(0), scores=given.scores)
             else:
                 logits = model.head.classify(pooled.astype(maps.dtype), train=False, drop=False, rngs=None)
-                scores = jax.nn.softmax(logits) if given.scores == "softmax" else logits
+                scores = SCORES[given.scores](logits)
                 deviations = jnp.zeros_like(scores)
             means = {"scores": scores, "uncertainty": deviations, "features": pooled}
             outputs = {name: x.reshape(batch, -1, x.shape[-1]).mean(1) for name, x in means.items()}

@@ -23,8 +23,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from xception_jax.models.backbone import Backbone
+from xception_jax.models.head import Head, steps_of
 from xception_jax.models.layers import (
-    Head,
     Numerics,
     SeparableConv,
     atrous,
@@ -220,6 +220,7 @@ class AlignedXception(Backbone):
       output_stride: 32, 16 or 8. Where the stride would exceed it, blocks keep the size and the convolutions after
         them are dilated: every 2nd (4th) pixel of the last map is the map at stride 32. The parameters are the same.
       hidden: widths of fully connected ReLU layers before the logits.
+      head: in place of `hidden`, all that is before the logits, see `models.head`: "max_pool, dense 128 gelu".
       dropout: dropout rate before the logits layer, 0..1.
       drop_path: stochastic depth, probability of dropping a block's main path for an image in training, 0..1; it
         increases linearly from 0 in the first block to this value in the last.
@@ -245,6 +246,7 @@ class AlignedXception(Backbone):
         stem: str = "imagenet",
         output_stride: int = 32,
         hidden: Sequence[int] = (),
+        head: str = "",
         dropout: float = 0.0,
         drop_path: float = 0.0,
         width: float = 1.0,
@@ -284,7 +286,8 @@ class AlignedXception(Backbone):
             setattr(self, f"block{i + 2}", block)
             channels = scaled(widths, width)[-1]
         self.num_features = channels
-        self.head = Head(channels, num_classes, hidden=hidden, dropout=dropout, numerics=numerics, rngs=rngs)
+        between = steps_of(head, hidden=hidden, dropout=dropout)
+        self.head = Head(channels, num_classes, steps=between, numerics=numerics, rngs=rngs)
 
     def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None

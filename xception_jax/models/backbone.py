@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
-from xception_jax.models.layers import Head, check_image_size, global_average
+from xception_jax.models.head import Head
+from xception_jax.models.layers import check_image_size
 
 
 class Backbone(nnx.Module):
@@ -97,8 +98,11 @@ class Backbone(nnx.Module):
     def pooled_features(
         self, images: Float[Array, "B H W 3"], *, train: bool | None = None, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B D"]:
-        """The mean of the last map over its pixels, float32. Arguments and errors as for `feature_pyramid`."""
-        return global_average(self.features(images, train=train, rngs=rngs))
+        """The last map as the head pools it, by default its mean over all pixels, float32.
+
+        Arguments and errors as for `feature_pyramid`.
+        """
+        return self.head.pool(self.features(images, train=train, rngs=rngs))
 
     def __call__(
         self, images: Float[Array, "B H W 3"], *, train: bool | None = None, rngs: nnx.Rngs | None = None

@@ -33,8 +33,8 @@ from jaxtyping import Array, Float
 from xception_jax import ops
 from xception_jax.errors import UserError
 from xception_jax.models.backbone import Backbone
+from xception_jax.models.head import Head, steps_of
 from xception_jax.models.layers import (
-    Head,
     Numerics,
     Padding,
     batch_norm,
@@ -295,7 +295,7 @@ class AuxHead(nnx.Module):
 
     def __init__(self, in_channels: int, num_classes: int, *, branch: MakeBranch, numerics: Numerics, rngs: nnx.Rngs):
         self.convs = branch(in_channels, (128, 1, 1), (768, 5, 5, 1))
-        self.head = Head(self.convs.out_channels, num_classes, hidden=(), dropout=0.0, numerics=numerics, rngs=rngs)
+        self.head = Head(self.convs.out_channels, num_classes, numerics=numerics, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B K"]:
         if min(x.shape[1:3]) < 17:
@@ -323,6 +323,7 @@ class InceptionV3(Backbone):
       stem: "imagenet" (75 pixels or more) or "small" (32 pixels or more, see `Stem`).
       aux_head: adds the auxiliary head; training then needs 299 pixels or more, 71 with the small stem.
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
+      head: in place of `hidden`, all that is before the logits, see `models.head`: "max_pool, dense 128 gelu".
       dropout: dropout rate before the logits layer, 0..1; the paper's ImageNet networks have 0.5.
       width: multiplies every channel count, rounded to multiples of 8.
       bn_epsilon, bn_momentum: batch normalization constants.
@@ -342,6 +343,7 @@ class InceptionV3(Backbone):
         stem: str = "imagenet",
         aux_head: bool = False,
         hidden: Sequence[int] = (),
+        head: str = "",
         dropout: float = 0.0,
         width: float = 1.0,
         bn_epsilon: float = 1e-3,
@@ -375,7 +377,8 @@ class InceptionV3(Backbone):
         self.mixed9 = InceptionE(self.mixed8.out_channels, **same)
         self.mixed10 = InceptionE(self.mixed9.out_channels, **same)
         self.num_features = self.mixed10.out_channels
-        self.head = Head(self.num_features, num_classes, hidden=hidden, dropout=dropout, numerics=numerics, rngs=rngs)
+        between = steps_of(head, hidden=hidden, dropout=dropout)
+        self.head = Head(self.num_features, num_classes, steps=between, numerics=numerics, rngs=rngs)
 
     def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None

@@ -4,7 +4,6 @@ Shape legend: B batch, H height, W width, C channels in, D channels out.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -247,60 +246,6 @@ def atrous(strides: Sequence[int], output_stride: int, *, before: int) -> list[S
 def global_average(x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
     """The mean over all pixels, float32."""
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-
-class Head(nnx.Module):
-    """Global average pooling, fully connected layers with ReLU, dropout, and the logits (paper, figure 5).
-
-    Each hidden layer may have dropout before it (`hidden_dropout`) and batch normalization after its ReLU
-    (`hidden_norm`). With `num_classes` 0 there is no logits layer, and the output is what would be its input.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        *,
-        hidden: Sequence[int] = (),
-        dropout: float = 0.0,
-        hidden_norm: bool = False,
-        hidden_dropout: float = 0.0,
-        numerics: Numerics = Numerics(),
-        rngs: nnx.Rngs,
-    ):
-        widths = [in_features, *hidden]
-
-        def dense(fan_in: int, fan_out: int) -> nnx.Linear:
-            return nnx.Linear(
-                fan_in,
-                fan_out,
-                kernel_init=glorot_uniform,
-                dtype=numerics.dtype,
-                param_dtype=numerics.param_dtype,
-                rngs=rngs,
-            )
-
-        self.hidden = nnx.List([dense(a, b) for a, b in itertools.pairwise(widths)])
-        self.hidden_norms = nnx.List([batch_norm(w, numerics=numerics, rngs=rngs) for w in hidden if hidden_norm])
-        self.hidden_dropout, self.dropout = nnx.Dropout(hidden_dropout), nnx.Dropout(dropout)
-        self.logits = dense(widths[-1], num_classes) if num_classes else None
-
-    def __call__(self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "B K"]:
-        return self.classify(global_average(x).astype(x.dtype), train=train, drop=train, rngs=rngs)
-
-    def classify(
-        self, x: Float[Array, "B C"], *, train: bool, drop: bool, rngs: nnx.Rngs | None
-    ) -> Float[Array, "B K"]:
-        """The logits of pooled features. `drop` enables dropout, `train` enables batch statistics."""
-        for i, layer in enumerate(self.hidden):
-            x = nnx.relu(layer(self.hidden_dropout(x, deterministic=not drop, rngs=rngs)))
-            if self.hidden_norms:
-                x = self.hidden_norms[i](x, use_running_average=not train)
-        x = self.dropout(x, deterministic=not drop, rngs=rngs)
-        if self.logits is not None:
-            x = self.logits(x)
-        # The loss is always computed in float32, whatever the network's dtype.
-        return x.astype(jnp.float32)
 
 
 def scaled(channels: Sequence[int], width: float) -> tuple[int, ...]:

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 from xception_jax import ops
 from xception_jax.errors import UserError
 from xception_jax.models.backbone import Backbone
+from xception_jax.models.head import Head, steps_of
 from xception_jax.models.layers import (
     BatchNorm,
-    Head,
     Numerics,
     Padding,
     Pool,
@@ -210,6 +210,7 @@ class Xception(Backbone):
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
       hidden_norm: batch normalization after the ReLU of each hidden layer, as in Slideflow's pathology models.
       hidden_dropout: dropout rate before each hidden layer, 0..1.
+      head: in place of `hidden`, all that is before the logits, see `models.head`: "max_pool, dense 128 gelu".
       dropout: dropout rate before the logits layer, 0..1; the paper's ImageNet networks have 0.5.
       drop_path: stochastic depth, probability of dropping a block's main path for an image in training, 0..1; it
         increases linearly from 0 in block2 to this value in block14, which has no residual connection and is never
@@ -237,6 +238,7 @@ class Xception(Backbone):
         hidden: Sequence[int] = (),
         hidden_norm: bool = False,
         hidden_dropout: float = 0.0,
+        head: str = "",
         dropout: float = 0.0,
         drop_path: float = 0.0,
         width: float = 1.0,
@@ -289,16 +291,10 @@ class Xception(Backbone):
             numerics=numerics,
             rngs=rngs,
         )
-        self.head = Head(
-            self.num_features,
-            num_classes,
-            hidden=hidden,
-            dropout=dropout,
-            hidden_norm=hidden_norm,
-            hidden_dropout=hidden_dropout,
-            numerics=numerics,
-            rngs=rngs,
+        before_logits = steps_of(
+            head, hidden=hidden, dropout=dropout, hidden_norm=hidden_norm, hidden_dropout=hidden_dropout
         )
+        self.head = Head(self.num_features, num_classes, steps=before_logits, numerics=numerics, rngs=rngs)
 
     def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None

@@ -9,12 +9,13 @@ from xception_jax.errors import UserError
 from xception_jax.formats.detect import read_tensors
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.cards import usual_input
-from xception_jax.pretrained import hub
+from xception_jax.pretrained import hub, keras
 from xception_jax.pretrained.identify import FAMILIES, recognize
 from xception_jax.pretrained.layouts import slideflow
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
 
 IMAGENET = 1000
+BACKBONE = "backbone"
 
 
 def load(weights: str | Path, model: str | None = None) -> Pretrained:
@@ -25,7 +26,7 @@ def load(weights: str | Path, model: str | None = None) -> Pretrained:
         TensorFlow SavedModel folder or checkpoint, a work directory of ours, or a name: "imagenet" (Keras' file),
         "timm/..." or "jamesdolezal/..." on the Hugging Face hub. Files are recognised by their contents. A work
         directory gives its best checkpoint, or the last if none was evaluated; "DIR@last", "DIR@best" and "DIR@STEP"
-        select one.
+        select one. "FILE@backbone": a Keras file's network without its head.
       model: the expected network; None: any.
 
     Raises:
@@ -43,10 +44,13 @@ def load(weights: str | Path, model: str | None = None) -> Pretrained:
 
 
 def _checkpoint_of(weights: str) -> tuple[str, str | None]:
-    """Splits "DIR@best" into "DIR" and "best", if DIR is a folder and the whole name is not a path."""
+    """Splits "DIR@best" into "DIR" and "best", or "FILE@backbone", if the whole name is not a path."""
     name, at, which = weights.rpartition("@")
-    is_checkpoint = at and Path(name).expanduser().is_dir() and not Path(weights).expanduser().exists()
-    return (name, which) if is_checkpoint else (weights, None)
+    path = Path(name).expanduser()
+    is_part = (
+        at and (path.is_dir() or (path.is_file() and which == BACKBONE)) and not Path(weights).expanduser().exists()
+    )
+    return (name, which) if is_part else (weights, None)
 
 
 def read(path: Path, source: str, which: str | None = None) -> Pretrained:
@@ -61,13 +65,24 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
         from xception_jax.pretrained.layouts.workdir import read_workdir  # Orbax is slow to import
 
         return read_workdir(path, source, which)
-    if which is not None:
+    if which not in (None, BACKBONE):
         raise UserError(f'{path} is not a work directory: it has no checkpoint "{which}"')
     if slideflow.find(path) is not None:
         return of_pathology(path, source)
-    _, tensors, _ = read_tensors(path)
+    pretrained = of_file(path, source, head=which != BACKBONE)
+    card = path.with_name("config.json")
+    return with_card(pretrained, json.loads(card.read_text())) if card.exists() else pretrained
+
+
+def of_file(path: Path, source: str, *, head: bool) -> Pretrained:
+    """The weights in a file, by its graph if it has one, else by its arrays."""
+    name, tensors, metadata = read_tensors(path)
+    if config := keras.config_of(metadata):
+        return keras.of_graph(tensors, config, source, head=head)
+    if name in ("hdf5", "keras", "npz") and head and (pretrained := keras.of_arrays(tensors, source)):
+        return pretrained
     found = recognize(tensors, source)
-    pretrained = Pretrained(
+    return Pretrained(
         source,
         found.model,
         found.options,
@@ -76,8 +91,6 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
         usual_input(found.framework, found.model),
         imagenet_classes() if found.num_classes == IMAGENET else (),
     )
-    card = path.with_name("config.json")
-    return with_card(pretrained, json.loads(card.read_text())) if card.exists() else pretrained
 
 
 def of_pathology(path: Path, source: str) -> Pretrained:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from xception_jax.inputs.spec import InputSpec
+from xception_jax.models.head import Scores
 from xception_jax.models.variables import Weights
 
 IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.txt")
@@ -22,9 +23,11 @@ class Pretrained:
       weights: its arrays, on the host.
       input: the input it expects.
       class_names: of its logits; () if unknown.
-      scores: the meaning of its logits: "softmax" over classes, or "linear", independent values.
+      scores: the meaning of its logits: "softmax" over classes that exclude each other, "sigmoid" of each class by
+        itself, or "linear", values as they are.
       uncertainty: whether to use dropout at inference to estimate the uncertainty of scores.
       licence: of the weights; "" if unknown.
+      assumed: what the file does not say and is assumed, a line each.
     """
 
     source: str
@@ -34,9 +37,10 @@ class Pretrained:
     weights: Weights
     input: InputSpec = InputSpec()
     class_names: tuple[str, ...] = ()
-    scores: Literal["softmax", "linear"] = "softmax"
+    scores: Scores = "softmax"
     uncertainty: bool = False
     licence: str = ""
+    assumed: tuple[str, ...] = ()
 
 
 def imagenet_classes() -> tuple[str, ...]:

@@ -45,12 +45,12 @@ def canonical(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Args:
       tensors: by "layer/variable" or "layer.variable", with or without ":0" at the end.
     """
-    renamed = {re.sub(r"[./]([a-z_]+)(:0)?$", r"/\1", name): x for name, x in tensors.items()}
+    renamed = {re.sub(r"[./]([a-z_]+)(:0)?$", r"/\1", name): x for name, x in _from_keras1(tensors).items()}
     layers = dict.fromkeys(name.rpartition("/")[0] for name in renamed)
     new: dict[str, str] = {}
     for kind in NUMBERED:
         found = [layer for layer in layers if re.fullmatch(rf"{kind}(_\d+)?", layer)]
-        new |= {old: numbered(kind, i) for i, old in enumerate(sorted(found, key=_number))}
+        new |= {old: numbered(kind, i) for i, old in enumerate(sorted(found, key=layer_number))}
     dense = [layer for layer in layers if _ndim(renamed, layer) == 2]
     if len(dense) == 1:
         new[dense[0]] = HEAD
@@ -61,12 +61,71 @@ def canonical(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
+# Keras 1's names of layers and arrays, as later versions'. Its running_std holds the variance.
+KERAS1 = re.compile(r"(.*/)?(convolution2d|separableconvolution2d|batchnormalization|dense)_(\d+)_([A-Za-z_]+?)(:0)?")
+KERAS1_VARIABLES = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}
+KERAS1_KINDS = {
+    "convolution2d": "conv2d",
+    "separableconvolution2d": "separable_conv2d",
+    "batchnormalization": "batch_normalization",
+    "dense": "dense",
+}
+
+
+def _from_keras1(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Arrays with Keras 1's names, by today's: Xception's layers, numbered in the order in which they are made."""
+    found = {name: match for name in tensors if (match := KERAS1.fullmatch(name))}
+    if not any(match[4] in KERAS1_VARIABLES or match[2] == "separableconvolution2d" for match in found.values()):
+        return tensors
+    made: dict[str, list[str]] = {kind: [] for kind in KERAS1_KINDS.values()}
+    for layer, kind in _as_made():
+        made[kind].append(layer)
+    numbers = {kind: sorted({int(m[3]) for m in found.values() if m[2] == kind}) for kind in KERAS1_KINDS}
+
+    def renamed(name: str) -> str:
+        match = found.get(name)
+        if match is None:
+            return name
+        layers, place = made[KERAS1_KINDS[match[2]]], numbers[match[2]].index(int(match[3]))
+        # Layers of the head come after the network's, and keep their names.
+        layer = layers[place] if place < len(layers) else f"{match[2]}_{match[3]}"
+        return f"{layer}/{KERAS1_VARIABLES.get(match[4], match[4])}"
+
+    return {renamed(name): x for name, x in tensors.items()}
+
+
+def _as_made() -> Iterator[tuple[str, str]]:
+    """Xception's layers and their kinds as Keras 1 made them: a block's residual convolution before the others."""
+    layers = list(dict.fromkeys(e.name.rpartition("/")[0] for e in keras_table("xception", head=False).entries))
+    block: list[str] = []
+    name = ""
+    for layer in [*layers, "end_"]:
+        own = name if _is_numbered(layer) else layer.split("_")[0]
+        if own != name:
+            for made in sorted(block, key=lambda each: not _is_numbered(each)):  # stable
+                yield made, _kind(made)
+            block, name = [], own
+        block.append(layer)
+
+
+def _is_numbered(layer: str) -> bool:
+    """Whether a layer has no name of its own, as those of residual convolutions."""
+    return re.fullmatch(rf"({'|'.join(NUMBERED)})(_\d+)?", layer) is not None
+
+
+def _kind(layer: str) -> str:
+    if layer.endswith("_bn") or layer.startswith("batch_normalization"):
+        return "batch_normalization"
+    return "separable_conv2d" if "_sepconv" in layer else "conv2d"
+
+
 def numbered(kind: str, i: int) -> str:
     """The automatic Keras name of the `i`-th layer of its kind in a session."""
     return f"{kind}_{i}" if i else kind
 
 
-def _number(layer: str) -> int:
+def layer_number(layer: str) -> int:
+    """The number in an automatic name: 1 of dense_1, 0 of dense."""
     found = re.search(r"_(\d+)$", layer)
     return int(found[1]) if found else 0
 
