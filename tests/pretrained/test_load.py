@@ -210,13 +210,13 @@ def keras_1_file(model, path):
     kinds["BatchNormalization"] = "batchnormalization"
     variables = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
     residual = [layer for layer in model.layers if layer.name.startswith(("conv2d", "batch_normalization"))]
+    before = ("block2_sepconv1", "block3_sepconv1_act", "block4_sepconv1_act", "block13_sepconv1_act")
     made = []
     for layer in model.layers:
-        if layer in residual:
-            continue
-        if layer.name in ("block2_sepconv1", "block3_sepconv1_act", "block4_sepconv1_act", "block13_sepconv1_act"):
-            made += [residual.pop(0), residual.pop(0)]
-        made.append(layer)
+        if layer.name in before:
+            made += residual[2 * before.index(layer.name) :][:2]
+        if layer not in residual:
+            made.append(layer)
     counts = {"dense": 1}  # the logits are dense_2
     with h5py.File(path, "w") as file:
         groups = []
