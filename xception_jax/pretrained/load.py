@@ -1,15 +1,12 @@
 """Trained weights from a file, a folder, a work directory or a name."""
 
-import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from xception_jax.errors import UserError
 from xception_jax.formats.detect import read_tensors
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.cards import usual_input
-from xception_jax.pretrained import hub
+from xception_jax.pretrained import card, hub
 from xception_jax.pretrained.identify import FAMILIES, recognize
 from xception_jax.pretrained.layouts import slideflow
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
@@ -65,7 +62,7 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
         raise UserError(f'{path} is not a work directory: it has no checkpoint "{which}"')
     if slideflow.find(path) is not None:
         return of_pathology(path, source)
-    _, tensors, _ = read_tensors(path)
+    _, tensors, facts = read_tensors(path)
     found = recognize(tensors, source)
     pretrained = Pretrained(
         source,
@@ -76,8 +73,7 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
         usual_input(found.framework, found.model),
         imagenet_classes() if found.num_classes == IMAGENET else (),
     )
-    card = path.with_name("config.json")
-    return with_card(pretrained, json.loads(card.read_text())) if card.exists() else pretrained
+    return card.with_cards(pretrained, path, card.inside(facts))
 
 
 def of_pathology(path: Path, source: str) -> Pretrained:
@@ -95,23 +91,4 @@ def of_pathology(path: Path, source: str) -> Pretrained:
         found.scores,
         found.uncertainty,
         found.licence,
-    )
-
-
-def with_card(pretrained: Pretrained, card: dict[str, Any]) -> Pretrained:
-    """Adds the information in timm's config.json to the weights: input, crop, licence and class names."""
-    cfg = card.get("pretrained_cfg", {})
-    spec = pretrained.input
-    normalization = Normalization(
-        tuple(cfg.get("mean", spec.normalization.mean)), tuple(cfg.get("std", spec.normalization.std))
-    )
-    spec = InputSpec(
-        cfg.get("input_size", (3, spec.image_size))[1],
-        cfg.get("crop_pct", spec.crop_fraction),
-        cfg.get("interpolation", spec.interpolation),
-        normalization,
-    )
-    names = card.get("label_names") or cfg.get("label_names") or pretrained.class_names
-    return dataclasses.replace(
-        pretrained, input=spec, licence=cfg.get("license", pretrained.licence), class_names=tuple(names)
     )
