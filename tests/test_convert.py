@@ -194,7 +194,7 @@ def test_keras_computes_the_same(tmp_path, cheap_initializers, kind):
 def test_what_surrounds_the_weights_comes_back(tmp_path, capsys, to):
     """And the weights, to the bit. The epsilon and the padding are neither timm's usual ones nor Keras'."""
     options = {"bn_epsilon": 1e-4, "pool_padding": "symmetric" if to == "keras" else "same"}
-    given = narrow(spec=InputSpec(128, 0.9, "area", COLOURS), **options)
+    given = narrow(spec=InputSpec(128, 0.9, "area", COLOURS, resize="squash"), **options)
     path = written(given, to, tmp_path / ("a.keras" if to == "keras" else "a.safetensors"))
     found = load(path)
     jax.tree.map(np.testing.assert_array_equal, found.weights, given.weights)
@@ -212,13 +212,13 @@ def test_timm_makes_the_network_from_the_folder(tmp_path, name):
     """Under timm's own rules for what must fit, with input and names; and from the file alone."""
     torch, _, timm = peers.libraries()
     aux = {"aux_head": True} if name == "inception_v3" else {}
-    given = narrow(name, spec=InputSpec(128, 0.9, "area", COLOURS), width=1, **aux)
+    given = narrow(name, spec=InputSpec(128, 0.9, "area", COLOURS, resize="pad"), width=1, **aux)
     path = written(given, "timm", tmp_path / "model.safetensors")
     made = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     cfg = timm.data.resolve_data_config(model=made)
     assert tuple(cfg["input_size"]) == (3, 128, 128)
     assert (tuple(cfg["mean"]), tuple(cfg["std"])) == (COLOURS.mean, COLOURS.std)
-    assert (cfg["crop_pct"], cfg["interpolation"]) == (0.9, "box")
+    assert (cfg["crop_pct"], cfg["crop_mode"], cfg["interpolation"]) == (0.9, "border", "box")
     assert made.pretrained_cfg["label_names"] == list(NAMES)
     assert made.pretrained_cfg["license"] == "MIT"
     overlay = {"file": str(path), "num_classes": 5}

@@ -102,6 +102,8 @@ BAD = {
     "crop two": (cfg(crop_pct=2.0), "crop_pct is 2.0; it must be"),
     "crop infinite": (json.dumps(cfg()).replace("0.9", "1e999"), "crop_pct is inf"),
     "crop integer": (json.dumps(cfg()).replace("0.9", "9" * 400), "too large"),
+    "crop mode": (cfg(crop_mode="middle"), "crop_mode is 'middle', not one of center, squash, border"),
+    "crop mode list": (cfg(crop_mode=["center"]), "crop_mode is ['center'], not one of"),
     "crop bool": (cfg(crop_pct=True), "crop_pct is True"),
     "mean one": (cfg(mean=[0.5]), "mean is [0.5], not three"),
     "mean texts": (cfg(mean=["a", "b", "c"]), "mean is 'a'"),
@@ -138,6 +140,18 @@ def test_an_interpolation_that_is_not_ours_leaves_the_usual_one(tmp_path, capsys
     assert found.input == dataclasses.replace(SPEC, interpolation="bicubic")
     assert found.class_names == tuple(NAMES)
     assert "its interpolation is 'random'; bicubic is used" in line
+
+
+@pytest.mark.parametrize(
+    ("facts", "rule"),
+    [({}, "squash"), ({"crop_pct": 0.9}, "crop"), ({"crop_mode": "border"}, "pad")]
+    + [({"crop_pct": 0.9, "crop_mode": mode}, rule) for mode, rule in (("center", "crop"), ("squash", "squash"))],
+)
+def test_resize_rule(facts, rule):
+    """Of weights that are usually squashed."""
+    keras = dataclasses.replace(WEIGHTS, input=InputSpec(crop_fraction=1.0, resize="squash"))
+    found, _ = described(keras, {"pretrained_cfg": facts})
+    assert found.input.resize == rule
 
 
 @pytest.mark.parametrize(
@@ -210,7 +224,7 @@ def test_no_card_no_words(tmp_path, capsys):
 def test_a_card_says_all_that_is_known(capsys):
     """Through JSON and back: a regression on stained tiles, with settings that no other format has."""
     stain = (1.0, 2.0, -3.0), (4.0, 5.0, 6.0)
-    spec = InputSpec(128, 1.0, "area", Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), standardize=True), stain)
+    spec = InputSpec(128, 1.0, "area", Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), standardize=True), stain, "pad")
     options = {"bn_epsilon": 1e-2, "pool_padding": "symmetric"}
     known = dataclasses.replace(
         WEIGHTS, input=spec, options=options, class_names=tuple(NAMES), licence="MIT", scores="linear"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from xception_jax.formats.limits import MAX_NAME
+from xception_jax.inputs.choices import INTERPOLATIONS, Resize
 from xception_jax.inputs.spec import Colour, InputSpec
 from xception_jax.pretrained.pretrained import Pretrained
 
@@ -30,12 +31,13 @@ NAMES = (
 MAX_BYTES = 16 << 20
 MAX_SIDE = 4096  # pixels
 OURS = "xception_jax"  # the key of what only this project's files say
-INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "area": "area", "box": "area"}
+# timm's names for ours, where they differ.
 TIMM_INTERPOLATIONS = {"area": "box"}
+CROP_MODES: dict[Resize, str] = {"crop": "center", "squash": "squash", "pad": "border"}
 TIMM_ARCHITECTURES = {"xception": "legacy_xception"}
 # What others put before and after a network's name: legacy_xception, tf_inception_v3.in1k.
 ADDITIONS = re.compile(r"^(legacy|tf|tv|adv|gluon)_|\..*$")
-INPUT_KEYS = ("input_size", "crop_pct", "interpolation", "mean", "std")
+INPUT_KEYS = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 KNOWN_KEYS = (*INPUT_KEYS, "architecture", "num_classes", "pretrained_cfg", "label_names", "id2label", "license", OURS)
 
 Read = tuple[Pretrained, list[str]]  # the weights with what was read, and remarks on what was left out
@@ -156,6 +158,10 @@ def _input(spec: InputSpec, facts: Mapping[str, Any]) -> tuple[InputSpec, list[s
         changes["image_size"] = _side(facts["input_size"])
     if "crop_pct" in facts:
         changes["crop_fraction"] = _number("crop_pct", facts["crop_pct"], above=0, most=1)
+        changes["resize"] = "crop"  # timm's unless it says otherwise
+    if "crop_mode" in facts:
+        rules = {mode: rule for rule, mode in CROP_MODES.items()}
+        changes["resize"] = rules[_choice("crop_mode", facts["crop_mode"], [*rules])]
     colours: dict[str, Any] = {}
     if "mean" in facts:
         colours["mean"] = _colour("mean", facts["mean"], above=-2, most=2)
@@ -168,8 +174,9 @@ def _input(spec: InputSpec, facts: Mapping[str, Any]) -> tuple[InputSpec, list[s
         given = facts["interpolation"]
         if not isinstance(given, str):
             raise ValueError(f"its interpolation is {_short(given)}")
-        changes["interpolation"] = INTERPOLATIONS.get(given, spec.interpolation)
-        if given not in INTERPOLATIONS:
+        names = {name: name for name in INTERPOLATIONS} | {name: ours for ours, name in TIMM_INTERPOLATIONS.items()}
+        changes["interpolation"] = names.get(given, spec.interpolation)
+        if given not in names:
             remarks = [f"its interpolation is {_short(given)}; {spec.interpolation} is used"]
     return dataclasses.replace(spec, **changes), remarks
 
@@ -210,6 +217,7 @@ def card_of(pretrained: Pretrained, architecture: str, options: Mapping[str, Any
         "mean": list(spec.normalization.mean),
         "std": list(spec.normalization.std),
         "crop_pct": spec.crop_fraction,
+        "crop_mode": CROP_MODES[spec.resize],
         "interpolation": TIMM_INTERPOLATIONS.get(spec.interpolation, spec.interpolation),
         "license": pretrained.licence or None,
         "num_classes": pretrained.num_classes,
