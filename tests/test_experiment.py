@@ -45,6 +45,8 @@ from xception_jax.workdir.throughput import Profiler
         ("batch_size", 12, "batch_size=12 does not divide evenly over 8 devices; the nearest size that does is 16"),
         ("image_size", 16, "images of 16x16 pixels are too small"),
         ("model.dropout", 1.5, "config.model.dropout is 1.5; it must be from 0 to below 1"),
+        ("data.resize", "stretch", "config.data.resize is 'stretch'; it must be one of squash, crop, pad"),
+        ("data.interpolation", "linear", "it must be one of bilinear, bicubic, area"),
         ("seed", -1, "config.seed is -1; it must be 0 to 2"),
         ("checkpoint.best_metric", "top2", 'unknown config.checkpoint.best_metric "top2"; did you mean "top'),
         ("data.name", "cifar100000", "cifar100"),
@@ -221,6 +223,40 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tiny, tmp_path, monkeyp
         with pytest.raises(TrainingError, match=r"at step 3 the .*nan.*; the checkpoint of step 2 is kept"):
             loop.fit(run, state)
     assert checkpoints.find("last") == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("squash", 1.0)),  # as the weights say
+        ({"resize": "crop"}, ("crop", 0.7)),
+        ({"resize": "pad"}, ("pad", 1.0)),
+        ({"crop_fraction": 0.9}, ("crop", 0.9)),  # who sets it wants it
+    ],
+)
+def test_resize_rule_is_the_weights_unless_it_is_given(tiny, given, expected):
+    spec = InputSpec(crop_fraction=0.7, resize="squash")
+    trained = Pretrained("test", "xception", {}, 3, variables.Weights({}, {}), spec)
+    tiny.data.update(given)
+    found = config_lib.input_spec(experiment.resolve(tiny, trained))
+    assert (found.resize, found.crop_fraction) == expected
+
+
+def test_what_is_shown_whole_is_not_cropped(tiny):
+    tiny.data.update({"resize": "squash", "crop_fraction": 0.9})
+    with pytest.raises(UserError, match=r'"squash", which shows the whole image, but config.data.crop_fraction is 0.9'):
+        experiment.create(tiny)
+
+
+def test_resize_rule_is_recorded_and_earlier_runs_cropped(tiny, tmp_path):
+    tiny.data.resize = "pad"
+    text = config_lib.to_json(experiment.resolve(tiny, None))
+    (tmp_path / "config.json").write_text(text)
+    assert config_lib.input_spec(config_lib.read(tmp_path / "config.json")).resize == "pad"
+    contents = json.loads(text)
+    del contents["data"]["resize"]
+    (tmp_path / "config.json").write_text(json.dumps(contents))
+    assert config_lib.input_spec(config_lib.read(tmp_path / "config.json")).resize == "crop"
 
 
 def test_training_starts_from_trained_weights(tiny, tmp_path):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from tests.conftest import SMALL_RUN
 from xception_jax.data import UnreadableImages
@@ -151,6 +152,27 @@ def test_command(workdir, pictures, tmp_path):
     assert cv2.imread(str(next(folder.glob("*.png")))).shape == (32, 64, 3)
 
 
+def test_what_the_user_gives_comes_first(workdir, pictures, tmp_path):
+    """Of a picture three times as wide as high, squashed and in another range: as of its pixels by our own hand."""
+    wide, names, output = tmp_path / "wide.png", tmp_path / "names.txt", tmp_path / "x.csv"
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 120, 3), np.uint8)).save(wide)
+    names.write_text("".join(f"figure {i}\n" for i in range(10)))
+    flags = ["--resize=squash", "--interpolation=bicubic", "--input-range=0,1", "--image-size=24"]
+    flags += [f"--classes={names}", "--scores=linear", "--top=10"]
+    said = run("xception_jax.predict", wide, f"--weights={workdir}", *flags, f"--output={output}", check=True).stdout
+    shown = "24 px (given), squash (given), bicubic (given), pixels 0 to 1 (given); scores: linear (given)"
+    assert said.splitlines()[0].endswith(f"; input: {shown}, 10 classes (given)")
+    found = load(workdir)
+    model = create_model(found.model, num_classes=10, rngs=nnx.Rngs(0), **found.options)
+    graphdef, _ = variables.split(model)
+    view = np.asarray(Image.open(wide).resize((24, 24), Image.Resampling.BICUBIC), np.float32)
+    logits = np.asarray(outputs(variables.merge(graphdef, found.weights), view[None] / 255)[0][0])
+    rows = list(csv.DictReader(output.open()))
+    values = {int(r["class_index"]): float(r["probability"]) for r in rows}
+    np.testing.assert_allclose([values[i] for i in range(10)], logits, atol=0.02 * np.ptp(logits))
+    assert all(r["class_name"] == f"figure {r['class_index']}" for r in rows)
+
+
 def test_other_tables(workdir, pictures, tmp_path):
     import pyarrow.parquet
 
@@ -175,6 +197,7 @@ def test_other_tables(workdir, pictures, tmp_path):
         ([".", "--weights=imagnet"], 'neither a file nor a known name; did you mean "imagenet"'),
         ([".", "--weigths=imagenet"], "weights"),
         ([".", "--weights=imagenet", "--output=x.xls"], "its name must end in .csv, .jsonl, .parquet"),
+        ([".", "--weights=imagenet", "--resize=stretch"], "resize"),
         (["--weights=imagenet"], "usage: python -m xception_jax.predict"),
     ],
 )

@@ -23,8 +23,8 @@ def test_model_is_as_its_card_and_its_network_say(card):
     model = nnx.eval_shape(lambda: create_model(card.model, rngs=nnx.Rngs(0), **options))
     assert int(parameters.replace(",", "")) == sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert float(top1) == round(card.top1, 1)
-    crop = "whole image" if card.input.crop_fraction == 1 else f"central {card.input.crop_fraction:g}"
-    assert shown == f"{card.input.image_size} px, {crop}, {card.input.interpolation}"
+    rule = f"crop {card.input.crop_fraction:g}" if card.input.resize == "crop" else card.input.resize
+    assert shown == f"{card.input.image_size} px, {rule}, {card.input.interpolation}"
 
 
 @pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])

@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from xception_jax.errors import UserError, suggest
+from xception_jax.inputs.choices import INTERPOLATIONS, RESIZES
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.workdir import atomic
 
@@ -66,8 +67,9 @@ def default() -> ConfigDict:
     d.flip = True  # training: mirror with probability 1/2
     d.augment = ""  # training: your own function of a view and a random generator; "": none
     # The network's input. None: as its weights were trained; without weights, see inputs/spec.py.
-    d.crop_fraction = config_dict.placeholder(float)  # evaluation: fraction of the side that the central crop keeps
-    d.interpolation = config_dict.placeholder(str)  # bilinear, bicubic or area
+    d.resize = config_dict.placeholder(str)  # evaluation, of other shapes than a square: squash, crop or pad
+    d.crop_fraction = config_dict.placeholder(float)  # evaluation, crop: fraction of the side that is kept
+    d.interpolation = config_dict.placeholder(str)  # bilinear, bicubic, area, lanczos or nearest
     d.mean = config_dict.placeholder(tuple)  # of red, green and blue, for pixels in 0..1
     d.std = config_dict.placeholder(tuple)
     d.standardize = config_dict.placeholder(bool)  # subtract each image's own mean, divide by its standard deviation
@@ -128,6 +130,8 @@ def default() -> ConfigDict:
 SCHEMA = 2  # of config.json; version 1 had no "schema"
 # Settings of earlier versions: their current names.
 RENAMED = {"data.most_broken": "data.max_unreadable"}
+# Settings that earlier versions did not have, and as what they did.
+AS_BEFORE = {"data.resize": "crop"}
 # Sections to which a user's network, data set or optimizer may add options, and the user's own section.
 OPEN_SECTIONS = ("model.", "data.", "optimizer.", "user.")
 
@@ -181,6 +185,7 @@ def read(path: Path) -> ConfigDict:
     if (schema := contents.pop("schema", 1)) > SCHEMA:
         raise UserError(f"{path} was written by a later version of xception_jax (schema {schema}); update xception_jax")
     settings = {RENAMED.get(key, key): _from_json(value) for key, value in _flatten(contents, "").items()}
+    settings = AS_BEFORE | settings
     config = default()
     for key, value in settings.items():
         if not key.startswith(OPEN_SECTIONS):
@@ -237,7 +242,7 @@ def input_spec(config: ConfigDict) -> InputSpec:
     d = config.data
     normalization = Normalization(tuple(d.mean), tuple(d.std), d.standardize)
     stain = (tuple(d.stain_means), tuple(d.stain_stds)) if d.stain_means else None
-    return InputSpec(config.image_size, d.crop_fraction, d.interpolation, normalization, stain)
+    return InputSpec(config.image_size, d.crop_fraction, d.interpolation, normalization, stain, d.resize)
 
 
 def check_same_run(workdir: Path, old: ConfigDict, new: ConfigDict, may_change: tuple[str, ...] = MAY_CHANGE) -> None:
@@ -301,7 +306,8 @@ def validate(config: ConfigDict) -> None:
         ("data.crop_fraction", whole_share, "above 0 and at most 1"),
         ("data.crop_area", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions, (smallest, largest)"),
         ("data.crop_aspect", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two ratios, (smallest, largest)"),
-        ("data.interpolation", lambda v: v in ("bilinear", "bicubic", "area"), '"bilinear", "bicubic" or "area"'),
+        ("data.resize", lambda v: v in RESIZES, f"one of {', '.join(RESIZES)}"),
+        ("data.interpolation", lambda v: v in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
         ("data.stain_means", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
         ("data.stain_stds", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
         ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
@@ -330,6 +336,11 @@ def validate(config: ConfigDict) -> None:
     for key, holds, meaning in rules:
         if settings[key] is not None and not holds(settings[key]):
             raise UserError(f"config.{key} is {settings[key]!r}; it must be {meaning}")
+    if config.data.resize in ("squash", "pad") and config.data.crop_fraction not in (None, 1):
+        raise UserError(
+            f'config.data.resize is "{config.data.resize}", which shows the whole image, but config.data.crop_fraction '
+            f'is {config.data.crop_fraction}; set it to 1, or config.data.resize to "crop"'
+        )
     best = ("top1", "top5", "loss", *(name.rpartition(":")[2] for name in config.metrics))
     if config.checkpoint.best_metric not in best:
         asked = config.checkpoint.best_metric

@@ -42,7 +42,7 @@ def define_flags() -> None:
         "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
     )
     flags.DEFINE_enum("to", None, ["timm", "torchvision", "keras", "npz"], "The format to write.")
-    flags.DEFINE_string("output", None, "The file to write.")
+    flags.DEFINE_string("output", None, "The file to write: .safetensors, .keras, .h5 or .npz.")
     flags.DEFINE_bool("diff", False, "Compare the activations of the two networks given.")
     flags.DEFINE_string("image", None, "diff: the image that both are given; by default noise.")
 
@@ -60,11 +60,11 @@ def main(arguments: Sequence[str]) -> None:
         return
     if not (flag.weights and flag.to and flag.output) or arguments:
         raise UserError(USAGE)
-    from xception_jax.pretrained.conversion import caveat, convert
+    from xception_jax.pretrained.conversion import caveats, convert
 
     pretrained = convert(flag.weights, flag.to, Path(flag.output))
     print(f"wrote {flag.output}: {pretrained.model}, {pretrained.num_classes} classes, of {pretrained.source}")
-    if note := caveat(pretrained, flag.to):
+    for note in caveats(pretrained, flag.to, Path(flag.output)):
         print(f"note: {note}")
 
 

@@ -150,10 +150,15 @@ def open_named(config: ConfigDict, split: str) -> Source:
 
 
 def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
-    """A copy of the config in which settings that are None are filled from the weights, where they define them."""
+    """A copy of the config in which settings that are None are filled from the weights, where they define them.
+
+    Who sets `crop_fraction` and no resize rule wants the image cropped.
+    """
     spec, options = (pretrained.input, pretrained.options) if pretrained else (InputSpec(), {})
+    resize = config.data.resize or ("crop" if config.data.crop_fraction is not None else spec.resize)
     decided = {
-        "data.crop_fraction": spec.crop_fraction,
+        "data.resize": resize,
+        "data.crop_fraction": spec.crop_fraction if resize == "crop" else 1.0,
         "data.interpolation": spec.interpolation,
         "data.mean": spec.normalization.mean,
         "data.std": spec.normalization.std,

@@ -8,8 +8,11 @@ from absl import flags, logging
 
 from xception_jax.cli import common
 from xception_jax.errors import UserError
+from xception_jax.inputs.choices import INTERPOLATIONS, RESIZES
 
 USAGE = "usage: python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS [--model=NAME] [--output=FILE]"
+# Flags of what usually comes with the weights.
+OVERRIDES = ("image_size", "resize", "interpolation", "mean", "std", "input_range", "classes", "scores")
 
 
 def define_flags() -> None:
@@ -25,6 +28,14 @@ def define_flags() -> None:
     flags.DEFINE_enum("crops", "1", ["1", "10"], "Views of each image to average over.")
     flags.DEFINE_integer("batch_size", 16, "Images at a time.", lower_bound=1)
     flags.DEFINE_integer("image_size", None, "Pixels; by default as the weights were trained.", lower_bound=1)
+    # The other things that are by default as the weights were trained.
+    flags.DEFINE_enum("resize", None, RESIZES, "How an image becomes a square, see docs/weights.md.")
+    flags.DEFINE_enum("interpolation", None, INTERPOLATIONS, "The filter by which it is resized, as Pillow's.")
+    flags.DEFINE_list("mean", None, "Subtracted from red, green and blue in 0..1.")
+    flags.DEFINE_list("std", None, "By which they are then divided.")
+    flags.DEFINE_list("input_range", None, "Instead of these, what black and white become: -1,1 or 0,1 or 0,255.")
+    flags.DEFINE_string("classes", None, "A text file with the name of each output's class, one per line.")
+    flags.DEFINE_enum("scores", None, ["softmax", "sigmoid", "linear"], "The meaning of the outputs.")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     flag = flags.FLAGS
     if flag.weights is None or not arguments:
         raise UserError(USAGE)
-    from xception_jax.cli import predictions, tables
+    from xception_jax.cli import overrides, predictions, tables
     from xception_jax.data import UnreadableImages
     from xception_jax.data.sources.images import find_images
     from xception_jax.inference.predictor import Predictor
@@ -47,10 +58,10 @@ def main(arguments: Sequence[str]) -> int:
     logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
     host_memory.reuse_step_memory()
     files = find_images([Path(a) for a in arguments])
-    pretrained = load(flag.weights, flag.model)
-    predictor = Predictor(
-        pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops), image_size=flag.image_size
-    )
+    given = {name: flag[name].value for name in OVERRIDES if flag[name].value is not None}
+    pretrained = overrides.override(load(flag.weights, flag.model), given)
+    print(overrides.described(pretrained, given))
+    predictor = Predictor(pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops))
     top = min(flag.top, pretrained.num_classes)
     broken = UnreadableImages()
     columns: dict[str, list] = {
@@ -58,7 +69,6 @@ def main(arguments: Sequence[str]) -> int:
     }
     features = []
     count, timed = 0, None
-    print(f"weights: {pretrained.source}")
     with progress("images") as bar:
         task = bar.add_task("", total=len(files))
         for count, prediction in enumerate(predictor(files, broken), 1):

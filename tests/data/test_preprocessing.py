@@ -10,7 +10,6 @@ from PIL import Image
 from xception_jax.data.augmentation import Augmentation, random_view
 from xception_jax.data.decode import UnreadableImageError, decode
 from xception_jax.inputs.spec import InputSpec
-from xception_jax.inputs.views import central_view, preprocessing_fingerprint
 
 
 def view_of(image, seed, size, **augmentation):
@@ -39,36 +38,6 @@ def test_every_colour_mode_becomes_rgb(mode):
 def test_what_is_not_an_image_is_refused(encoded):
     with pytest.raises(UnreadableImageError):
         decode(encoded)
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("shape", [(320, 427), (500, 375), (96, 130)])
-def test_central_view_is_resize_then_crop(shape, interpolation):
-    """Pillow's antialiased resize of the shorter side and central crop, as timm and torchvision do it."""
-    image, size, fraction = photograph(*shape), 224, 0.875
-    ours = central_view(image, InputSpec(size, fraction, interpolation))
-    scale = size / fraction / min(shape)
-    resized = Image.fromarray(image).resize(
-        (round(shape[1] * scale), round(shape[0] * scale)), getattr(Image.Resampling, interpolation.upper())
-    )
-    left, top = (resized.width - size) / 2, (resized.height - size) / 2
-    theirs = np.asarray(resized.crop((round(left), round(top), round(left) + size, round(top) + size)), np.int32)
-    assert ours.shape == (size, size, 3)
-    assert np.abs(ours - theirs).mean() < 1.5
-    assert np.abs(ours - theirs).mean() < 0.2 * np.abs(np.roll(ours, 5, 1) - theirs).mean()
-
-
-@pytest.mark.parametrize(("interpolation", "other"), [("bilinear", "bicubic"), ("bicubic", "bilinear")])
-def test_enlarged_images_have_the_interpolation_asked_for(interpolation, other):
-    """Pillow's own is nearer than the other, on a picture of edges, where the two differ by 5 levels of 255."""
-    edges = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8).repeat(4, 0).repeat(4, 1)
-    ours = central_view(edges, InputSpec(256, 1.0, interpolation)).astype(np.int32)
-
-    def distance(name):
-        theirs = Image.fromarray(edges).resize((256, 256), getattr(Image.Resampling, name.upper()))
-        return np.abs(ours - np.asarray(theirs)).mean()
-
-    assert distance(interpolation) < 0.6 * distance(other)
 
 
 def test_random_crops_have_the_area_and_aspect_asked_for():
@@ -101,10 +70,3 @@ def test_long_image_falls_back_to_its_centre():
     image = np.zeros((10, 1000, 3), np.uint8)
     image[:, 495:505] = 200
     assert (view_of(image, 0, 10, crop_area=(0.9, 1.0), crop_aspect=(1.0, 1.0), flip=False) == 200).all()
-
-
-def test_fingerprint_changes_with_what_is_seen():
-    base = preprocessing_fingerprint(InputSpec())
-    assert preprocessing_fingerprint(InputSpec()) == base
-    for change in ({"crop_fraction": 0.9}, {"image_size": 300}, {"interpolation": "area"}):
-        assert preprocessing_fingerprint(InputSpec(**change)) != base

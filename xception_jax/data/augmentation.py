@@ -15,8 +15,16 @@ from xception_jax.data.decode import REDUCTIONS, UnreadableImageError, decode, d
 from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry
 from xception_jax.inputs.spec import InputSpec
-from xception_jax.inputs.views import INTERPOLATION, normalize_stain
+from xception_jax.inputs.views import normalize_stain
 
+# OpenCV's, which are faster than `inputs.resampling`: an augmented picture needs no exact filter.
+OPENCV = {
+    "nearest": cv2.INTER_NEAREST_EXACT,
+    "area": cv2.INTER_AREA,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
 # A user's augmentation: from a view, uint8 [S, S, 3], and its random generator to another view.
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 AUGMENTATIONS: Registry[Augment] = Registry("augmentation", {})
@@ -133,6 +141,6 @@ def random_crop(rng: np.random.Generator, height: int, width: int, augmentation:
 
 
 def _resize_view(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """Like `resize`, but uses area averaging, which is slow, only to shrink by 2 or more, where others skip pixels."""
+    """Resizes by OpenCV, but shrinks by 2 or more by area averaging, which is slow: there the others skip pixels."""
     shrinks = min(image.shape[:2]) >= 2 * size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else INTERPOLATION[interpolation])
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else OPENCV[interpolation])

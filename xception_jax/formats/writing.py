@@ -1,12 +1,16 @@
 """Writing files that other frameworks load."""
 
 import io
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 from safetensors.numpy import save
+
+from xception_jax.formats import hdf5
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -41,4 +45,31 @@ def npz(tensors: Tensors) -> bytes:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {name.replace("/", "."): x for name, x in tensors.items()}
     np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def keras_archive(
+    config: Mapping[str, Any], metadata: Mapping[str, Any], tensors: Tensors, groups: Mapping[str, str]
+) -> bytes:
+    """A .keras file, which Keras 3 opens with `keras.models.load_model`: a zip of configuration and arrays.
+
+    Args:
+      config: of the network, as `keras_config` makes it.
+      metadata: about the file; Keras does not read it.
+      tensors: by "layer/variable", a layer's in the order in which Keras has them.
+      groups: where the file has each layer's arrays.
+    """
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for name, group in groups.items():
+            variables = file.create_group(f"{group}/vars")
+            variables.attrs["name"] = name
+            arrays = [x for tensor, x in tensors.items() if tensor.rpartition("/")[0] == name]
+            for i, x in enumerate(arrays):
+                variables[str(i)] = x
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # not compressed, as Keras writes it; dated 1980, the same each time
+        for name, text in ((hdf5.METADATA, metadata), (hdf5.CONFIG, config)):
+            archive.writestr(zipfile.ZipInfo(name), json.dumps(text))
+        archive.writestr(zipfile.ZipInfo(hdf5.WEIGHTS), weights.getvalue())
     return buffer.getvalue()

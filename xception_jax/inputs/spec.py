@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from xception_jax.inputs.choices import Resize
+
 Colour = tuple[float, float, float]
 
 
@@ -41,11 +43,15 @@ class InputSpec:
 
     Attributes:
       image_size: side in pixels used in training or testing.
-      crop_fraction: fraction of the image's shorter side covered by the central square in evaluation.
-      interpolation: "bilinear", "bicubic" or "area".
+      crop_fraction: fraction of the image's shorter side covered by the central square in evaluation; without meaning
+        unless `resize` is "crop".
+      interpolation: "bilinear", "bicubic", "area", "lanczos" or "nearest", see inputs/resampling.py.
       normalization: of the pixels.
       stain: Reinhard stain normalization applied to histology tiles first (inputs/stain.py), with the target's means
         and standard deviations of L*, a* and b*, or None.
+      resize: how an image of another shape becomes a square in evaluation. "crop": its central square, as in timm and
+        torchvision. "squash": all of it, whatever its aspect, as in Keras' `load_img(target_size=...)`. "pad": all of
+        it in its aspect, in the middle of black. Training has random crops, whichever it is.
     """
 
     image_size: int = 299
@@ -53,3 +59,4 @@ class InputSpec:
     interpolation: str = "bilinear"
     normalization: Normalization = Normalization()
     stain: tuple[Colour, Colour] | None = None
+    resize: Resize = "crop"

@@ -39,8 +39,8 @@ class Card:
         return KERAS + self.file if self.file else HUB + self.name
 
 
-# Keras' applications are given the whole image; timm's are evaluated on a central crop.
-WHOLE = InputSpec(crop_fraction=1.0)
+# Keras' `load_img(target_size=...)` squashes the whole image to a square; timm's are evaluated on a central crop.
+WHOLE = InputSpec(crop_fraction=1.0, resize="squash")
 TILES = InputSpec(299, 1.0, "area", Normalization(standardize=True))
 
 

@@ -16,7 +16,7 @@ from xception_jax.models.head import Scores, Step, as_text
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained.identify import Recognized, recognize
 from xception_jax.pretrained.layouts.keras import layer_number
-from xception_jax.pretrained.layouts.keras_graph import Graph, HeadLayer, compiled_scores, follow, scores_of
+from xception_jax.pretrained.layouts.keras_graph import BN_EPSILON, Graph, HeadLayer, compiled_scores, follow, scores_of
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
 
 Tensors = Mapping[str, np.ndarray]
@@ -89,7 +89,7 @@ def of_arrays(tensors: Tensors, source: str) -> Pretrained | None:
     *before, logits = orders[0]
     relu = HeadLayer(Step("relu"), "")
     steps = [s for h in before for s in ((h, relu) if h.step.kind == "dense" else (h,))]
-    graph = Graph(model, None, None, False, tuple(steps), logits.layer, True, "", frozenset(outside))
+    graph = Graph(model, BN_EPSILON, None, None, tuple(steps), logits.layer, "", frozenset(outside))
     return _assembled(graph, backbone, tensors, source, "", ["its hidden layers are taken to have ReLU"])
 
 
@@ -132,6 +132,8 @@ def _assembled(
     """The weights of a backbone with what a graph says of the rest; `meaning` of its outputs is "" if unknown."""
     weights, options, outputs = backbone.weights, dict(backbone.options), 0
     scores: Scores = "softmax"
+    if not math.isclose(graph.epsilon, BN_EPSILON, rel_tol=1e-3):
+        options["bn_epsilon"] = graph.epsilon
     if graph.logits:
         weights, steps, outputs = _with_head(backbone.weights, graph, tensors, source)
         options |= _options(steps)

@@ -1,15 +1,15 @@
 """Trained weights from a file, a folder, a work directory or a name."""
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from xception_jax.errors import UserError
 from xception_jax.formats.detect import read_tensors
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.cards import usual_input
-from xception_jax.pretrained import hub, keras
+from xception_jax.pretrained import card, hub, keras
 from xception_jax.pretrained.identify import FAMILIES, recognize
 from xception_jax.pretrained.layouts import slideflow
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
@@ -69,17 +69,18 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
         raise UserError(f'{path} is not a work directory: it has no checkpoint "{which}"')
     if slideflow.find(path) is not None:
         return of_pathology(path, source)
-    pretrained = of_file(path, source, head=which != BACKBONE)
-    card = path.with_name("config.json")
-    return with_card(pretrained, json.loads(card.read_text())) if card.exists() else pretrained
+    form, tensors, facts = read_tensors(path)
+    pretrained = of_arrays(form, tensors, facts, source, head=which != BACKBONE)
+    return card.with_cards(pretrained, path, card.inside(facts))
 
 
-def of_file(path: Path, source: str, *, head: bool) -> Pretrained:
-    """The weights in a file, by its graph if it has one, else by its arrays."""
-    name, tensors, metadata = read_tensors(path)
-    if config := keras.config_of(metadata):
+def of_arrays(
+    form: str, tensors: dict[str, np.ndarray], facts: dict[str, Any], source: str, *, head: bool
+) -> Pretrained:
+    """The weights in a file's arrays, by the file's own graph if it has one; arguments as `read_tensors` returns them."""
+    if config := keras.config_of(facts):
         return keras.of_graph(tensors, config, source, head=head)
-    if name in ("hdf5", "keras", "npz") and head and (pretrained := keras.of_arrays(tensors, source)):
+    if form in ("hdf5", "keras", "npz") and head and (pretrained := keras.of_arrays(tensors, source)):
         return pretrained
     found = recognize(tensors, source)
     return Pretrained(
@@ -108,23 +109,4 @@ def of_pathology(path: Path, source: str) -> Pretrained:
         found.scores,
         found.uncertainty,
         found.licence,
-    )
-
-
-def with_card(pretrained: Pretrained, card: dict[str, Any]) -> Pretrained:
-    """Adds the information in timm's config.json to the weights: input, crop, licence and class names."""
-    cfg = card.get("pretrained_cfg", {})
-    spec = pretrained.input
-    normalization = Normalization(
-        tuple(cfg.get("mean", spec.normalization.mean)), tuple(cfg.get("std", spec.normalization.std))
-    )
-    spec = InputSpec(
-        cfg.get("input_size", (3, spec.image_size))[1],
-        cfg.get("crop_pct", spec.crop_fraction),
-        cfg.get("interpolation", spec.interpolation),
-        normalization,
-    )
-    names = card.get("label_names") or cfg.get("label_names") or pretrained.class_names
-    return dataclasses.replace(
-        pretrained, input=spec, licence=cfg.get("license", pretrained.licence), class_names=tuple(names)
     )

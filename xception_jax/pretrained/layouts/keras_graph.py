@@ -68,23 +68,21 @@ class Graph:
 
     Attributes:
       model: "xception" or "inception_v3".
+      epsilon: of the backbone's batch normalization.
       image_size: side of the images, None if any.
       normalization: of pixels 0..255, if the graph does it; None if it is left to the caller.
-      resized: whether the graph resizes images itself, whatever their aspect.
       head: the steps before the logits.
       logits: the layer of the logits; "" if there is none.
-      bias: whether it adds a bias.
       activation: of the logits, "" if there is none.
       layers: names of all layers outside the backbone.
     """
 
     model: str
+    epsilon: float
     image_size: int | None
     normalization: Normalization | None
-    resized: bool
     head: tuple[HeadLayer, ...]
     logits: str
-    bias: bool
     activation: str
     layers: frozenset[str]
 
@@ -111,13 +109,13 @@ def follow(output: Layer, tensors: Tensors, source: str, *, head: bool = True) -
     first = next(layer for layer in inside if layer.kind == "Conv2D")
     before = _chain(first.inputs[0], None, source) if first.inputs else []
     outside = {id(layer) for layer in before}
-    _check_backbone(model, [layer for layer in inside if id(layer) not in outside], source)
-    normalization, size, resized = _input(before, tensors, source)
+    epsilon = _epsilon(model, [layer for layer in inside if id(layer) not in outside], source)
+    normalization, size = _input(before, tensors, source)
     after = _chain(output, last, source) if head else []
-    steps, logits, bias, activation = _head(after, tensors, source)
+    steps, logits, activation = _head(after, source)
     backbone = {layer.name for layer in inside} - {layer.name for layer in before}
     names = frozenset(layer.name for layer in every) - backbone
-    return Graph(model, size, normalization, resized, steps, logits, bias, activation, names)
+    return Graph(model, epsilon, size, normalization, steps, logits, activation, names)
 
 
 def _chain(layer: Layer, end: Layer | None, source: str) -> list[Layer]:
@@ -136,8 +134,12 @@ def _chain(layer: Layer, end: Layer | None, source: str) -> list[Layer]:
     return chain[::-1]
 
 
-def _check_backbone(model: str, layers: list[Layer], source: str) -> None:
-    """Raises WeightsFileError if the backbone was changed: other layers, epsilons or activations."""
+def _epsilon(model: str, layers: list[Layer], source: str) -> float:
+    """The epsilon of the backbone's batch normalization.
+
+    Raises:
+      WeightsFileError: the backbone was changed: it has other layers or activations, or several epsilons.
+    """
     found = collections.Counter(layer.kind for layer in layers)
     for kind, count in LAYERS[model].items():
         if found[kind] != count:
@@ -145,32 +147,34 @@ def _check_backbone(model: str, layers: list[Layer], source: str) -> None:
                 f"{source}: its {model} was changed: it has {found[kind]} {kind}, Keras' has {count}"
             )
     for layer in layers:
-        epsilon = layer.config.get("epsilon", BN_EPSILON)
-        activation = _activation_of(layer)
-        if layer.kind == "BatchNormalization" and not math.isclose(epsilon, BN_EPSILON, rel_tol=1e-3):
-            raise WeightsFileError(f'{source}: its {model} was changed: "{layer.name}" has epsilon {epsilon}')
-        if layer.kind == "Activation" and activation != "relu":
+        if layer.kind == "Activation" and (activation := _activation_of(layer)) != "relu":
             raise WeightsFileError(f'{source}: its {model} was changed: "{layer.name}" is {activation}')
+    epsilons = {
+        float(layer.config.get("epsilon", BN_EPSILON)) for layer in layers if layer.kind == "BatchNormalization"
+    }
+    if len(epsilons) > 1:
+        raise WeightsFileError(f"{source}: its {model} was changed: it has epsilons of {sorted(epsilons)}")
+    return epsilons.pop()
 
 
-def _input(layers: list[Layer], tensors: Tensors, source: str) -> tuple[Normalization | None, int | None, bool]:
-    """The function of pixels, as a normalization; the image's side; and whether the graph resizes."""
+def _input(layers: list[Layer], tensors: Tensors, source: str) -> tuple[Normalization | None, int | None]:
+    """The function of pixels, as a normalization; and the image's side."""
     scale, offset = np.ones(3), np.zeros(3)
-    scaled, size, resized = False, None, False
+    scaled, size = False, None
     for layer in layers:
         if layer.kind == "InputLayer":
             size = _side(layer, source)
         elif layer.kind == "Resizing":
-            size, resized = _resizing(layer, source), True
+            size = _resizing(layer, source)
         elif layer.kind not in IDENTITY:
             a, b = _affine(layer, tensors, source)
             scale, offset, scaled = scale * a, offset * a + b, True
     if not scaled:
-        return None, size, resized
+        return None, size
     if not np.isfinite([scale, offset]).all() or (scale == 0).any():
         raise WeightsFileError(f"{source}: its graph scales pixels by {scale.tolist()} + {offset.tolist()}")
     std = 1 / (255 * scale)
-    return Normalization(_colours(-offset * std), _colours(std)), size, resized
+    return Normalization(_colours(-offset * std), _colours(std)), size
 
 
 def _colours(values: np.ndarray) -> tuple[float, float, float]:
@@ -242,12 +246,12 @@ def _activation_of(layer: Layer) -> str:
     return "" if activation in (None, "linear") else str(activation).lower()
 
 
-def _head(layers: list[Layer], tensors: Tensors, source: str) -> tuple[tuple[HeadLayer, ...], str, bool, str]:
-    """The steps before the logits, the layer of the logits, whether it has a bias, and its activation."""
-    steps = [step for layer in layers for step in _steps(layer, tensors, source)]
+def _head(layers: list[Layer], source: str) -> tuple[tuple[HeadLayer, ...], str, str]:
+    """The steps before the logits, the layer of the logits, and its activation."""
+    steps = [step for layer in layers for step in _steps(layer, source)]
     dense = [i for i, found in enumerate(steps) if found.step.kind == "dense"]
     if not dense:
-        return _pooled(steps, source), "", True, ""
+        return _pooled(steps, source), "", ""
     logits, after = steps[dense[-1]], [s.step for s in steps[dense[-1] + 1 :] if s.step.kind != "dropout"]
     if len(after) > 1 or any(step.kind not in ("softmax", "sigmoid") for step in after):
         raise WeightsFileError(
@@ -255,7 +259,7 @@ def _head(layers: list[Layer], tensors: Tensors, source: str) -> tuple[tuple[Hea
             f"scores; softmax, sigmoid or nothing can{INSTEAD}"
         )
     activation = after[0].kind if after else ""
-    return _pooled(steps[: dense[-1]], source), logits.layer, logits.step.bias, activation
+    return _pooled(steps[: dense[-1]], source), logits.layer, activation
 
 
 def _pooled(steps: list[HeadLayer], source: str) -> tuple[HeadLayer, ...]:
@@ -275,7 +279,7 @@ def _pooled(steps: list[HeadLayer], source: str) -> tuple[HeadLayer, ...]:
     return tuple([*steps[first : first + 1], *late]) if pools else tuple(steps)
 
 
-def _steps(layer: Layer, tensors: Tensors, source: str) -> Iterator[HeadLayer]:
+def _steps(layer: Layer, source: str) -> Iterator[HeadLayer]:
     """The steps that a layer of the head is."""
     c, kind = layer.config, layer.kind
     if kind == "Flatten":
