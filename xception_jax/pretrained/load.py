@@ -77,7 +77,7 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
 def of_arrays(
     form: str, tensors: dict[str, np.ndarray], facts: dict[str, Any], source: str, *, head: bool
 ) -> Pretrained:
-    """The weights in a file's arrays, by the file's own graph if it has one; arguments as `read_tensors` returns them."""
+    """The weights in a file's arrays, by its own graph if it has one; arguments as `read_tensors` returns them."""
     if config := keras.config_of(facts):
         return keras.of_graph(tensors, config, source, head=head)
     if form in ("hdf5", "keras", "npz") and head and (pretrained := keras.of_arrays(tensors, source)):

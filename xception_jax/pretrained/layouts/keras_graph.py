@@ -9,7 +9,6 @@ Shape legend: D channels of the last map, F features, K classes.
 
 import collections
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
