@@ -55,13 +55,16 @@ def main(arguments: Sequence[str]) -> int:
         tables.check_table(Path(flag.output))
     if flag.features and Path(flag.features).suffix not in (".npz", ".parquet"):
         raise UserError(f"{flag.features} is not a features file: its name must end in .npz or .parquet")
-    logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
     host_memory.reuse_step_memory()
     files = find_images([Path(a) for a in arguments])
     given = {name: flag[name].value for name in OVERRIDES if flag[name].value is not None}
     pretrained = overrides.override(load(flag.weights, flag.model), given)
     print(overrides.described(pretrained, given))
+    for line in pretrained.assumed:
+        if not any(f"--{name}" in line for name in given):
+            print(f"assumed: {line}")
     predictor = Predictor(pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops))
+    logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
     top = min(flag.top, pretrained.num_classes)
     broken = UnreadableImages()
     columns: dict[str, list] = {

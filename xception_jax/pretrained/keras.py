@@ -139,7 +139,7 @@ def _assembled(
         options |= _options(steps)
         scores, note = scores_of(meaning, outputs)
         assumed = assumed + ([note] if note else [])
-        if outputs == 1 and scores == "sigmoid":
+        if outputs == 1 and meaning == "sigmoid":  # not where it is assumed: the user may know that it is a number
             weights, outputs, scores = _as_two_classes(weights), 2, "softmax"
     spec = usual_input("keras", graph.model)
     if graph.image_size is not None:
