@@ -18,6 +18,7 @@ def define_flags() -> None:
         "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
     )
     flags.DEFINE_string("model", None, "The network expected; by default whichever the weights are of.")
+    common.define_ignore()
     flags.DEFINE_integer("top", 5, "Classes to report per image.", lower_bound=1)
     flags.DEFINE_string("output", None, "A table to write: .csv, .jsonl or .parquet.")
     flags.DEFINE_string("features", None, "Features to write: .npz or .parquet.")
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
     host_memory.reuse_step_memory()
     files = find_images([Path(a) for a in arguments])
-    pretrained = load(flag.weights, flag.model)
+    pretrained = load(flag.weights, flag.model, flag.ignore)
     predictor = Predictor(
         pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops), image_size=flag.image_size
     )

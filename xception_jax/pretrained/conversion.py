@@ -1,5 +1,6 @@
 """Conversion of trained weights to files that other frameworks load."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +60,17 @@ def caveat(pretrained: Pretrained, to: str) -> str:
     return f"these weights were trained with {', '.join(differing)}; set it there, too" if differing else ""
 
 
-def convert(weights: str, to: str, output: Path) -> Pretrained:
+def convert(weights: str, to: str, output: Path, ignore: Sequence[str] = ()) -> Pretrained:
     """Writes trained weights to a file for another framework; returns the weights.
 
     Args:
-      weights: as for `pretrained.load`.
+      weights, ignore: as for `pretrained.load`.
       to: "timm", "torchvision", "keras" or "npz" (Keras' names).
       output: the file; its suffix must match the format.
     """
     suffix = SUFFIXES[to]
     if output.suffix != suffix or output.name.endswith(".weights.h5"):
         raise UserError(f"--to={to} writes a {suffix} file (in Keras, .weights.h5 is another format), not {output}")
-    pretrained = load(weights)
+    pretrained = load(weights, ignore=ignore)
     atomic.write_atomically(output, encode(pretrained, to))
     return pretrained
