@@ -52,7 +52,7 @@ def default() -> ConfigDict:
     m.residual = config_dict.placeholder(bool)  # xception
     m.between = config_dict.placeholder(str)  # xception: none, relu or elu between depthwise and pointwise
     m.pool_padding = config_dict.placeholder(str)  # xception: same or symmetric
-    m.flavour = config_dict.placeholder(str)  # inception_v3: torchvision, keras or paper
+    m.flavour = config_dict.placeholder(str)  # inception_v3: torchvision, keras, paper or fid
     m.aux_head = config_dict.placeholder(bool)  # inception_v3
 
     c.data = d = ConfigDict()

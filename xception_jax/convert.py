@@ -43,6 +43,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("to", None, ["timm", "torchvision", "keras", "npz"], "The format to write.")
     flags.DEFINE_string("output", None, "The file to write: .safetensors, .keras, .h5 or .npz.")
+    common.define_ignore()
     flags.DEFINE_bool("diff", False, "Compare the activations of the two networks given.")
     flags.DEFINE_string("image", None, "diff: the image that both are given; by default noise.")
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(USAGE)
     from xception_jax.pretrained.conversion import caveats, convert
 
-    pretrained = convert(flag.weights, flag.to, Path(flag.output))
+    pretrained = convert(flag.weights, flag.to, Path(flag.output), flag.ignore)
     print(f"wrote {flag.output}: {pretrained.model}, {pretrained.num_classes} classes, of {pretrained.source}")
     for note in caveats(pretrained, flag.to, Path(flag.output)):
         print(f"note: {note}")

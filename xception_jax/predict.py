@@ -21,6 +21,7 @@ def define_flags() -> None:
         "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
     )
     flags.DEFINE_string("model", None, "The network expected; by default whichever the weights are of.")
+    common.define_ignore()
     flags.DEFINE_integer("top", 5, "Classes to report per image.", lower_bound=1)
     flags.DEFINE_string("output", None, "A table to write: .csv, .jsonl or .parquet.")
     flags.DEFINE_string("features", None, "Features to write: .npz or .parquet.")
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     host_memory.reuse_step_memory()
     files = find_images([Path(a) for a in arguments])
     given = {name: flag[name].value for name in OVERRIDES if flag[name].value is not None}
-    pretrained = overrides.override(load(flag.weights, flag.model), given)
+    pretrained = overrides.override(load(flag.weights, flag.model, flag.ignore), given)
     print(overrides.described(pretrained, given))
     for line in pretrained.assumed:
         if not any(f"--{name}" in line for name in given):

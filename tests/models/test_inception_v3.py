@@ -1,6 +1,7 @@
 """Inception V3 as torchvision has it: what differs from Keras' network, whose numbers `test_keras_parity` compares."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests import peers
 from xception_jax.models import create_model
 from xception_jax.models.inception_v3 import InceptionA, InceptionC, InceptionE
+from xception_jax.pretrained.layouts.table import to_ours
+from xception_jax.pretrained.layouts.timm import timm_table
 
 POOLED = [f"mixed{i}" for i in (0, 1, 2, 4, 5, 6, 7, 9, 10)]
 
@@ -76,6 +80,57 @@ def test_keras_network_with_gammas_of_one_and_counted_padding_is_torchvision_s()
     for name in POOLED:
         getattr(keras, name).count_padding = True
     np.testing.assert_allclose(keras(images), expected, rtol=1e-4)
+
+
+def fid_s(torchvision):
+    """torchvision's network with the pools of pytorch-fid's, which are read off its inception.py."""
+    torch, *_ = peers.libraries()
+    functional = torch.nn.functional
+    average = functools.partial(functional.avg_pool2d, count_include_pad=False)
+
+    def with_pool(block, pool):
+        forward = block._forward
+
+        def call(x):
+            with mock.patch.object(functional, "avg_pool2d", pool):
+                return forward(x)
+
+        block._forward = call
+
+    for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
+        with_pool(getattr(torchvision, f"Mixed_{name}"), average)
+    with_pool(torchvision.Mixed_7c, functional.max_pool2d)  # of the same arguments: kernel_size=3, stride=1, padding=1
+    return torchvision
+
+
+@pytest.mark.slow
+def test_logits_are_those_of_fid_s_network():
+    torch, torchvision, _ = peers.libraries()
+    with torch.device("meta"):
+        twin = torchvision.models.inception_v3(init_weights=False, num_classes=11, aux_logits=False)
+    state = peers.random_state(twin)
+    twin = fid_s(peers.load(twin.to_empty(device="cpu"), state))
+    images = peers.pictures(91)
+    expected = peers.run_torch(twin, images)
+    weights = to_ours(state, timm_table("inception_v3"))
+    graphdef, _ = peers.structure("inception_v3", num_classes=11, flavour="fid")
+    assert peers.error(peers.run_ours(graphdef, weights, images)[0], expected) < 1e-4
+
+
+def test_fid_s_pools():
+    """Averages without the padding, and in the last block a maximum: of 3x3 pixels before the 1x1 unit."""
+    model = randomised(tiny(flavour="fid"))
+    for name in POOLED:
+        block = getattr(model, name)
+        assert (block.count_padding, getattr(block, "max_pool", False)) == (False, name == "mixed10")
+    (conv_unit,) = model.mixed10.branch_pool.units
+    x = maps(2, 4, 5, conv_unit.conv.kernel.shape[2])
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    pooled = np.max([padded[:, i : i + 4, j : j + 5] for i in range(3) for j in range(3)], 0)
+    expected = unit(conv_unit, pooled)
+    np.testing.assert_allclose(
+        model.mixed10(x, train=False)[..., -expected.shape[-1] :], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_aux_head_is_torchvision_s():

@@ -13,6 +13,7 @@ prints lines of JSON: the number of each damage before it is read, and what came
 Readers that use a process of their own read in this one, so that a thousand files are done in seconds.
 """
 
+import argparse
 import json
 import shutil
 import signal
@@ -63,7 +64,8 @@ def make(kind: str, folder: Path) -> Path:
         import torch
 
         state = {name: torch.from_numpy(x) for name, x in arrays().items()}
-        torch.save({"state_dict": state, "epoch": 3}, path, _use_new_zipfile_serialization=kind == "torch")
+        beside = {"args": argparse.Namespace(folder=Path("/data")), "best": np.float64(0.5), "epoch": 3}
+        torch.save({"state_dict": state, **beside}, path, _use_new_zipfile_serialization=kind == "torch")
     elif kind == "keras":
         make_keras(path, folder)
     else:

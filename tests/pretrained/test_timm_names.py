@@ -8,7 +8,7 @@ from tests import peers
 from xception_jax.errors import UserError
 from xception_jax.models import list_models
 from xception_jax.pretrained.layouts.table import to_foreign, to_ours
-from xception_jax.pretrained.layouts.timm import canonical, timm_table
+from xception_jax.pretrained.layouts.timm import timm_table
 
 
 def shapes(tree):
@@ -53,17 +53,6 @@ def test_arrays_without_a_place_are_not_lost_in_silence():
     _, headless = peers.tiny("xception41", num_classes=0)
     with pytest.raises(KeyError, match=r"head\.fc\.weight"):
         to_ours(to_foreign(headless, timm_table("xception41", head=False)), timm_table("xception41"))
-
-
-@pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
-@pytest.mark.parametrize("head", ["fc", "last_linear", "last_linear.1"])
-def test_other_names_of_the_same_network(prefix, head):
-    """As in Cadene's files and their descendants."""
-    arrays = {"conv1.weight": np.zeros((8, 3, 3, 3)), "block1.rep.0.pointwise.weight": np.ones((8, 8, 1, 1))}
-    arrays |= {"fc.weight": np.zeros((5, 8)), "fc.bias": np.zeros(5)}
-    other = {prefix + name.replace("fc", head): x for name, x in arrays.items()}
-    other[prefix + "block1.rep.0.pointwise.weight"] = np.ones((8, 8))
-    assert shapes(canonical(other)) == shapes(arrays)
 
 
 def test_unknown_networks_are_refused():

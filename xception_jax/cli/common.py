@@ -88,6 +88,11 @@ def with_underscores(argument: str) -> str:
     return re.sub(r"^--?[^=]+", lambda name: "--" + name[0].lstrip("-").replace("-", "_"), argument)
 
 
+def define_ignore() -> None:
+    """The flag --ignore of commands that load weights."""
+    flags.DEFINE_list("ignore", [], "Arrays to leave out of a file: names or patterns, such as fc.*, with commas.")
+
+
 def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None]) -> None:
     """Runs a command that takes arguments beside its flags.
 

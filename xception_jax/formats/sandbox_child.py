@@ -183,27 +183,125 @@ def _dataset(name: str, dataset: Any, budget: Budget) -> np.ndarray:
     return dataset[()].astype(dataset.dtype.newbyteorder("<"), copy=False)
 
 
+# Where training programs keep the network's arrays in what they save: averaged over training's steps, or as they are.
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "params_ema", "ema_model", "ema")
+PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
+CLASS_NAMES = ("classes", "class_names", "label_names", "labels", "class_to_idx")
+# What training programs save beside the arrays. None of these is imported: each becomes an empty `StandIn`.
+STAND_INS = (
+    "argparse.Namespace", "types.SimpleNamespace",
+    *(f"pathlib{sub}.{kind}" for sub in ("", "._local") for kind in (
+        "Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
+    *(f"builtins.{name}" for name in ("dict", "list", "tuple", "int", "float", "str", "bool")),
+    "collections.deque", "datetime.date", "datetime.datetime", "datetime.timedelta", "datetime.timezone",
+    "decimal.Decimal", "fractions.Fraction", "uuid.UUID", "typing.Any",
+    "numpy.dtype", "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy.dtypes.{name}DType" for name in (
+        "Bool", "Float16", "Float32", "Float64", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32",
+        "UInt64", "Bytes", "Str")),
+    "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.base.Metadata",
+    "omegaconf.base.ContainerMetadata", *(f"omegaconf.nodes.{kind}Node" for kind in (
+        "Any", "String", "Integer", "Float", "Boolean", "Path")),
+    "torch.torch_version.TorchVersion",
+)  # fmt: skip
+STAND_IN_DICTS = (
+    "collections.defaultdict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+)
+
+
+class StandIn:
+    """In place of an object that a file has beside its arrays: takes and does nothing."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class StandInDict(StandIn):
+    """In place of a kind of dictionary: a plain one."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return {}
+
+
+def _stand_in(name: str, kind: type) -> type:
+    """A stand-in for the class of this full name, as PyTorch looks it up."""
+    module, _, own = name.rpartition(".")
+    return type(own, (kind,), {"__module__": module, "__qualname__": own})
+
+
 def read_torch(path: str, budget: Budget) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors of a state dict, or of the state dict under "state_dict", "model_state_dict", "model" or the like."""
+    """The tensors of a state dict, or of the one in what a training program saved: the averaged one if there is one.
+
+    Metadata: "averaged", under which name the averaged arrays were, or ""; "class_names", [] if there are none.
+    """
     import torch
 
+    if hasattr(torch.serialization, "add_safe_globals"):
+        kinds = ((STAND_INS, StandIn), (STAND_IN_DICTS, StandInDict))
+        torch.serialization.add_safe_globals([_stand_in(name, kind) for names, kind in kinds for name in names])
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:  # its message advises running the file's code
         called = re.search(r"GLOBAL (\S+)", str(e))
         what = f"it is a pickle that would run {called[1]}" if called else "damaged, or contains more than weights"
         raise Refused(what) from None
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict):
-        raise Refused("it has no state dict")
-    tensors = {str(name): x for name, x in found.items() if isinstance(x, torch.Tensor)}
+    state, averaged = _state_dict(saved)
+    tensors = {str(name): x for name, x in state.items() if isinstance(x, torch.Tensor)}
     for name, x in tensors.items():
         if x.layout != torch.strided or x.is_quantized or str(x.dtype).removeprefix("torch.") not in DTYPES:
             raise Refused(f"{name} is of a kind not supported for weights ({x.dtype}, {x.layout})")
         budget.take(name, tuple(x.shape), x.element_size())
-    return {name: _numpy(x) for name, x in tensors.items()}, {}
+    metadata = {"averaged": averaged, "class_names": _class_names(saved)}
+    return {name: _numpy(x) for name, x in tensors.items()}, metadata
+
+
+def _state_dict(saved: Any) -> tuple[dict[Any, Any], str]:
+    """The state dict in what a program saved, and its key if it is an averaged one, else ""."""
+    averaged = ""
+    for _ in range(MAX_DEPTH):
+        keys = [key for key in AVERAGED + PLAIN if isinstance(saved, dict) and _holds_tensors(saved.get(key))]
+        if not keys:
+            break
+        saved = saved[keys[0]]
+        averaged = averaged or (keys[0] if keys[0] in AVERAGED else "")
+    if not _holds_tensors(saved):
+        has = ", ".join(str(key)[:40] for key in list(saved)[:8]) if isinstance(saved, dict) else type(saved).__name__
+        raise Refused(f"it has no state dict, but {has or 'nothing'}")
+    return saved, averaged
+
+
+def _holds_tensors(x: Any, depth: int = 3) -> bool:
+    """Whether it is a dictionary that has tensors, or one that has them, and so on."""
+    import torch
+
+    if depth == 0 or not isinstance(x, dict):
+        return False
+    return any(isinstance(value, torch.Tensor) for value in x.values()) or any(
+        _holds_tensors(x.get(key), depth - 1) for key in AVERAGED + PLAIN
+    )
+
+
+def _class_names(saved: Any) -> list[str]:
+    """The names of classes that a program saved beside its arrays: a list, or numbers by name."""
+    for found in [saved.get(key) for key in CLASS_NAMES] if isinstance(saved, dict) else []:
+        if isinstance(found, dict) and all(type(number) is int for number in found.values()):
+            numbers: dict[Any, int] = found
+            found = sorted(numbers, key=lambda name: numbers[name])
+            found = found if sorted(numbers.values()) == [*range(len(numbers))] else None
+        if isinstance(found, list | tuple) and found and all(isinstance(name, str) for name in found):
+            return list(found)
+    return []
 
 
 def _numpy(x: Any) -> np.ndarray:

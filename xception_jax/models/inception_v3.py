@@ -55,6 +55,7 @@ class Flavour:
       pool_widths: channels of the pool branches of mixed0, mixed1 and mixed2.
       mixed7_first: channels of the first convolution of mixed7's double 7x7 branch.
       mixed8_average: mixed8 uses average pooling instead of max pooling.
+      mixed10_max: mixed10's pool branch uses max pooling instead of average pooling.
     """
 
     bn_scale: bool = True
@@ -63,6 +64,7 @@ class Flavour:
     pool_widths: tuple[int, int, int] = (32, 64, 64)
     mixed7_first: int = 192
     mixed8_average: bool = False
+    mixed10_max: bool = False
 
 
 FLAVOURS = {
@@ -70,6 +72,9 @@ FLAVOURS = {
     "keras": Flavour(bn_scale=False),
     # github.com/fchollet/deep-learning-models, inception_v3.py, August 2016.
     "paper": Flavour(relu_first=True, pool_widths=(32, 32, 32), mixed7_first=160, mixed8_average=True),
+    # TensorFlow's network of December 2015, by whose features FID is defined: github.com/mseitzer/pytorch-fid,
+    # inception.py. Its last max pool is a mistake of that network, kept because its weights were trained with it.
+    "fid": Flavour(mixed10_max=True),
 }
 MIN_IMAGE_SIZE = {"imagenet": 75, "small": 32}
 STEM_STRIDES = {"imagenet": (2, 4, 8), "small": (1, 1, 2)}  # strides of the maps that `Stem` returns
@@ -262,10 +267,13 @@ class InceptionD(nnx.Module):
 
 
 class InceptionE(nnx.Module):
-    """8x8: 1x1, 3x3 split into parallel 1x3 and 3x1, the same after another 3x3, and pool branches (figure 7)."""
+    """8x8: 1x1, 3x3 split into parallel 1x3 and 3x1, the same after another 3x3, and pool branches (figure 7).
 
-    def __init__(self, in_channels: int, *, branch: MakeBranch, count_padding: bool):
-        self.count_padding = count_padding
+    With `max_pool` the pool branch begins with the maximum over 3x3 pixels, not their average.
+    """
+
+    def __init__(self, in_channels: int, *, branch: MakeBranch, count_padding: bool, max_pool: bool = False):
+        self.count_padding, self.max_pool = count_padding, max_pool
         self.branch1x1 = branch(in_channels, (320, 1, 1))
         self.branch3x3 = branch(in_channels, (384, 1, 1))
         self.branch3x3_a = branch(self.branch3x3.out_channels, (384, 1, 3))
@@ -285,9 +293,14 @@ class InceptionE(nnx.Module):
             self.branch3x3_b(single, train=train),
             self.branch3x3dbl_a(double, train=train),
             self.branch3x3dbl_b(double, train=train),
-            pool_branch(self.branch_pool, x, count_padding=self.count_padding, train=train),
+            self._pooled(x, train=train),
         ]
         return jnp.concatenate(maps, axis=-1)
+
+    def _pooled(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W D"]:
+        if self.max_pool:
+            return self.branch_pool(ops.max_pool(x, 3, 1, "SAME"), train=train)
+        return pool_branch(self.branch_pool, x, count_padding=self.count_padding, train=train)
 
 
 class AuxHead(nnx.Module):
@@ -319,7 +332,7 @@ class InceptionV3(Backbone):
     Args:
       num_classes: width of the logits; 0 omits the logits layers.
       rngs: initialises the parameters (Glorot uniform, as in Keras).
-      flavour: "torchvision" (also timm's), "keras" or "paper", see `Flavour`.
+      flavour: "torchvision" (also timm's), "keras", "paper" or "fid", see `Flavour`.
       stem: "imagenet" (75 pixels or more) or "small" (32 pixels or more, see `Stem`).
       aux_head: adds the auxiliary head; training then needs 299 pixels or more, 71 with the small stem.
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
@@ -375,7 +388,7 @@ class InceptionV3(Backbone):
         )
         self.mixed8 = InceptionD(self.mixed7.out_channels, branch=branch, average=kind.mixed8_average)
         self.mixed9 = InceptionE(self.mixed8.out_channels, **same)
-        self.mixed10 = InceptionE(self.mixed9.out_channels, **same)
+        self.mixed10 = InceptionE(self.mixed9.out_channels, max_pool=kind.mixed10_max, **same)
         self.num_features = self.mixed10.out_channels
         between = steps_of(head, hidden=hidden, dropout=dropout)
         self.head = Head(self.num_features, num_classes, steps=between, numerics=numerics, rngs=rngs)

@@ -1,7 +1,7 @@
 """Conversion of trained weights to files that other frameworks load, with what surrounds them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +141,11 @@ def _differing(pretrained: Pretrained, framework: str, configured: bool) -> list
     ]
 
 
-def convert(weights: str, to: str, output: Path) -> Pretrained:
+def convert(weights: str, to: str, output: Path, ignore: Sequence[str] = ()) -> Pretrained:
     """Writes trained weights to a file for another framework; returns the weights.
 
     Args:
-      weights: as for `pretrained.load`.
+      weights, ignore: as for `pretrained.load`.
       to: "timm", "torchvision", "keras" or "npz" (Keras' names).
       output: the file; its suffix must match the format. For timm and torchvision a config.json is written beside it.
 
@@ -156,7 +156,7 @@ def convert(weights: str, to: str, output: Path) -> Pretrained:
     if output.suffix not in suffixes or output.name.endswith(".weights.h5"):
         wanted = " or ".join(suffixes)
         raise UserError(f"--to={to} writes a {wanted} file (in Keras, .weights.h5 is another format), not {output}")
-    pretrained = load(weights)
+    pretrained = load(weights, ignore=ignore)
     written = files(pretrained, to, output)
     for path, contents in written.items():
         if path != output:

@@ -1,7 +1,8 @@
 """Recognises the network that a file's arrays belong to, by their names and shapes, not by the file name."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,16 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from xception_jax import models
-from xception_jax.errors import WeightsFileError
+from xception_jax.errors import UserError, WeightsFileError
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
+from xception_jax.pretrained.layouts import checkpoint
+from xception_jax.pretrained.layouts.checkpoint import names_of
 from xception_jax.pretrained.layouts.keras import MODELS as KERAS_MODELS
 from xception_jax.pretrained.layouts.keras import canonical as canonical_keras
 from xception_jax.pretrained.layouts.keras import keras_table
 from xception_jax.pretrained.layouts.table import Entry, Table, to_ours
 from xception_jax.pretrained.layouts.timm import LAYERS as TIMM_MODELS
-from xception_jax.pretrained.layouts.timm import canonical as canonical_timm
-from xception_jax.pretrained.layouts.timm import timm_table
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -38,7 +39,8 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("timm", "inception_v3"): {"flavour": "torchvision"},
     ("keras", "inception_v3"): {"flavour": "keras"},
 }
-MOST_NAMES = 5
+# Only the outputs tell the network of TensorFlow's inception-2015-12-05 from torchvision's, whose arrays are the same.
+FID_CLASSES = 1008
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Recognized:
       framework: the naming convention, "keras" or "timm" (also for torchvision's Inception V3).
       model, options, num_classes: the network, as for `create_model`; 0 classes if there is no logits layer.
       weights: the arrays in our layout, float32.
+      notes: what was left out or assumed, for people.
     """
 
     framework: str
@@ -56,28 +59,58 @@ class Recognized:
     options: dict[str, Any]
     num_classes: int
     weights: Weights
+    notes: tuple[str, ...] = ()
 
 
-def recognize(tensors: Tensors, source: str) -> Recognized:
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A file read as one network's.
+
+    Attributes:
+      framework, model: as of `Recognized`.
+      table: of such a file's arrays.
+      arrays: the file's, by the table's names.
+      unexpected: those without a place, by the file's names.
+      notes: as of `Recognized`.
+      refusal: why it cannot be read although its backbone is there; "" if it can.
+    """
+
+    framework: str
+    model: str
+    table: Table
+    arrays: Tensors
+    unexpected: Sequence[str]
+    notes: tuple[str, ...] = ()
+    refusal: str = ""
+
+    @property
+    def missing(self) -> set[str]:
+        """Arrays of the table that the file lacks."""
+        return {entry.name for entry in self.table.entries} - self.arrays.keys()
+
+    @property
+    def distance(self) -> int:
+        """How many arrays are missing or have no place."""
+        return len(self.missing) + len(self.unexpected)
+
+
+def recognize(tensors: Tensors, source: str, ignore: Sequence[str] = ()) -> Recognized:
     """Recognises the network that a file's arrays belong to.
 
     Args:
       tensors: by their names in the file.
       source: the file, for messages.
+      ignore: patterns (of `fnmatch`) of names in the file whose arrays are left out.
 
     Raises:
       WeightsFileError: the network is unknown, or arrays are missing, unexpected, not finite or have wrong shapes.
+      UserError: a pattern matches no name.
     """
-    candidates = [(len(_missing(*c)) + len(_unexpected(*c)), *c) for c in _candidates(tensors)]
-    distance, framework, model, table, arrays = min(candidates, key=lambda c: c[0])
+    tensors, ignored = without(tensors, ignore, source)
+    best = min(_candidates(tensors), key=lambda candidate: candidate.distance)
+    _check(best, tensors, source)
+    framework, model, table, arrays = best.framework, best.model, best.table, best.arrays
     entries = {entry.name: entry for entry in table.entries}
-    if distance >= len(entries):
-        raise WeightsFileError(f"{source} does not belong to a known network: it has {_names(tensors)}")
-    missing, unexpected = _missing(framework, model, table, arrays), _unexpected(framework, model, table, arrays)
-    wrong = {"missing": missing, "unexpected": unexpected}
-    if any(wrong.values()):
-        details = "; ".join(f"{kind}: {_names(names)}" for kind, names in wrong.items() if names)
-        raise WeightsFileError(f"{source} does not match {FAMILIES[model]} with {framework}'s names ({details})")
     _check_numbers({name: arrays[name] for name in entries}, source)
     logits = _logits(table)
     num_classes = 0
@@ -85,19 +118,51 @@ def recognize(tensors: Tensors, source: str) -> Recognized:
         kernel = arrays[logits.name]
         num_classes = kernel.shape[0 if logits.axes else -1] if kernel.ndim == 2 else 0
     options = OPTIONS.get((framework, model), {}) | _read_options(model, table, arrays)
+    notes = ignored + best.notes
+    if (framework, model, num_classes) == ("timm", "inception_v3", FID_CLASSES) and "aux_head" not in options:
+        options["flavour"] = "fid"
+        notes += (f"FID's Inception V3, as it has {FID_CLASSES} outputs",)
     _check_shapes(model, options, num_classes, table, arrays, source)
     floats = {name: np.asarray(arrays[name], np.float32) for name in entries}
-    return Recognized(framework, model, options, num_classes, to_ours(floats, table))
+    return Recognized(framework, model, options, num_classes, to_ours(floats, table), notes)
 
 
-def _candidates(tensors: Tensors) -> Iterator[tuple[str, str, Table, Tensors]]:
-    """Candidates: framework, network, the table of such a file's arrays, and the file's arrays by the table's names."""
-    keras, torch = canonical_keras(tensors), canonical_timm(tensors)
+def without(tensors: Tensors, ignore: Sequence[str], source: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The arrays whose names match none of the patterns, and a note of those that do.
+
+    Raises:
+      UserError: a pattern matches no name.
+    """
+    for pattern in ignore:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in tensors):
+            raise UserError(f"--ignore={pattern} matches none of the arrays of {source}, such as {names_of(tensors)}")
+    ignored = {name for name in tensors if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)}
+    kept = {name: x for name, x in tensors.items() if name not in ignored}
+    return kept, (f"ignored {len(ignored)} arrays: {names_of(ignored)}",) if ignored else ()
+
+
+def _candidates(tensors: Tensors) -> Iterator[Candidate]:
+    keras = canonical_keras(tensors)
     for model in KERAS_MODELS:
-        yield "keras", model, _with_head(keras_table(model), keras), keras
+        table = _with_head(keras_table(model), keras)
+        yield Candidate("keras", model, table, keras, sorted(keras.keys() - {e.name for e in table.entries}))
     for model in TIMM_MODELS:
-        aux = any(name.startswith("AuxLogits.") for name in torch)
-        yield "timm", model, _with_head(timm_table(model, aux_head=aux), torch), torch
+        found = checkpoint.read(tensors, model)
+        yield Candidate("timm", model, found.table, found.arrays, found.unexpected, found.notes, found.refusal)
+
+
+def _check(found: Candidate, tensors: Tensors, source: str) -> None:
+    """Raises WeightsFileError unless each of the network's arrays is there, and no other."""
+    if found.distance >= len(found.table.entries):
+        raise WeightsFileError(f"{source} does not belong to a known network: it has {names_of(tensors) or 'nothing'}")
+    family = f"{FAMILIES[found.model]} with {found.framework}'s names"
+    if found.refusal:
+        raise WeightsFileError(f"{source} has the arrays of {family}, but {found.refusal}")
+    wrong = {"missing": found.missing, "unexpected": found.unexpected}
+    if any(wrong.values()):
+        details = "; ".join(f"{kind}: {names_of(names)}" for kind, names in wrong.items() if names)
+        advice = "" if found.missing else "; --ignore=PATTERN loads the network without those that it matches"
+        raise WeightsFileError(f"{source} does not match {family} ({details}){advice}")
 
 
 def _logits(table: Table) -> Entry | None:
@@ -111,14 +176,6 @@ def _with_head(table: Table, arrays: Tensors) -> Table:
     if any(e.name in arrays for e in logits):
         return table
     return Table(tuple(e for e in table.entries if e not in logits), table.constants)
-
-
-def _missing(framework: str, model: str, table: Table, arrays: Tensors) -> list[str]:
-    return sorted({e.name for e in table.entries} - arrays.keys())
-
-
-def _unexpected(framework: str, model: str, table: Table, arrays: Tensors) -> list[str]:
-    return sorted(arrays.keys() - {e.name for e in table.entries} - table.constants.keys())
 
 
 def _read_options(model: str, table: Table, arrays: Tensors) -> dict[str, Any]:
@@ -160,10 +217,4 @@ def _check_shapes(
             foreign = shape if entry.axes is None else tuple(shape[i] for i in np.argsort(entry.axes))
             wrong.append(f"{entry.name} {tuple(x.shape)} instead of {foreign}")
     if wrong:
-        raise WeightsFileError(f"{source}: arrays of {FAMILIES[model]} have wrong shapes: {_names(wrong)}")
-
-
-def _names(names: Any) -> str:
-    names = list(names)
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return (", ".join(names[:MOST_NAMES]) or "nothing") + more
+        raise WeightsFileError(f"{source}: arrays of {FAMILIES[model]} have wrong shapes: {names_of(wrong)}")

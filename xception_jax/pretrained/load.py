@@ -1,12 +1,13 @@
 """Trained weights from a file, a folder, a work directory or a name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xception_jax.errors import UserError
-from xception_jax.formats.detect import read_tensors
+from xception_jax.formats.detect import read_tensors, weights_in
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.cards import usual_input
 from xception_jax.pretrained import card, hub, keras
@@ -16,25 +17,28 @@ from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
 
 IMAGENET = 1000
 BACKBONE = "backbone"
+FID_INPUT = InputSpec(resize="squash", crop_fraction=1.0)  # the whole image, as in pytorch-fid
 
 
-def load(weights: str | Path, model: str | None = None) -> Pretrained:
+def load(weights: str | Path, model: str | None = None, ignore: Sequence[str] = ()) -> Pretrained:
     """Loads trained weights, with everything needed to use them.
 
     Args:
       weights: a file (Keras' .h5, .weights.h5 or .keras, .safetensors, PyTorch's .pth, .npz in Keras' layout), a
-        TensorFlow SavedModel folder or checkpoint, a work directory of ours, or a name: "imagenet" (Keras' file),
+        TensorFlow SavedModel folder or checkpoint, a folder with a file of weights (as on the Hugging Face hub, in
+        several parts too), a work directory of ours, or a name: "imagenet" (Keras' file),
         "timm/..." or "jamesdolezal/..." on the Hugging Face hub. Files are recognised by their contents. A work
         directory gives its best checkpoint, or the last if none was evaluated; "DIR@last", "DIR@best" and "DIR@STEP"
         select one. "FILE@backbone": a Keras file's network without its head.
       model: the expected network; None: any.
+      ignore: patterns (of `fnmatch`) of the names of arrays to leave out of a file, such as "fc.*".
 
     Raises:
       UserError: the file or name does not exist, cannot be read, or belongs to another network.
     """
     name, which = _checkpoint_of(str(weights))
     path = hub.find(name, model)
-    pretrained = read(path, str(weights), which)
+    pretrained = read(path, str(weights), which, ignore)
     if model is not None and pretrained.model != model:
         raise UserError(
             f"{weights} are the weights of {FAMILIES.get(pretrained.model, 'a network')} (--model={pretrained.model}), "
@@ -53,14 +57,17 @@ def _checkpoint_of(weights: str) -> tuple[str, str | None]:
     return (name, which) if is_part else (weights, None)
 
 
-def read(path: Path, source: str, which: str | None = None) -> Pretrained:
+def read(path: Path, source: str, which: str | None = None, ignore: Sequence[str] = ()) -> Pretrained:
     """The weights in a file or folder.
 
     Args:
       path: the file or folder.
       source: its name in messages.
       which: the checkpoint of a work directory, as for `read_workdir`.
+      ignore: as for `load`.
     """
+    if ignore and ((path / "checkpoints").is_dir() or slideflow.find(path) is not None):
+        raise UserError(f"{path} has no arrays to leave out: --ignore is for files of other programs")
     if (path / "checkpoints").is_dir():
         from xception_jax.pretrained.layouts.workdir import read_workdir  # Orbax is slow to import
 
@@ -69,28 +76,41 @@ def read(path: Path, source: str, which: str | None = None) -> Pretrained:
         raise UserError(f'{path} is not a work directory: it has no checkpoint "{which}"')
     if slideflow.find(path) is not None:
         return of_pathology(path, source)
+    path = weights_in(path)
     form, tensors, facts = read_tensors(path)
-    pretrained = of_arrays(form, tensors, facts, source, head=which != BACKBONE)
+    pretrained = of_arrays(form, tensors, facts, source, head=which != BACKBONE, ignore=ignore)
     return card.with_cards(pretrained, path, card.inside(facts))
 
 
 def of_arrays(
-    form: str, tensors: dict[str, np.ndarray], facts: dict[str, Any], source: str, *, head: bool
+    form: str,
+    tensors: dict[str, np.ndarray],
+    facts: dict[str, Any],
+    source: str,
+    *,
+    head: bool,
+    ignore: Sequence[str] = (),
 ) -> Pretrained:
     """The weights in a file's arrays, by its own graph if it has one; arguments as `read_tensors` returns them."""
     if config := keras.config_of(facts):
         return keras.of_graph(tensors, config, source, head=head)
     if form in ("hdf5", "keras", "npz") and head and (pretrained := keras.of_arrays(tensors, source)):
         return pretrained
-    found = recognize(tensors, source)
+    found = recognize(tensors, source, ignore)
+    notes = list(found.notes)
+    if form == "torch" and facts["averaged"]:
+        notes.insert(0, f"the averaged weights, {facts['averaged']}")
+    class_names = imagenet_classes() if found.num_classes == IMAGENET else ()
+    if form == "torch" and len(facts["class_names"]) == found.num_classes:
+        class_names = tuple(facts["class_names"])
     return Pretrained(
-        source,
+        f"{source} ({'; '.join(notes)})" if notes else source,
         found.model,
         found.options,
         found.num_classes,
         found.weights,
-        usual_input(found.framework, found.model),
-        imagenet_classes() if found.num_classes == IMAGENET else (),
+        FID_INPUT if found.options.get("flavour") == "fid" else usual_input(found.framework, found.model),
+        class_names,
     )
 
 
