@@ -4,11 +4,13 @@ import dataclasses
 import json
 import os
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.variables import Weights
-from xception_jax.pretrained.card import MAX_BYTES, card_of, described, with_cards
+from xception_jax.pretrained.card import KNOWN_KEYS, MAX_BYTES, card_of, described, with_cards
 from xception_jax.pretrained.pretrained import Pretrained
 
 USUAL = InputSpec(crop_fraction=0.8975, interpolation="bicubic")
@@ -238,3 +240,24 @@ def test_settings_of_ours_are_checked_too(tmp_path, capsys, ours):
     found, (line,) = read(tmp_path, capsys, config_json=GOOD | {"xception_jax": ours})
     assert found == WEIGHTS
     assert "is not used: its " in line
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from([3, 0.5, 96])
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "stain", "mean"]), x),
+    max_leaves=6,
+)
+
+
+@hypothesis.given(st.dictionaries(st.sampled_from(KNOWN_KEYS), ANYTHING, min_size=1))
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_any_card_is_at_most_one_line(tmp_path, capsys, card):
+    """Whatever is used of it fits the network."""
+    (tmp_path / "config.json").write_text(json.dumps(card))
+    found = with_cards(WEIGHTS, tmp_path / "model.safetensors")
+    assert capsys.readouterr().err.count("\n") <= 1
+    assert len(found.class_names) in (0, 3)
+    assert 1 <= found.input.image_size <= 4096
+    assert 0 < found.input.crop_fraction <= 1
+    assert all(s > 0 for s in found.input.normalization.std)
