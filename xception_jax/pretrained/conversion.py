@@ -29,7 +29,7 @@ SUFFIXES = {
 # Our networks' defaults for options in which frameworks differ.
 DEFAULTS = {"bn_epsilon": 1e-3, "pool_padding": "same", "flavour": "torchvision"}
 # Options that no other framework's network has, with the values that theirs correspond to.
-FIXED = {"stem": "imagenet", "between": "none", "residual": True, "middle_blocks": 8, "output_stride": 32}
+FIXED = {"stem": "imagenet", "between": "none", "residual": True, "middle_blocks": 8, "output_stride": 32, "head": ""}
 KERAS_VERSION = "3.0.0"  # whose form of configuration is written
 
 
