@@ -157,15 +157,15 @@ def test_what_the_user_gives_comes_first(workdir, pictures, tmp_path):
     wide, names, output = tmp_path / "wide.png", tmp_path / "names.txt", tmp_path / "x.csv"
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 120, 3), np.uint8)).save(wide)
     names.write_text("".join(f"figure {i}\n" for i in range(10)))
-    flags = ["--resize=squash", "--interpolation=bicubic", "--input-range=0,1", "--image-size=24"]
+    flags = ["--resize=squash", "--interpolation=bicubic", "--input-range=0,1", "--image-size=40"]
     flags += [f"--classes={names}", "--scores=linear", "--top=10"]
     said = run("xception_jax.predict", wide, f"--weights={workdir}", *flags, f"--output={output}", check=True).stdout
-    shown = "24 px (given), squash (given), bicubic (given), pixels 0 to 1 (given); scores: linear (given)"
+    shown = "40 px (given), squash (given), bicubic (given), pixels 0 to 1 (given); scores: linear (given)"
     assert said.splitlines()[0].endswith(f"; input: {shown}, 10 classes (given)")
     found = load(workdir)
     model = create_model(found.model, num_classes=10, rngs=nnx.Rngs(0), **found.options)
     graphdef, _ = variables.split(model)
-    view = np.asarray(Image.open(wide).resize((24, 24), Image.Resampling.BICUBIC), np.float32)
+    view = np.asarray(Image.open(wide).resize((40, 40), Image.Resampling.BICUBIC), np.float32)
     logits = np.asarray(outputs(variables.merge(graphdef, found.weights), view[None] / 255)[0][0])
     rows = list(csv.DictReader(output.open()))
     values = {int(r["class_index"]): float(r["probability"]) for r in rows}

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from tests import peers
 from xception_jax.errors import UserError
@@ -51,6 +52,10 @@ def test_keras_files(keras_twin, tmp_path, suffix):
     model.save_weights(path) if suffix == ".weights.h5" else model.save(path)
     ours = create_model(model.name, weights=str(path))
     assert peers.error(logits(ours, peers.pictures(SIZE)), expected) < 1e-4
+    # Its users squash images by `load_img(target_size=...)`, and `preprocess_input` makes them -1 to 1.
+    wide, size = np.random.default_rng(0).integers(0, 256, (40, 120, 3), np.uint8), ours.input_spec.image_size
+    squashed = np.asarray(Image.fromarray(wide).resize((size, size), Image.Resampling.BILINEAR), np.float32)
+    np.testing.assert_allclose(ours.preprocess(wide)[0], squashed / 127.5 - 1, atol=1.01 / 127.5)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Backbone(nnx.Module):
     def preprocess(self, images: np.ndarray | Sequence[np.ndarray]) -> Float[Array, "B S S 3"]:
         """Preprocesses images of any size into the network's input.
 
-        The central square defined by the network's input specification, resized and normalized.
+        What the network's input specification makes of them: squares (squashed, cropped or padded), normalized.
 
         Args:
           images: uint8, RGB: [B, H, W, 3], one [H, W, 3], or a list of [H, W, 3] whose sizes may differ.
