@@ -17,7 +17,7 @@ NETWORK = (
     'torch.save(x["state_dict"] if isinstance(x, dict) else x.state_dict(), "weights.pth")'
 )
 MODULE = b"ctorch.nn.modules."  # the first letter says that a class's name follows
-MAX_PICKLE = 64 << 20
+MAX_PICKLE = 8 << 20  # a network's classes come before its numbers
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
