@@ -1,6 +1,7 @@
 """Trained weights from Keras' files: the backbone by its arrays, what is around it by the file's graph or by shapes."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from xception_jax.models.cards import usual_input
 from xception_jax.models.head import Scores, Step, as_text
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained.identify import Recognized, recognize
+from xception_jax.pretrained.layouts.checkpoint import names_of
 from xception_jax.pretrained.layouts.keras import layer_number
 from xception_jax.pretrained.layouts.keras_graph import BN_EPSILON, Graph, HeadLayer, compiled_scores, follow, scores_of
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
@@ -22,6 +24,7 @@ from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
 Tensors = Mapping[str, np.ndarray]
 RANGE_ASSUMED = "pixels are scaled to -1..1 before the network, as preprocess_input does (--input_range says otherwise)"
 NUMBERED_NORMS = {"xception": 4, "inception_v3": 94}  # of the backbone, without names of their own
+MOST_UNORDERED = 16  # layers of a head without a graph
 # Where each step's arrays are in our head, and its variables in Keras' names, ours, and what replaces a missing one.
 DENSE = (("kernel", "params", "kernel", None), ("bias", "params", "bias", 0))
 NORM = (
@@ -80,11 +83,12 @@ def of_arrays(tensors: Tensors, source: str) -> Pretrained | None:
         return None
     outside = {h.layer for h in head}
     backbone = recognize({n: x for n, x in tensors.items() if n.rpartition("/")[0] not in outside}, source)
-    orders = list(_orders(head, _last_channels(backbone.weights), tensors))
+    few = len(head) <= MOST_UNORDERED
+    orders = list(itertools.islice(_orders(head, _last_channels(backbone.weights), tensors), 2)) if few else []
     if len(orders) != 1:
         raise WeightsFileError(
-            f"{source}: {len(orders) or 'no'} orders of its head's layers fit ({', '.join(h.layer for h in head)}); "
-            "save the whole network (model.save), with its configuration"
+            f"{source}: {'several orders' if orders else 'no order'} of its head's {len(head)} layers can be told from "
+            f"shapes ({names_of(h.layer for h in head)}); save the whole network (model.save), with its configuration"
         )
     *before, logits = orders[0]
     relu = HeadLayer(Step("relu"), "")
