@@ -80,7 +80,7 @@ def assert_equal_but_for_rounding(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=BOUND, atol=BOUND, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("num_devices", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_any_number_of_devices_takes_the_same_steps(num_devices):
     """Parameters, statistics, averages, momentum, losses and the gradient's norm, over four steps with dropout."""
     one, several = training(1), training(num_devices)
@@ -105,6 +105,7 @@ def test_run_goes_on_elsewhere(tmp_path, before, after):
     assert_equal_but_for_rounding(there.run(moved, range(2, 4)), here.run(saved, range(2, 4)))
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_mean_of_its_parts():
     """Two parts on eight devices, against each part alone on one: gradients and losses are means, taken by NumPy; the
     running statistics are those after one part and then the other."""

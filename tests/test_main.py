@@ -68,6 +68,7 @@ def test_training_leaves_its_files(trained):
     assert list((workdir / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_digits_are_learnt(tmp_path):
     """By a network of few channels, in five epochs: nine of ten of the test split, where chance is one."""
     flags = [

@@ -126,6 +126,7 @@ def test_exit_codes_that_are_promised(signal, step, exit_codes, promised):
     assert kill.as_promised() == promised
 
 
+@pytest.mark.slow
 def test_chaos(tmp_path):
     """Bit for bit the run that was left alone, and its log: each step once."""
     assert chaos.chaos(FLAGS, tmp_path, kills=2, seed=274, processes=1, damaging=True)

@@ -156,6 +156,7 @@ def test_aux_head_is_torchvision_s():
         np.testing.assert_allclose(model.aux(x, train=False), expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_training_with_the_aux_head_returns_both_logits():
     """The auxiliary ones are of the map after mixed7, and leave the others as they are."""
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 71, 71, 3)), jnp.float32)

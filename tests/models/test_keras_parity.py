@@ -213,7 +213,7 @@ def run_keras(model, images, train):
         pytest.param("xception", 299, marks=pytest.mark.slow),
         ("xception", 139),
         pytest.param("inception_v3", 299, marks=pytest.mark.slow),
-        ("inception_v3", 139),
+        pytest.param("inception_v3", 139, marks=pytest.mark.slow),
         pytest.param("paper", 139, marks=pytest.mark.slow),
     ],
 )

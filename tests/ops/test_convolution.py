@@ -240,8 +240,9 @@ def test_the_table_decides(measured, operator, kernel, groups):
 
 def test_the_table_has_all_operators_of_both_networks():
     measured = lowering.table()["cpu"]
-    assert set(measured["xception"]["milliseconds"]) == set(get_args(lowering.Operator))
-    assert set(measured["inception_v3"]["milliseconds"]) == set(get_args(lowering.Operator)) - {"depthwise"}
+    operators = set(get_args(lowering.Operator)) - {"separable"}  # which the CPU does not fuse
+    assert set(measured["xception"]["milliseconds"]) == operators
+    assert set(measured["inception_v3"]["milliseconds"]) == operators - {"depthwise"}
 
 
 def test_other_platforms_keep_the_reference(monkeypatch):

@@ -150,7 +150,7 @@ def agree(model, path, scaled_before):
 
 
 # In full, as .keras and .h5, these are run apart: the graph is the same in both, and heads are drawn below.
-FEW = {"continued", "sequential, pooled", "normalized", "preprocess_input", "one logit", "two hidden", "flattened"}
+FEW = {"sequential, pooled", "normalized", "two hidden"}
 CASES = [
     pytest.param(name, suffix, marks=[] if name in FEW and suffix == ".keras" else pytest.mark.slow)
     for name in NETWORKS

@@ -125,7 +125,7 @@ def _parse_part(words: list[str], text: str) -> list[Step]:
 
 
 def steps_of(
-    head: str,
+    head: str = "",
     *,
     hidden: Sequence[int] = (),
     dropout: float = 0.0,
