@@ -1,4 +1,4 @@
-"""A thousand damages to a small file of every format: no reader crashes, hangs, takes much memory, or raises anything
+"""Hundreds of damages to a small file of every format: no reader crashes, hangs, takes much memory, or raises anything
 but `WeightsFileError`.
 
 What checksums cover is never misread: .npz, .keras, PyTorch's zip files and tensor bundles give the very arrays or an
@@ -19,6 +19,7 @@ from xception_jax.formats import sandbox
 from xception_jax.formats.detect import read_tensors
 
 DAMAGES = 1000
+FEWER = {"torch_old": 300}  # a tenth of a second each: its pickles are read in Python
 CHECKED = {"npz", "npz_deflated", "bundle", "keras", "torch"}
 IN_C = ("h5", "h5_groups", "h5_chunked", "torch", "torch_old")
 MOST_CRASHES = 50
@@ -52,12 +53,13 @@ def test_damaged_files(kind, tmp_path, monkeypatch):
     if "torch" in kind:
         pytest.importorskip("torch")
     sound = fuzz.make(kind, tmp_path)
-    outcomes = run(tmp_path)
+    damages = FEWER.get(kind, DAMAGES)
+    outcomes = run(tmp_path, damages)
     counts = collections.Counter(outcomes.values())
     print(kind, dict(counts))
-    assert len(outcomes) == DAMAGES
+    assert len(outcomes) == damages
     assert not [x for x in counts if x.startswith("leak")]
-    assert counts["error"] > DAMAGES / 10
+    assert counts["error"] > damages / 10
     if kind in CHECKED:
         assert counts.keys() <= {"error", "same"}
     # What crashed a library, or made it hang, is a user's error: it has a process of its own.

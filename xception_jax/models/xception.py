@@ -184,7 +184,7 @@ class ExitBlock(nnx.Module):
         self.sepconv2_bn = batch_norm(widths[1], numerics=numerics, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W D"]:
-        if fuses(self.sepconv1, train):
+        if self.sepconv1.between is None and ops.current().fast("separable", on="gpu"):
             layers = (self.sepconv1, self.sepconv1_bn), (self.sepconv2, self.sepconv2_bn)
             return nnx.relu(ops.affine(*fused_separable_convs(x, layers, leading_relu=False, train=train)))
         x = nnx.relu(self.sepconv1_bn(self.sepconv1(x), use_running_average=not train))
