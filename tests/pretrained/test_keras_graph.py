@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from keras import layers as L
 
 from xception_jax.errors import WeightsFileError
-from xception_jax.formats import keras_config
+from xception_jax.formats import layer_graph
 from xception_jax.models.head import SCORES
 from xception_jax.models.layers import scaled
 from xception_jax.pretrained import create_model, load
@@ -269,7 +269,7 @@ def described(layers, kind="Functional", **config):
 def test_a_hundred_thousand_layers_are_refused_at_once():
     layers = [{"class_name": "Dense", "config": {"name": f"d{i}"}, "inbound_nodes": []} for i in range(100_000)]
     with pytest.raises(WeightsFileError, match="describes 100,000 layers"):
-        keras_config.read(described(layers, input_layers=[["d0", 0, 0]], output_layers=[["d1", 0, 0]]), "it")
+        layer_graph.read(described(layers, input_layers=[["d0", 0, 0]], output_layers=[["d1", 0, 0]]), "it")
 
 
 def test_networks_nested_without_end_are_refused():
@@ -277,7 +277,7 @@ def test_networks_nested_without_end_are_refused():
     for _ in range(300):
         network = described([network], "Sequential")
     with pytest.raises(WeightsFileError, match="nested too deeply"):
-        keras_config.read(network, "it")
+        layer_graph.read(network, "it")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_networks_nested_without_end_are_refused():
 )
 def test_a_damaged_configuration_is_one_error(config):
     with pytest.raises(WeightsFileError, match=r"damaged|class|several"):
-        keras_config.read(config, "it")
+        layer_graph.read(config, "it")
 
 
 def test_layers_that_depend_on_each_other_are_refused():
@@ -302,7 +302,7 @@ def test_layers_that_depend_on_each_other_are_refused():
 
     layers = [layer("a", "b"), layer("b", "a")]
     with pytest.raises(WeightsFileError, match="damaged"):
-        keras_config.read(described(layers, input_layers=[["c", 0, 0]], output_layers=[["b", 0, 0]]), "it")
+        layer_graph.read(described(layers, input_layers=[["c", 0, 0]], output_layers=[["b", 0, 0]]), "it")
 
 
 def test_early_keras_3_without_names(tmp_path):

@@ -10,7 +10,7 @@ from xception_jax.errors import UserError
 from xception_jax.formats.detect import read_tensors, weights_in
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.cards import usual_input
-from xception_jax.pretrained import card, hub, keras
+from xception_jax.pretrained import card, hub, keras_files
 from xception_jax.pretrained.identify import FAMILIES, recognize
 from xception_jax.pretrained.layouts import slideflow
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
@@ -92,9 +92,9 @@ def of_arrays(
     ignore: Sequence[str] = (),
 ) -> Pretrained:
     """The weights in a file's arrays, by its own graph if it has one; arguments as `read_tensors` returns them."""
-    if config := keras.config_of(facts):
-        return keras.of_graph(tensors, config, source, head=head)
-    if form in ("hdf5", "keras", "npz") and head and (pretrained := keras.of_arrays(tensors, source)):
+    if config := keras_files.config_of(facts):
+        return keras_files.of_graph(tensors, config, source, head=head)
+    if form in ("hdf5", "keras", "npz") and head and (pretrained := keras_files.of_arrays(tensors, source)):
         return pretrained
     found = recognize(tensors, source, ignore)
     notes = list(found.notes)

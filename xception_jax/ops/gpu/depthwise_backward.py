@@ -136,7 +136,7 @@ def _program(
     """One strip. A row of cotangents belongs to three rows of x, which are carried on. All sums are float32."""
     strip, fma = grid.strip(), functools.partial(strips.multiply_add, interpret=interpret)
     scale, shift = strip.vector(scale_ref), strip.vector(shift_ref)
-    factors = [[strip.vector(kernel_ref, 3 * i + j) for j in range(3)] for i in range(3)]
+    factors = strip.kernel(kernel_ref)
 
     nothing = jnp.zeros((grid.blocks.columns, grid.blocks.channels), jnp.float32)
 
@@ -156,10 +156,7 @@ def _program(
         rows = [*rows, normalized(given, strip.own(i + 1))]
         met = [m.astype(jnp.float32) for m in met]
         # By the kernel's first row, a row of cotangents meets the row above it.
-        totals = [above, here, nothing]
-        for m, column in zip(met, zip(*factors, strict=True), strict=True):
-            totals = [fma(m, factor, total) for factor, total in zip(column, totals, strict=True)]
-        above, here, below = totals
+        above, here, below = strips.add_products(met, factors, (above, here, nothing), interpret)
         passed = jnp.where(rows[0].normalized > 0, above, 0) if relu else jnp.where(strip.own(i - 1), above, 0)
         strip.store(to_x_ref, i - 1, passed * scale)
         products = [(m, row.normalized) for row in rows for m in met]

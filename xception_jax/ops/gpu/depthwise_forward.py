@@ -99,7 +99,7 @@ def _program(
     """One strip. A row of x belongs to three rows of the result, whose sums are carried on."""
     strip, fma = grid.strip(), functools.partial(strips.multiply_add, interpret=interpret)
     scale, shift = strip.vector(scale_ref), strip.vector(shift_ref)
-    factors = [[strip.vector(kernel_ref, 3 * i + j) for j in range(3)] for i in range(3)]
+    rows = strip.kernel(kernel_ref)[::-1]
 
     nothing = jnp.zeros((grid.blocks.columns, grid.blocks.channels), jnp.float32)
 
@@ -115,10 +115,7 @@ def _program(
         (taps, *coming), above, here = carry
         coming.append(row(i + grid.blocks.ahead))
         taps = [normalized(tap, strip.inside(i, j - 1)) for j, tap in enumerate(taps)]
-        totals = [above, here, nothing]
-        for tap, column in zip(taps, zip(*reversed(factors), strict=True), strict=True):
-            totals = [fma(tap, factor, total) for factor, total in zip(column, totals, strict=True)]
-        above, here, below = totals
+        above, here, below = strips.add_products(taps, rows, (above, here, nothing), interpret)
         strip.store(y_ref, i - 1, above)
         return tuple(coming), here, below
 

@@ -7,7 +7,7 @@ Shape legend: B batch, H height, W width, C channels; c a program's channels, w 
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -126,6 +126,10 @@ class Strip(NamedTuple):
         value = triton.load(ref.at[(*index, self.channel)], mask=self.has_channel(), other=0)
         return value.astype(jnp.float32)[None]
 
+    def kernel(self, ref: Any) -> list[list[Float[Array, "1 c"]]]:
+        """This strip's channels of a kernel [9, C], by row and column, float32."""
+        return [[self.vector(ref, 3 * i + j) for j in range(3)] for i in range(3)]
+
     def inside(self, i: Any, shift: int = 0) -> Bool[Array, "w 1"]:
         """Which pixels of row i, `shift` columns to the right, are in the image."""
         _, height, width, _ = self.grid.shape
@@ -190,6 +194,16 @@ def multiply_add(x: jax.Array, y: jax.Array, z: jax.Array, interpret: bool = Fal
     return triton.elementwise_inline_asm(asm, args=args, constraints="=f,f,f,f", pack=1, result_shape_dtypes=[result])[
         0
     ]
+
+
+def add_products(
+    taps: Sequence[jax.Array], rows: Sequence[Sequence[jax.Array]], totals: Sequence[jax.Array], interpret: bool
+) -> list[jax.Array]:
+    """Adds a row's three taps to three totals: to each the products with its own row of the kernel."""
+    totals = list(totals)
+    for tap, column in zip(taps, zip(*rows, strict=True), strict=True):
+        totals = [multiply_add(tap, factor, total, interpret) for factor, total in zip(column, totals, strict=True)]
+    return totals
 
 
 def flat(x: Float[Array, "B H W C"]) -> Float[Array, "B HW C"]:

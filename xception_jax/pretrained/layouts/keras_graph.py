@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xception_jax.errors import WeightsFileError
-from xception_jax.formats.keras_config import Layer
+from xception_jax.formats.layer_graph import Layer
 from xception_jax.inputs.spec import Normalization
 from xception_jax.models.head import SCORES, Scores, Step
 
@@ -90,7 +90,7 @@ def follow(output: Layer, tensors: Tensors, source: str, *, head: bool = True) -
     """Follows a graph from its output to its input.
 
     Args:
-      output: of `keras_config.read`.
+      output: of `layer_graph.read`.
       tensors: the file's arrays by "layer/variable".
       source: the file, for messages.
       head: whether to read what comes after the backbone.

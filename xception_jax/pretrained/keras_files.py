@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xception_jax.errors import WeightsFileError
-from xception_jax.formats import keras_config
+from xception_jax.formats import layer_graph
 from xception_jax.models.cards import usual_input
 from xception_jax.models.head import Scores, Step, as_text
 from xception_jax.models.variables import Weights
@@ -60,7 +60,7 @@ def of_graph(tensors: Tensors, config: Mapping[str, Any], source: str, *, head: 
       WeightsFileError: the graph cannot be followed, or arrays are missing or have wrong shapes.
     """
     tensors = _floats(tensors)
-    graph = follow(keras_config.read(config, source), tensors, source, head=head)
+    graph = follow(layer_graph.read(config, source), tensors, source, head=head)
     found = recognize({n: x for n, x in tensors.items() if n.rpartition("/")[0] not in graph.layers}, source)
     if found.model != graph.model or found.num_classes:
         raise WeightsFileError(f"{source} is damaged: its graph is an {graph.model}, its arrays are not")
