@@ -72,6 +72,7 @@ def test_other_evaluation_data_is_a_remark_and_other_training_data_an_error(tmp_
 def test_code_is_a_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
     """Of a repository made for it; the run that another commit resumes says so."""
     monkeypatch.setattr(identity, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(identity, "code", identity.code.__wrapped__)  # as in a new process each time
     assert identity.code() == {"commit": None, "dirty": None}
     for key, value in (("GIT_AUTHOR", "a"), ("GIT_COMMITTER", "b")):
         monkeypatch.setenv(f"{key}_NAME", value)
@@ -88,6 +89,7 @@ def test_code_is_a_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
         return git("rev-parse", "HEAD")
 
     git("init")
+    assert identity.code() == {"commit": None, "dirty": None}  # without a commit
     first = commit("one")
     assert identity.code() == {"commit": first, "dirty": False}
     splits = {"train": identity.of_source(Named(["x"]))}

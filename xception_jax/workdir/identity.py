@@ -1,9 +1,11 @@
 """The identity of a run: its code, data, versions and device. Recorded at each start, compared when it is resumed."""
 
 import datetime
+import functools
 import hashlib
 import json
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -36,21 +38,23 @@ def environment() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def code() -> dict[str, Any]:
-    """The code's commit, and whether tracked files differ from it (dirty); None outside a git checkout."""
-    commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no") if commit else None
-    return {"commit": commit, "dirty": None if changed is None else changed != ""}
+    """The code's commit, and whether tracked files differ from it (dirty); None outside a git checkout.
 
-
-def _git(*arguments: str) -> str | None:
+    Of the first call in a process: its code is loaded, whatever becomes of the files.
+    """
+    unknown = {"commit": None, "dirty": None}
     if not (CHECKOUT / ".git").exists():
-        return None
-    command = ["git", "-C", str(CHECKOUT), *arguments]
+        return unknown
+    command = ["git", "-C", str(CHECKOUT), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
+        status = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
+        return unknown
+    commit = re.search(r"^# branch\.oid (\w+)$", status, re.MULTILINE)  # none before the first commit: "(initial)"
+    dirty = any(not line.startswith("#") for line in status.splitlines())
+    return {"commit": commit[1], "dirty": dirty} if commit else unknown
 
 
 def _version(distribution: str) -> str | None:
