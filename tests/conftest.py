@@ -1,7 +1,7 @@
 """Every test sees eight CPU devices, so that what is sharded is sharded in the tests too."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -20,6 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -40,6 +41,8 @@ SMALL_RUN = [
     "--config.schedule.warmup=0 steps",
 ]
 
+# What version 0.1.0 left of `SMALL_RUN`, see `test_old_runs`: a run of ours where its training is not what is tested.
+RECORDED_RUN = Path(__file__).parent / "fixtures" / "run_0.1.0"
 
 # Of few tests that take long each. They begin first, so that no process is left alone with one at the end.
 LONG_FILES = ("test_distributed", "test_resume", "test_predict", "test_steps", "test_faults")
@@ -48,6 +51,31 @@ LONG_FILES = ("test_distributed", "test_resume", "test_predict", "test_steps", "
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders the files for pytest-xdist's `loadfile`."""
     items.sort(key=lambda item: item.path.stem not in LONG_FILES)
+
+
+@pytest.fixture(scope="module")
+def one_device() -> Iterator[None]:
+    """A module's runs are on the first device alone: what the loop does takes half of the time to compile there."""
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: first)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cheap_initializers() -> Iterator[None]:
+    """NumPy draws the kernels that Keras' layers begin with: Keras would compile a program for each shape."""
+    import keras
+
+    rng = np.random.default_rng(0)
+
+    def glorot_uniform(_, shape, dtype=None):
+        limit = np.sqrt(6 / (np.prod(shape[:-2]) * sum(shape[-2:])))
+        return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.initializers.GlorotUniform, "__call__", glorot_uniform)
+        yield
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from xception_jax.pretrained.conversion import caveats, convert, files
 from xception_jax.pretrained.layouts.keras_config import keras_config
 from xception_jax.pretrained.pretrained import Pretrained
 
+pytestmark = pytest.mark.usefixtures("cheap_initializers")
+
 
 def keras_model(name, classes=5):
     return getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=classes)
@@ -120,14 +122,6 @@ def written(pretrained, to, output):
     return output
 
 
-@pytest.fixture
-def cheap_initializers(monkeypatch):
-    """Keras draws no random numbers, of which each shape would be compiled."""
-    monkeypatch.setattr(
-        keras.initializers.GlorotUniform, "__call__", lambda self, shape, dtype=None: np.zeros(shape, np.float32)
-    )
-
-
 def own(layers, *, after):
     """Layers as Keras serializes them: class, configuration, inputs; `after` takes the place of the network's input."""
     found = []
@@ -146,7 +140,7 @@ def is_tensor(x):
 
 
 @pytest.mark.parametrize("name", ["Xception", "InceptionV3"])
-def test_keras_configuration_is_keras_s_own(cheap_initializers, name):
+def test_keras_configuration_is_keras_s_own(name):
     """Layer by layer, in the same order, with every setting; but for the Rescaling layer, which comes first here."""
     keras.utils.clear_session()
     theirs = keras_model(name)
@@ -172,7 +166,7 @@ HEADS = {
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "headless" else ()) for kind in HEADS]
 )
-def test_keras_computes_the_same(tmp_path, cheap_initializers, kind):
+def test_keras_computes_the_same(tmp_path, kind):
     """From pixels 0..255: the range is in the file."""
     given = narrow(spec=InputSpec(96, normalization=COLOURS), **HEADS[kind])
     pixels = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), np.uint8).repeat(8, 1).repeat(8, 2)

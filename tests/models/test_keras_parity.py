@@ -20,6 +20,8 @@ from keras import layers
 from tests.peers import error, pictures
 from xception_jax.models import create_model
 
+pytestmark = pytest.mark.usefixtures("cheap_initializers")
+
 NAMES = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
 SHORTCUTS = {128: "block2", 256: "block3", 728: "block4", 1024: "block13"}
 

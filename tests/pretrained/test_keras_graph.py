@@ -20,6 +20,8 @@ from xception_jax.models.head import SCORES
 from xception_jax.models.layers import scaled
 from xception_jax.pretrained import create_model, load
 
+pytestmark = pytest.mark.usefixtures("cheap_initializers")
+
 SIZE, CLASSES, WIDTH = 71, 5, 1 / 16
 
 
@@ -246,7 +248,7 @@ HEAD_LAYERS = st.one_of(
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     pool=st.sampled_from([AVG, MAX, L.Flatten]),
     head=st.lists(HEAD_LAYERS, max_size=4),

@@ -33,7 +33,7 @@ def logits(model, images):
 
 
 @pytest.fixture(scope="module", params=["Xception", "InceptionV3"])
-def keras_twin(request):
+def keras_twin(request, cheap_initializers):
     """A Keras network with random weights and statistics, and what it says of the pictures."""
     kind = getattr(keras.applications, request.param)
     model = kind(weights=None, input_shape=(SIZE, SIZE, 3), classes=CLASSES, classifier_activation=None)
