@@ -39,6 +39,26 @@ def test_the_last_and_the_best_are_kept_also_by_a_process_started_again(tmp_path
         read.find("3")
 
 
+def test_a_damaged_checkpoint_is_skipped_by_readers_and_set_aside_by_a_run(tmp_path, settings, capsys):
+    """Of a whole run, tests/test_faults.py shows it."""
+    checkpoints = Checkpoints(tmp_path, settings)
+    for step in (2, 4):
+        save(checkpoints, step, None)
+    checkpoints.close()
+    victim = max((tmp_path / "checkpoints" / "4" / "state" / "d").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    assert Checkpoints(tmp_path, settings, read_only=True).find("last") == 2
+    assert "the checkpoint of step 4 is damaged" in capsys.readouterr().out
+    resumed = Checkpoints(tmp_path, settings)
+    resumed.close()
+    (sentence,) = resumed.set_aside
+    assert f"it was moved to {tmp_path / 'damaged' / '4.0'}" in sentence
+    assert (tmp_path / "damaged" / "4.0" / "state").is_dir()
+    assert resumed.latest == 2
+
+
 def test_without_an_evaluation_there_is_no_best(tmp_path, settings):
     checkpoints = Checkpoints(tmp_path, settings)
     with pytest.raises(UserError, match=r"there is no checkpoint"):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import SMALL_RUN
+from tests.conftest import RECORDED_RUN, SMALL_RUN
 
 ROOT = Path(__file__).resolve().parent.parent
 OF_EXTRAS = ("IPython", "importlib_resources", "matplotlib", "sklearn", "tensorflow_datasets")
@@ -38,15 +38,10 @@ def run(*arguments: str, without: tuple[str, ...], program: str = COMMAND) -> su
     )
 
 
-@pytest.fixture(scope="module")
-def trained_without_matplotlib(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    return workdir, run("train", *SMALL_RUN, f"--workdir={workdir}", without=("matplotlib",))
-
-
 @pytest.mark.slow
-def test_training_without_matplotlib_leaves_all_but_the_picture(trained_without_matplotlib):
-    workdir, done = trained_without_matplotlib
+def test_training_without_matplotlib_leaves_all_but_the_picture(tmp_path):
+    workdir = tmp_path / "run"
+    done = run("train", *SMALL_RUN, f"--workdir={workdir}", without=("matplotlib",))
     assert done.returncode == 0, done.stderr
     assert "no curves.png: drawing curves needs matplotlib, which is not installed" in done.stdout
     assert "pip install 'xception-jax[train]'" in done.stdout
@@ -54,10 +49,9 @@ def test_training_without_matplotlib_leaves_all_but_the_picture(trained_without_
     assert not (workdir / "curves.png").exists()
 
 
-def test_predictions_need_no_extra(trained_without_matplotlib, tmp_path):
-    workdir, _ = trained_without_matplotlib
+def test_predictions_need_no_extra(tmp_path):
     cv2.imwrite(str(tmp_path / "one.png"), np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
-    done = run("predict", f"--weights={workdir}", str(tmp_path / "one.png"), without=OF_EXTRAS)
+    done = run("predict", f"--weights={RECORDED_RUN}", str(tmp_path / "one.png"), without=OF_EXTRAS)
     assert done.returncode == 0, done.stderr
     assert "1 images" in done.stdout
 

@@ -20,6 +20,7 @@ from xception_jax.workdir.log import read_log
 from xception_jax.workdir.saver import Saver
 from xception_jax.workdir.status import Status, read_status
 
+pytestmark = pytest.mark.usefixtures("one_device")
 needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 
@@ -202,6 +203,7 @@ def test_damage_to_any_file_is_recognised(tmp_path, kind):
         path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tiny, tmp_path, capsys):
     loop.train(tiny, tmp_path)
     before = (tmp_path / "evaluation-validation.json", tmp_path / "evaluation-validation-predictions.npz")

@@ -88,7 +88,7 @@ def test_any_number_of_devices_takes_the_same_steps(num_devices):
     assert_equal_but_for_rounding(several.run(several.first_state(), range(4)), expected)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (8, 1)])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(8, 1, marks=pytest.mark.slow)])
 def test_run_goes_on_elsewhere(tmp_path, before, after):
     """The state on the other devices is the saved one bit for bit, and two steps more end where they would have."""
     here, there = training(before), training(after)

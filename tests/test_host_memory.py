@@ -21,7 +21,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 x = jnp.ones((1 << 12, 16))
-for i in range(24):
+for i in range(10):
     if i == 4:
         x.block_until_ready()
         before = faults()
@@ -32,7 +32,7 @@ print(faults() - before)
 
 
 def pages_touched(*, reuse: bool) -> int:
-    """How many pages twenty steps touch that the process did not have before."""
+    """How many pages six steps touch that the process did not have before."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(reuse=reuse)],
         check=True,

@@ -22,13 +22,13 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import RECORDED_RUN as RUN
 from tests.conftest import SMALL_RUN
 from xception_jax.data.sources.builtin import Digits
 from xception_jax.evaluation import report
 from xception_jax.workdir.log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN = Path(__file__).parent / "fixtures" / "run_0.1.0"
 CONFIG = [*SMALL_RUN, "--config.checkpoint.every=6 steps", "--config.evaluation.every=6 steps"]
 KEPT = ("model", "num_parameters", "step", "weights_hash", "averaged", "split", "count")
 
@@ -70,6 +70,7 @@ def test_training_goes_on_from_its_checkpoint(workdir):
     assert report.read(workdir)[0]["step"] == 12
 
 
+@pytest.mark.slow
 def test_training_can_be_made_longer(workdir):
     """Its schedule is a cosine of 12 steps, at whose end the rate is 0; of 18, three quarters are left at step 6."""
     said = command("main", *CONFIG, "--config.num_steps=18", f"--workdir={workdir}")

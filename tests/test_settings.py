@@ -172,6 +172,7 @@ def test_without_a_decay_nothing_is_averaged(tiny):
     assert state.evaluated(averaged=True) is state.weights
 
 
+@pytest.mark.usefixtures("one_device")
 def test_parameters_in_bfloat16(tiny):
     """They and their momentum are kept so; averages and statistics stay float32, and steps still descend the loss."""
     tiny.model.param_dtype, tiny.learning_rate, tiny.schedule.name = "bfloat16", 0.01, "constant"
@@ -192,6 +193,7 @@ def test_parameters_in_bfloat16(tiny):
     assert {x.dtype for x in jax.tree.leaves(state.weights.params)} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("averaged", [True, False])
 def test_weights_that_are_evaluated(tiny, tmp_path, averaged):
     """The network's own weights always say class 1, the averages class 2."""

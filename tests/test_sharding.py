@@ -67,7 +67,7 @@ class Run:
 def settings(fully_sharded: bool, model: int):
     c = default()
     c.image_size, c.batch_size, c.num_steps = 32, 8, 3
-    c.model.update(stem="small", width=0.01, middle_blocks=1, dropout=0.5, hidden=(64, 64))
+    c.model.update(stem="small", width=0.01, middle_blocks=0, dropout=0.5, hidden=(64, 64))
     c.data.update(name="synthetic", num_examples=20, num_classes=8, num_threads=1)
     c.average_decay = 0.9
     c.learning_rate = 1e-4  # so low that a ReLU which rounding turns over moves no loss by the bound
@@ -141,14 +141,12 @@ def test_head_is_split_and_never_gathered():
 
 
 def test_checkpoint_passes_from_one_mesh_to_another(tmp_path):
-    saved, other = run(True, 4), run(True, 1)
+    saved, other = run(True, 4), create_recipe(experiment_lib.create(settings(True, 1)))
     checkpoints = Checkpoints(tmp_path, saved.experiment.config.checkpoint)
     checkpoints.save(saved.state, None, {})
     checkpoints.wait()
-    state = checkpoints.restore(3, other.recipe.abstract_state, other.recipe.state_shardings)
+    state = checkpoints.restore(3, other.abstract_state, other.state_shardings)
     checkpoints.close()
-    for ours, theirs, where in zip(
-        *map(jax.tree.leaves, (state, saved.state, other.recipe.state_shardings)), strict=True
-    ):
+    for ours, theirs, where in zip(*map(jax.tree.leaves, (state, saved.state, other.state_shardings)), strict=True):
         assert ours.sharding == where
         np.testing.assert_array_equal(ours, theirs)

@@ -52,11 +52,12 @@ class Fixture:
         return jax.device_put(state, replicated(self.mesh))
 
 
-def build(num_devices=8, settings=None, learning_rate=0.1, **options):
+def build(num_devices=8, settings=None, learning_rate=0.1, schedule=None, **options):
     graphdef, weights = variables.split(small_model(**options))
     optimizer, mesh = optax.sgd(learning_rate, 0.9), data_mesh(jax.devices()[:num_devices])
     settings = settings or TrainSettings(average_decay=0.9)
-    step = make_train_step(graphdef, optimizer, optax.constant_schedule(learning_rate), settings, mesh)
+    schedule = schedule or optax.constant_schedule(learning_rate)
+    step = make_train_step(graphdef, optimizer, schedule, settings, mesh)
     return Fixture(step, mesh, graphdef, weights, optimizer)
 
 
@@ -68,28 +69,32 @@ def losses(fixture, num_steps=3):
     return result, state
 
 
+TRACES = []
+
+
+def traced(step):
+    """A schedule that notes that it is traced."""
+    TRACES.append(step)
+    return jnp.float32(0.1)
+
+
 @pytest.fixture(scope="module")
-def compiled():
-    fixture = build(dropout=0.5)
+def fixture():
+    return build(dropout=0.5, schedule=traced)
+
+
+@pytest.fixture(scope="module")
+def compiled(fixture):
     return fixture, fixture.step.lower(fixture.state(), put_batch(batch(), fixture.mesh)).compile()
 
 
-def test_step_is_traced_once():
-    traces = []
-    graphdef, weights = variables.split(small_model())
-    optimizer, mesh = optax.sgd(0.1), data_mesh()
-
-    def schedule(step):
-        traces.append(step)
-        return jnp.float32(0.1)
-
-    step = make_train_step(graphdef, optimizer, schedule, TrainSettings(), mesh)
-    losses(Fixture(step, mesh, graphdef, weights, optimizer), 3)
-    assert len(traces) == 1
+def test_step_is_traced_once(fixture):
+    """Whatever the tests of this module did with it before."""
+    losses(fixture, 3)
+    assert len(TRACES) == 1
 
 
-def test_step_moves_nothing_between_host_and_devices(compiled):
-    fixture, _ = compiled
+def test_step_moves_nothing_between_host_and_devices(fixture):
     state, data = fixture.state(), put_batch(batch(), fixture.mesh)
     with jax.transfer_guard("disallow"):
         fixture.step(state, data)
@@ -149,13 +154,12 @@ def test_bfloat16_is_used_where_it_was_asked_for():
     convolutions = re.findall(r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)\[", jaxpr)
     assert convolutions
     assert set(convolutions) == {"bf16"}
-    _, state = losses(fixture, 1)
+    state, _ = jax.eval_shape(fixture.step, fixture.state(), batch())
     assert {x.dtype for x in jax.tree.leaves(state.weights)} == {jnp.dtype("float32")}
 
 
-def test_batch_statistics_are_the_global_batch_s():
+def test_batch_statistics_are_the_global_batch_s(fixture):
     """After one step the running mean of the first layer is that of all 16 pictures, whatever device saw them."""
-    fixture = build(8)
     images = batch()["image"].astype(np.float64) / 127.5 - 1
     kernel = np.asarray(fixture.weights.params["block1"]["conv1"]["kernel"], np.float64)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -166,8 +170,7 @@ def test_batch_statistics_are_the_global_batch_s():
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * maps.var((0, 1, 2)), rtol=1e-4)
 
 
-def test_averages_follow_the_recurrence():
-    fixture = build()
+def test_averages_follow_the_recurrence(fixture):
     state = fixture.state()
     expected = jax.tree.map(lambda x: np.asarray(x, np.float64), state.weights)
     for i in range(3):
@@ -186,7 +189,7 @@ def test_evaluation_step_is_softmax_of_the_logits():
     mesh = data_mesh()
     data = batch()
     outputs = make_eval_step(graphdef, NUM_CLASSES, mesh, Normalization())(weights, put_batch(data, mesh))
-    logits = np.asarray(model(jnp.asarray(data["image"], jnp.float32) / 127.5 - 1), np.float64)
+    logits = np.asarray(nnx.jit(model)(jnp.asarray(data["image"], jnp.float32) / 127.5 - 1), np.float64)
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     np.testing.assert_allclose(outputs["confidence"], p.max(1), rtol=1e-4)

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax import ops
 
-FEW = settings(max_examples=8, deadline=None, derandomize=True)
+FEW = settings(max_examples=6, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module", params=["cpu", "gpu"], autouse=True)

@@ -52,7 +52,7 @@ def test_derivatives(shape, relu):
     mine = jax.jit(functools.partial(derivatives, separable_tpu.convolve, settings=settings))(x, weights)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (x, weights))
-        exact = derivatives(reference.convolve, *wide, settings)
+        exact = jax.jit(functools.partial(derivatives, reference.convolve, settings=settings))(*wide)
     for ours, expected in zip(jax.tree.leaves(mine), jax.tree.leaves(exact), strict=True):
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, expected, atol=6e-6 * np.abs(expected).max(), rtol=0)

@@ -10,6 +10,8 @@ from xception_jax.training import loop
 from xception_jax.workdir.checkpoints import Checkpoints
 from xception_jax.workdir.log import read_log
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def saved(workdir, config, step):
     checkpoints = Checkpoints(workdir, config.checkpoint, read_only=True)
@@ -19,7 +21,7 @@ def saved(workdir, config, step):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_config, tmp_path_factory):
+def run(one_device, tiny_config, tmp_path_factory):
     """Eight steps, evaluated after each, but saved only at the end."""
     workdir = tmp_path_factory.mktemp("run")
     tiny = tiny_config()
