@@ -31,8 +31,8 @@ def monte_carlo_dropout(
 ) -> Uncertain:
     """Mean and population standard deviation of a network's scores over dropout masks.
 
-    Batch normalization is in inference mode. Only the head has dropout, so the rest is computed only once. The masks are
-    the same for all images, so that an image's scores depend neither on its row nor on its batch.
+    Batch normalization is in inference mode. Only the head has dropout, so the rest is computed only once. All images
+    have the same masks, so that the scores of one depend neither on its row nor on its batch.
 
     Args:
       model: a network whose head has dropout; without dropout, the deviation is zero.
