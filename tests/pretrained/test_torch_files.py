@@ -304,6 +304,17 @@ def test_folders_with_a_file(name, state, weights, tmp_path):
             load(tmp_path)
 
 
+def test_a_run_of_lightning_is_not_one_of_ours(state, weights, tmp_path):
+    folder = tmp_path / "version_0" / "checkpoints"
+    folder.mkdir(parents=True)
+    (tmp_path / "version_0" / "hparams.yaml").write_text("lr: 0.1")
+    write(folder / "epoch=3-step=40.ckpt", lightning_s(state, {}))
+    check(load(tmp_path / "version_0"), weights)
+    write(folder / "last.ckpt", lightning_s(state, {}))
+    with pytest.raises(WeightsFileError, match=r"checkpoints has 2 weight files; name one: epoch=3-step=40\.ckpt, last"):
+        load(tmp_path / "version_0")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_folders_with_an_index_of_parts(suffix, state, weights, tmp_path):
     index = write_parts(tmp_path, state, suffix)

@@ -66,9 +66,9 @@ def read(path: Path, source: str, which: str | None = None, ignore: Sequence[str
       which: the checkpoint of a work directory, as for `read_workdir`.
       ignore: as for `load`.
     """
-    if ignore and ((path / "checkpoints").is_dir() or slideflow.find(path) is not None):
+    if ignore and (_is_workdir(path) or slideflow.find(path) is not None):
         raise UserError(f"{path} has no arrays to leave out: --ignore is for files of other programs")
-    if (path / "checkpoints").is_dir():
+    if _is_workdir(path):
         from xception_jax.pretrained.layouts.workdir import read_workdir  # Orbax is slow to import
 
         return read_workdir(path, source, which)
@@ -80,6 +80,12 @@ def read(path: Path, source: str, which: str | None = None, ignore: Sequence[str
     form, tensors, facts = read_tensors(path)
     pretrained = of_arrays(form, tensors, facts, source, head=which != BACKBONE, ignore=ignore)
     return card.with_cards(pretrained, path, card.inside(facts))
+
+
+def _is_workdir(path: Path) -> bool:
+    """Whether a folder is a run of ours: Lightning's have a folder "checkpoints", too, but no steps and no log in it."""
+    folder = path / "checkpoints"
+    return folder.is_dir() and ((path / "log.jsonl").exists() or any(p.name.isdecimal() for p in folder.iterdir()))
 
 
 def of_arrays(
