@@ -97,7 +97,7 @@ def test_a_run_that_began_with_keras_weights_goes_on(tiny, tmp_path, monkeypatch
 
     monkeypatch.setattr(loop, "ready", ready)
     keras = Pretrained("x.h5", "xception", {}, 4, Weights({}, {}), usual_input("keras", "xception"))
-    monkeypatch.setattr(experiment, "load", lambda *_: keras)
+    monkeypatch.setattr(experiment, "load", lambda *_, **__: keras)
     tiny.model.weights = "x.h5"
     with pytest.raises(ReadyError, match="squash"):
         loop.train(tiny, tmp_path / "new")
