@@ -12,6 +12,7 @@ the checkpoints' hashes cover. It is never made anew.
 """
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -24,8 +25,14 @@ import pytest
 
 from tests.conftest import RECORDED_RUN as RUN
 from tests.conftest import SMALL_RUN
+from xception_jax import experiment
 from xception_jax.data.sources.builtin import Digits
+from xception_jax.errors import UserError
 from xception_jax.evaluation import report
+from xception_jax.models.cards import usual_input
+from xception_jax.models.variables import Weights
+from xception_jax.pretrained import Pretrained
+from xception_jax.training import loop
 from xception_jax.workdir.log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +84,33 @@ def test_training_can_be_made_longer(workdir):
     assert "Resuming from step 12." in said
     assert "training lasts 18 steps, not 12 as before; the cosine schedule follows the new length: at step 12" in said
     assert report.read(workdir)[0]["step"] == 18
+
+
+class ReadyError(Exception):
+    """The run was accepted."""
+
+
+def test_a_run_that_began_with_keras_weights_goes_on(tiny, tmp_path, monkeypatch):
+    """It cropped, as all did; today the same weights say that images are squashed."""
+
+    def ready(recipe, checkpoints):
+        raise ReadyError(recipe.experiment.config.data.resize)
+
+    monkeypatch.setattr(loop, "ready", ready)
+    keras = Pretrained("x.h5", "xception", {}, 4, Weights({}, {}), usual_input("keras", "xception"))
+    monkeypatch.setattr(experiment, "load", lambda *_, **__: keras)
+    tiny.model.weights = "x.h5"
+    with pytest.raises(ReadyError, match="squash"):
+        loop.train(tiny, tmp_path / "new")
+    written = json.loads((tmp_path / "new" / "config.json").read_text())
+    del written["schema"], written["data"]["resize"], written["model"]["head"]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ReadyError, match="crop"):
+        loop.train(tiny, tmp_path / "old")
+    tiny.data.resize = "squash"
+    with pytest.raises(UserError, match=r"data\.resize: crop -> squash"):
+        loop.train(tiny, tmp_path / "old")
 
 
 def test_predictions_come_from_it(workdir, tmp_path):

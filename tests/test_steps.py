@@ -151,11 +151,34 @@ def test_tpus_have_two_kernels_a_separable_convolution_and_two_a_pool(monkeypatc
 def test_bfloat16_is_used_where_it_was_asked_for():
     fixture = build(dtype="bfloat16")
     jaxpr = str(jax.make_jaxpr(fixture.step)(fixture.state(), batch()))
-    convolutions = re.findall(r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)\[", jaxpr)
-    assert convolutions
-    assert set(convolutions) == {"bf16"}
+    products = re.findall(r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)\[", jaxpr)
+    # But for the logits and the gradients of their two factors.
+    assert (products.count("f32"), set(products)) == (3, {"f32", "bf16"})
     state, _ = jax.eval_shape(fixture.step, fixture.state(), batch())
     assert {x.dtype for x in jax.tree.leaves(state.weights)} == {jnp.dtype("float32")}
+
+
+class Biases(nnx.Module):
+    """Logits that are the network's only parameter, in bfloat16."""
+
+    def __init__(self):
+        self.bias = nnx.Param(jnp.zeros(NUM_CLASSES, jnp.bfloat16))
+
+    def __call__(self, images, train, rngs):
+        return jnp.broadcast_to(self.bias[...].astype(jnp.float32), (images.shape[0], NUM_CLASSES))
+
+
+def test_gradients_of_bfloat16_parameters_are_added_in_float32():
+    """Each of 512 parts has a gradient of 1: so has their mean. Added in bfloat16, they would not get past 256."""
+    graphdef, weights = variables.split(Biases())
+    optimizer, mesh = optax.sgd(1.0), data_mesh(jax.devices()[:1])
+    settings = TrainSettings(accumulate_steps=512, loss=lambda logits, labels: logits.sum(-1))
+    step = make_train_step(graphdef, optimizer, optax.constant_schedule(1.0), settings, mesh)
+    data = {"image": np.zeros((512, 1, 1, 3), np.uint8), "label": np.zeros(512, np.int32)}
+    state, _ = step(create_state(weights, optimizer, averaging=False), put_batch(data, mesh))
+    bias = state.weights.params["bias"]
+    assert bias.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(bias, np.full(NUM_CLASSES, -1, bias.dtype))
 
 
 def test_batch_statistics_are_the_global_batch_s(fixture):

@@ -215,6 +215,17 @@ def fill(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
     return filled
 
 
+def as_started(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config of a run, in which what it leaves to its weights is what they said when `workdir` was started.
+
+    Other versions may read other things from the same weights.
+    """
+    path = workdir / "config.json"
+    if not (config.model.weights and path.exists()):
+        return config
+    return fill(config, {key: v for key, v in flatten(read(path)).items() if key.startswith(("model.", "data."))})
+
+
 def _from_json(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 

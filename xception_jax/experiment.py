@@ -118,7 +118,7 @@ def create(
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
     loss_function = loss or LOSSES.find(config.loss)
     metrics = find_metrics(config.metrics)
-    pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
+    pretrained = load(config.model.weights, config.model.name, head=config.model.head) if config.model.weights else None
     config = resolve(config, pretrained)
     given = {"data.name": source, "loss": loss}
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})

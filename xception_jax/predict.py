@@ -12,7 +12,7 @@ from xception_jax.inputs.choices import INTERPOLATIONS, RESIZES
 
 USAGE = "usage: python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS [--model=NAME] [--output=FILE]"
 # Flags of what usually comes with the weights.
-OVERRIDES = ("image_size", "resize", "interpolation", "mean", "std", "input_range", "classes", "scores")
+OVERRIDES = ("image_size", "resize", "interpolation", "mean", "std", "input_range", "classes", "scores", "head")
 
 
 def define_flags() -> None:
@@ -22,6 +22,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("model", None, "The network expected; by default whichever the weights are of.")
     common.define_ignore()
+    flags.DEFINE_string("head", None, "What is before the logits of a PyTorch file, as --head='dense 512 gelu'.")
     flags.DEFINE_integer("top", 5, "Classes to report per image.", lower_bound=1)
     flags.DEFINE_string("output", None, "A table to write: .csv, .jsonl or .parquet.")
     flags.DEFINE_string("features", None, "Features to write: .npz or .parquet.")
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     host_memory.reuse_step_memory()
     files = find_images([Path(a) for a in arguments])
     given = {name: flag[name].value for name in OVERRIDES if flag[name].value is not None}
-    pretrained = overrides.override(load(flag.weights, flag.model, flag.ignore), given)
+    pretrained = overrides.override(load(flag.weights, flag.model, flag.ignore, flag.head), given)
     print(overrides.described(pretrained, given))
     for line in pretrained.assumed:
         if not any(f"--{name}" in line for name in given):

@@ -1,5 +1,7 @@
 """What a user gives in place of what came with the weights, and how it is said."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,12 @@ def test_classes_that_do_not_fit_are_refused(tmp_path):
 )
 def test_line_says_what_the_network_is_shown_and_what_was_given(spec, given, said):
     assert described(override(pretrained(spec), given), given) == f"weights: file.h5; {said}"
+
+
+def test_a_head_is_that_of_the_file():
+    """`load` has read the weights with it; those of a graph or of a single layer have their own."""
+    read = dataclasses.replace(pretrained(), options={"head": "dense 8, gelu"})
+    assert override(read, {"head": "dense 8 gelu"}) == read
+    for found, has in ((read, '"dense 8, gelu"'), (pretrained(), "no head of several layers")):
+        with pytest.raises(UserError, match=f'--head="dense 8 relu" is not the head of file.h5, which has {has}'):
+            override(found, {"head": "dense 8 relu"})

@@ -1,5 +1,6 @@
 """Data sets by name."""
 
+import collections
 import io
 import os
 import sys
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from xception_jax import config
+from xception_jax import config, experiment
 from xception_jax.data.decode import decode
 from xception_jax.data.sources import registry
 from xception_jax.errors import UserError
+from xception_jax.evaluation.evaluator import Evaluator
 
 
 def open_source(name, split, size=8, **changes):
@@ -160,6 +162,37 @@ def test_imagenet_is_read_without_tensorflow(imagenet):
         found[source.example_id(i)] = label
         assert decode(encoded).mean() == pytest.approx(10 * (label - 100), abs=1)
     assert found == {f"n{i}.JPEG": 100 + i for i in range(6)}
+
+
+class Counted:
+    """Records, and how often each was read."""
+
+    def __init__(self, records):
+        self.records, self.reads = records, collections.Counter()
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        return self.records[index]
+
+
+def test_an_evaluation_reads_each_record_once(imagenet, tiny):
+    """Although the names of its pictures, which the predictions are listed by, are in the records."""
+    tiny.update_from_flattened_dict({"data.name": "imagenet2012", "data.data_dir": str(imagenet)})
+
+    def step(weights, batch):
+        zeros = np.zeros(len(batch["label"]), np.float32)
+        others = {name: column for name, column in batch.items() if name != "image"}
+        return others | {"top5": np.zeros((len(zeros), 5), np.int32), "confidence": zeros, "loss": zeros}
+
+    evaluator = Evaluator(experiment.create(tiny), "validation", step)
+    records = evaluator.source._records = Counted(evaluator.source._records)
+    predictions, skipped = evaluator.predict(weights=None)
+    found = dict(zip(predictions.ids, predictions.labels.tolist(), strict=True))
+    assert (found, skipped) == ({f"n{i}.JPEG": 100 + i for i in range(3)}, [])
+    assert records.reads == {0: 1, 1: 1, 2: 1}
 
 
 def test_unknown_split_names_those_there_are(imagenet):

@@ -10,7 +10,8 @@ from tests import peers
 from xception_jax.errors import UserError, WeightsFileError
 from xception_jax.pretrained.identify import recognize
 from xception_jax.pretrained.layouts import checkpoint
-from xception_jax.pretrained.layouts.timm import HeadStep, head_of, timm_table
+from xception_jax.pretrained.layouts.timm import timm_table
+from xception_jax.pretrained.layouts.torch_head import HeadLayer, head_of
 
 CLASSES = 7
 
@@ -231,13 +232,13 @@ def test_layers_of_a_head_in_order():
     state = kinds.ModuleDict({"fc": kinds.Sequential(*layers)}).state_dict()
     tensors = {name: x.numpy() for name, x in state.items() if not name.endswith("num_batches_tracked")}
     expected = [
-        HeadStep("dense", "fc.0", 64),
-        HeadStep("batch norm", "fc.1", 64),
-        HeadStep("dense", "fc.4", 64),
-        HeadStep("batch norm", "fc.6", 64),
-        HeadStep("dense", "fc.8", 32),
-        HeadStep("layer norm", "fc.10", 32),
-        HeadStep("dense", "fc.11", 3),
+        HeadLayer("dense", "fc.0", 64),
+        HeadLayer("batch_norm", "fc.1", 64),
+        HeadLayer("dense", "fc.4", 64),
+        HeadLayer("batch_norm", "fc.6", 64),
+        HeadLayer("dense", "fc.8", 32),
+        HeadLayer("layer_norm", "fc.10", 32),
+        HeadLayer("dense", "fc.11", 3),
     ]
     for order in (list(tensors), sorted(tensors)):
         assert head_of({name: tensors[name] for name in order}, 2048) == expected
@@ -245,10 +246,10 @@ def test_layers_of_a_head_in_order():
 
 def test_layers_of_a_head_that_are_not_numbered_follow_from_their_shapes():
     out, hidden = of_layer("classifier", 3, 64), of_layer("dense", 64, 2048)
-    assert head_of(out | hidden, 2048) == [HeadStep("dense", "dense", 64), HeadStep("dense", "classifier", 3)]
+    assert head_of(out | hidden, 2048) == [HeadLayer("dense", "dense", 64), HeadLayer("dense", "classifier", 3)]
     assert head_of(of_layer("fc1", 64, 2048) | of_layer("fc2", 3, 64), 2048) == [
-        HeadStep("dense", "fc1", 64),
-        HeadStep("dense", "fc2", 3),
+        HeadLayer("dense", "fc1", 64),
+        HeadLayer("dense", "fc2", 3),
     ]
 
 
@@ -271,13 +272,49 @@ def test_what_is_no_chain_of_layers_is_no_head(tensors):
     assert head_of(tensors, 2048) is None
 
 
-def test_heads_of_several_layers_are_named():
+IN, OUT = of_layer("fc.0", 64, 2048), of_layer("fc.4", 3, 64)
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (IN | OUT, None),  # three layers between
+        (IN | norm("fc.2", 64) | OUT, None),  # one on each side of the normalization
+        (norm("fc.0", 2048) | of_layer("fc.2", 3, 2048), None),  # before any dense layer
+        (of_layer("fc1", 64, 2048) | of_layer("fc2", 3, 64), None),
+        (of_layer("fc", 64, 2048) | of_layer("out", 3, 64), None),
+        (of_layer("a.0", 64, 2048) | of_layer("b.2", 3, 64), None),
+        (IN | norm("fc.1", 64) | OUT, "dense 64, batch_norm 1e-05, relu"),
+        (of_layer("fc.2", 64, 2048) | of_layer("fc.3", 3, 64), None),  # nothing between: is it a ModuleList?
+        (norm("fc.0", 2048) | of_layer("fc.1", 3, 2048), "batch_norm 1e-05"),
+    ],
+)
+def test_activations_are_where_the_numbers_leave_one_place(head, text):
     body = {n: x for n, x in arrays(network()).items() if not n.startswith("fc.")}
-    head = of_layer("fc.0", 64, 2048) | norm("fc.1", 64) | of_layer("fc.4", 3, 64)
-    message = r"fc\.0 \(dense, 64\), fc\.1 \(batch norm, 64\), fc\.4 \(dense, 3\)"
-    with pytest.raises(WeightsFileError, match=f"its head has several layers, which cannot be loaded yet: {message}"):
+    reading = checkpoint.read(body | head, "xception")
+    assert (reading.head, bool(reading.refusal)) == (text or "", text is None)
+    assert bool(reading.assumed) == (text is not None)
+
+
+def test_a_head_of_several_layers_can_be_said():
+    body = {n: x for n, x in arrays(network()).items() if not n.startswith("fc.")}
+    head = of_layer("fc", 64, 2048) | norm("bn", 64) | of_layer("out", 3, 64, bias=False)
+    message = (
+        r"fc \(dense, 64\), bn \(batch norm, 64\), out \(dense, 3\); if it is ReLU .* --head=\"dense 64, relu, batch"
+    )
+    with pytest.raises(WeightsFileError, match=message):
         recognize(body | head, "x.pth")
-    assert recognize(finite(body | head), "x.pth", ["fc.*"]).num_classes == 0
+    found = recognize(finite(body | head), "x.pth", head="dense 64, batch_norm 1e-3, gelu, dropout 0.5")
+    assert (found.num_classes, found.assumed) == (3, ())
+    assert found.options["head"] == "dense 64, batch_norm 0.001, gelu, dropout 0.5"
+    assert found.weights.params["head"]["hidden"][0]["kernel"].shape == (2048, 64)
+    for other in ("dense 32, batch_norm", "dense 64", "batch_norm, dense 64", "dense 64, batch_norm, dense 3"):
+        reading = checkpoint.read(body | head, "xception", other)
+        assert (reading.unexpected, reading.refusal, reading.head) == ((), "", "")
+        assert "fc.weight" not in reading.arrays
+        assert reading.notes == (
+            f'left out the head, fc (dense, 64), bn (batch norm, 64), out (dense, 3): not "{other}"',
+        )
 
 
 # -- The auxiliary head ------------------------------------------------------------------------------------------------
@@ -338,6 +375,11 @@ def test_fid_s_network_is_known_by_its_outputs():
     tensors |= of_layer("fc", 1008, 2048)
     found = recognize(tensors, "pt_inception-2015-12-05-6726825d.pth")
     assert (found.options, found.num_classes) == ({"flavour": "fid"}, 1008)
-    assert found.notes == ("FID's Inception V3, as it has 1008 outputs",)
+    assert (found.notes, found.assumed) == (("FID's Inception V3, as it has 1008 outputs",), ())
+    alone = recognize({n: x for n, x in tensors.items() if not n.startswith("fc.")}, "x.pth")
+    assert alone.options == {"flavour": "torchvision"}
+    assert alone.assumed == (
+        "torchvision's network: FID's has the same arrays (config.model.flavour=fid says otherwise)",
+    )
     counts = collections.Counter(x.ndim for x in tensors.values())
     assert counts[4] == 94

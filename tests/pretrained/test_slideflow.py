@@ -13,6 +13,8 @@ from xception_jax.errors import WeightsFileError
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
 from xception_jax.inputs import stain
 from xception_jax.models import create_model, variables
+from xception_jax.models.backbone import Backbone
+from xception_jax.models.head import Head, parse
 from xception_jax.pretrained.layouts import slideflow
 
 FOLDER = Path(__file__).parent / "fixtures" / "pathology"
@@ -108,6 +110,23 @@ def test_a_network_s_uncertainty_is_that_of_its_head_s_masks(expected):
     mean, std = reference_uncertainty(slideflow.read(FOLDER).tensors, expected["features"], 4000)
     assert np.all(np.abs(found.mean - mean) < 5 * std / np.sqrt(400) + 1e-6)
     np.testing.assert_allclose(found.std, std, rtol=0.2)
+
+
+class HeadAlone(Backbone):
+    """A network of whose features the test makes up."""
+
+    def __init__(self):
+        self.head = Head(4, 3, steps=parse("dropout 0.5, dense 5 relu, dropout 0.5"), rngs=nnx.Rngs(0))
+
+
+def test_a_picture_s_uncertainty_is_its_own():
+    """The same in another row of a batch of another size."""
+    model, features = HeadAlone(), np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    uncertain = jax.jit(lambda x: monte_carlo_dropout(model, x, jax.random.key(0), passes=3))
+    three, two = uncertain(features), uncertain(features[[2, 0]])
+    assert np.all(np.asarray(three.std) > 1e-3)
+    for ours, theirs in zip(two, three, strict=True):
+        np.testing.assert_allclose(ours, theirs[np.array([2, 0])], rtol=1e-5)
 
 
 def reference_uncertainty(tensors, features, passes, rate=0.1):

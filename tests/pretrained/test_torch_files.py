@@ -12,12 +12,16 @@ import types
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests import peers
 from tests.pretrained import fuzz
 from xception_jax.errors import UserError, WeightsFileError
 from xception_jax.formats import sandbox, sandbox_child
 from xception_jax.formats.detect import read_tensors
+from xception_jax.models import variables
+from xception_jax.models.head import Head, parse
+from xception_jax.models.variables import Weights
 from xception_jax.pretrained import load
 from xception_jax.pretrained.layouts.table import to_foreign
 from xception_jax.pretrained.layouts.timm import timm_table
@@ -174,6 +178,39 @@ def test_what_is_ignored_is_said(state, weights, tmp_path):
     assert load(tmp_path / "x.pth", ignore=["proj.weight", "fc.*"]).num_classes == 0
 
 
+HEADS = {
+    "dense 16, relu": lambda nn, width: [nn.Linear(width, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, CLASSES)],
+    "dense 16 no_bias, batch_norm 1e-05, relu, dense 12, relu, layer_norm 1e-05": lambda nn, width: [
+        *(nn.Flatten(), nn.Dropout(), nn.Linear(width, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout()),
+        *(nn.Linear(16, 12), nn.ReLU(), nn.LayerNorm(12), nn.Linear(12, CLASSES)),
+    ],
+}
+
+
+@pytest.mark.parametrize("text", HEADS)
+def test_heads_of_several_layers_compute_what_pytorch_computes(text, state, weights, tmp_path):
+    torch, *_ = peers.libraries()
+    torch.manual_seed(0)
+    width = state["bn4.weight"].shape[0]
+    head = torch.nn.Sequential(*HEADS[text](torch.nn, width)).eval()
+    for name, x in head.state_dict().items():
+        if x.is_floating_point():
+            x.copy_(torch.rand_like(x) + 0.5 if name.endswith("running_var") else torch.randn_like(x))
+    body = {name: x for name, x in state.items() if not name.startswith("fc.")}
+    torch.save(prefixed("model.", body | prefixed("fc.", head.state_dict())), tmp_path / "x.pth")
+    found = load(tmp_path / "x.pth")
+    assert (found.options["head"], found.num_classes) == (text, CLASSES)
+    assert [line.partition(" (--head says otherwise)")[1] for line in found.assumed] == [" (--head says otherwise)"]
+    ours = Head(width, CLASSES, steps=parse(text), rngs=nnx.Rngs(0))
+    graphdef, _ = variables.split(ours)
+    ours = variables.merge(graphdef, Weights(found.weights.params["head"], found.weights.batch_stats.get("head", {})))
+    features = torch.rand(4, width)
+    expected = head(features).detach().numpy()
+    np.testing.assert_allclose(
+        ours.classify(features.numpy(), train=False, drop=False, rngs=None), expected, rtol=1e-3, atol=1e-4
+    )
+
+
 # -- What is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +339,19 @@ def test_folders_with_a_file(name, state, weights, tmp_path):
     else:
         with pytest.raises(WeightsFileError, match=rf"has 2 weight files; name one: .*{name}"):
             load(tmp_path)
+
+
+def test_a_run_of_lightning_is_not_one_of_ours(state, weights, tmp_path):
+    folder = tmp_path / "version_0" / "checkpoints"
+    folder.mkdir(parents=True)
+    (tmp_path / "version_0" / "hparams.yaml").write_text("lr: 0.1")
+    write(folder / "epoch=3-step=40.ckpt", lightning_s(state, {}))
+    check(load(tmp_path / "version_0"), weights)
+    write(folder / "last.ckpt", lightning_s(state, {}))
+    with pytest.raises(
+        WeightsFileError, match=r"checkpoints has 2 weight files; name one: epoch=3-step=40\.ckpt, last"
+    ):
+        load(tmp_path / "version_0")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])

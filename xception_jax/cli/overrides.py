@@ -7,6 +7,7 @@ from typing import Any
 
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec, Normalization
+from xception_jax.models.head import parse
 from xception_jax.pretrained import Pretrained
 
 INPUT = ("image_size", "resize", "interpolation")  # flags of the same name as the specification's
@@ -20,11 +21,14 @@ def override(pretrained: Pretrained, given: dict[str, Any]) -> Pretrained:
       pretrained: as loaded.
       given: by the flags' names; what is missing stays. "image_size", "resize" and "interpolation" as in `InputSpec`;
         "mean" and "std", three numbers each, for pixels in 0..1; "input_range" instead of these, two numbers that
-        black and white become; "classes", a text file with one name per line; "scores" as in `Pretrained`.
+        black and white become; "classes", a text file with one name per line; "scores" as in `Pretrained`; "head", with
+        which the weights were loaded.
 
     Raises:
       UserError: the flags contradict each other, or the file does not have as many names as the network has outputs.
     """
+    if "head" in given:
+        _check_head(given["head"], pretrained)
     changes: dict[str, Any] = {name: given[name] for name in INPUT if name in given}
     if changes.get("resize", "crop") != "crop":
         changes["crop_fraction"] = 1.0
@@ -35,6 +39,14 @@ def override(pretrained: Pretrained, given: dict[str, Any]) -> Pretrained:
         names = class_names(Path(given["classes"]), pretrained)
         pretrained = dataclasses.replace(pretrained, class_names=names)
     return dataclasses.replace(pretrained, scores=given["scores"]) if "scores" in given else pretrained
+
+
+def _check_head(given: str, pretrained: Pretrained) -> None:
+    """Raises UserError unless the weights were read with these steps: other files than PyTorch's say themselves."""
+    steps = pretrained.options.get("head", "")
+    if [step.kind for step in parse(given)] != [step.kind for step in parse(steps)]:
+        has = f'"{steps}"' if steps else "no head of several layers"
+        raise UserError(f'--head="{given}" is not the head of {pretrained.source}, which has {has}')
 
 
 def _normalization(usual: Normalization, given: dict[str, Any]) -> Normalization:

@@ -191,6 +191,7 @@ def evaluation_batches(
     batch_size: int,
     broken: UnreadableImages,
     views: Views = central_view,
+    names: dict[int, str] | None = None,
     threads: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -198,7 +199,8 @@ def evaluation_batches(
     """This process's rows of batches that contain each example once, in order; the last batch is padded.
 
     `mask` is False for padding and for unreadable images. Arguments as in `train_batches`; `views` makes the view or
-    views of an image. Every process gets the same number of batches.
+    views of an image; `names` collects the names of this process's examples, unreadable ones too, by their position in
+    the source. Every process gets the same number of batches.
     """
     read = Reader(source, broken)
     blank = views(np.zeros((spec.image_size, spec.image_size, 3), np.uint8), spec)
@@ -208,6 +210,8 @@ def evaluation_batches(
 
     def example(position: int) -> Example:
         seen = read(position, view) if position < len(source) else None
+        if names is not None and position < len(source):
+            names[position] = source.example_id(position)
         image, label = (blank, 0) if seen is None else seen
         return {
             "image": image,

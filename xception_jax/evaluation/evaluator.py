@@ -59,20 +59,23 @@ class Evaluator:
         `check` is called before each batch, and interrupts the evaluation by raising.
         """
         e = self._experiment
+        own_names: dict[int, str] = {}
         batches = evaluation_batches(
             self.source,
             e.input,
             batch_size=e.evaluation_batch_size,
+            names=own_names,
             threads=e.config.data.num_threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             broken=UnreadableImages(e.config.data.max_unreadable),
         )
         rows = collect(self._step, weights, batches, e.mesh, check)
-        read = set(rows["index"].tolist())
-        skipped = [self.source.example_id(i) for i in range(len(self.source)) if i not in read]
+        names = _all_names(own_names)
+        read = rows["index"].tolist()
+        skipped = [names[i] for i in names.keys() - set(read)]
         predictions = report.Predictions(
-            ids=[self.source.example_id(int(i)) for i in rows["index"]],
+            ids=[names[i] for i in read],
             labels=rows["label"],
             top5=rows["top5"],
             confidence=rows["confidence"],
@@ -146,6 +149,12 @@ def collect(
     columns = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
     assert len(np.unique(columns["index"])) == len(columns["index"]), "an example was evaluated twice"
     return columns
+
+
+def _all_names(own: dict[int, str]) -> dict[int, str]:
+    """The names of a split's examples by position, of which each process has read its own."""
+    positions = (line.partition(" ") for line in processes.gather(f"{i} {name}" for i, name in own.items()))
+    return {int(position): name for position, _, name in positions}
 
 
 def _kept(outputs: dict[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ MAX_PARTS = 1000
 
 
 def find(path: Path) -> Path | None:
-    """The weight file, or the index of its parts, in a folder; None if it is none, or has no such file.
+    """The weight file, or the index of its parts, in a folder or in its "checkpoints", where Lightning writes; or None.
 
     Raises:
       WeightsFileError: the folder has several, of which none has a usual name.
@@ -33,7 +33,7 @@ def find(path: Path) -> Path | None:
     if len(found) > 1:
         names = ", ".join(p.name for p in found[:5])
         raise WeightsFileError(f"{path} has {len(found)} weight files; name one: {names}")
-    return found[0] if found else None
+    return found[0] if found else find(path / "checkpoints")
 
 
 def parts(index: Path) -> dict[str, list[str]]:

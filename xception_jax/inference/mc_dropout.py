@@ -31,7 +31,8 @@ def monte_carlo_dropout(
 ) -> Uncertain:
     """Mean and population standard deviation of a network's scores over dropout masks.
 
-    Batch normalization is in inference mode. Only the head has dropout, so the rest is computed only once.
+    Batch normalization is in inference mode. Only the head has dropout, so the rest is computed only once. All images
+    have the same masks, so that the scores of one depend neither on its row nor on its batch.
 
     Args:
       model: a network whose head has dropout; without dropout, the deviation is zero.
@@ -41,9 +42,10 @@ def monte_carlo_dropout(
       scores: what the logits mean.
     """
 
-    def once(key: PRNGKeyArray) -> Float[Array, "B K"]:
-        logits = model.head.classify(pooled, train=False, drop=True, rngs=nnx.Rngs(dropout=key))
+    def once(key: PRNGKeyArray, features: Float[Array, " D"]) -> Float[Array, " K"]:
+        (logits,) = model.head.classify(features[None], train=False, drop=True, rngs=nnx.Rngs(dropout=key))
         return SCORES[scores](logits)
 
-    drawn = jax.vmap(once)(jax.random.split(key, passes))
+    of_images = jax.vmap(once, in_axes=(None, 0))
+    drawn = jax.vmap(of_images, in_axes=(0, None))(jax.random.split(key, passes), pooled)
     return Uncertain(jnp.mean(drawn, axis=0), jnp.std(drawn, axis=0))

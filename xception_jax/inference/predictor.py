@@ -100,7 +100,7 @@ class Predictor:
             if given.uncertainty:  # always the same masks, so that the same images get the same scores
                 scores, deviations = monte_carlo_dropout(model, pooled, jax.random.key(0), scores=given.scores)
             else:
-                logits = model.head.classify(pooled.astype(maps.dtype), train=False, drop=False, rngs=None)
+                logits = model.head.classify(pooled, train=False, drop=False, rngs=None)
                 scores = SCORES[given.scores](logits)
                 deviations = jnp.zeros_like(scores)
             means = {"scores": scores, "uncertainty": deviations, "features": pooled}

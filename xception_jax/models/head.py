@@ -14,7 +14,7 @@ Shape legend: B batch, H height, W width, C channels of the last map, F features
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,8 @@ class Head(nnx.Module):
     """A pool of the last map, the steps of `steps_of`, and the logits (paper, figure 5).
 
     Dense steps are `hidden`, in order, batch normalizations `hidden_norms`, layer normalizations `layer_norms`. With
-    `num_classes` 0 there is no logits layer, and the output is what would be its input.
+    `num_classes` 0 there is no logits layer, and the output is what would be its input. The logits are computed in
+    float32, whatever the network's dtype: in bfloat16 there would be few values, and probable classes would tie.
     """
 
     def __init__(
@@ -171,13 +172,13 @@ class Head(nnx.Module):
         layer_norms: list[nnx.LayerNorm] = []
         dropouts: list[nnx.Dropout] = []
 
-        def dense(fan_in: int, fan_out: int, bias: bool = True) -> nnx.Linear:
+        def dense(fan_in: int, fan_out: int, bias: bool = True, dtype: Any = numerics.dtype) -> nnx.Linear:
             return nnx.Linear(
                 fan_in,
                 fan_out,
                 use_bias=bias,
                 kernel_init=glorot_uniform,
-                dtype=numerics.dtype,
+                dtype=dtype,
                 param_dtype=numerics.param_dtype,
                 rngs=rngs,
             )
@@ -202,10 +203,10 @@ class Head(nnx.Module):
                 dropouts.append(nnx.Dropout(step.number))
         self.hidden, self.hidden_norms, self.layer_norms = nnx.List(hidden), nnx.List(norms), nnx.List(layer_norms)
         self.dropouts = nnx.List(dropouts)
-        self.logits = dense(features, num_classes) if num_classes else None
+        self.logits = dense(features, num_classes, dtype=jnp.float32) if num_classes else None
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None) -> Float[Array, "B K"]:
-        return self.classify(self.pool(x).astype(x.dtype), train=train, drop=train, rngs=rngs)
+        return self.classify(self.pool(x), train=train, drop=train, rngs=rngs)
 
     def pool(self, x: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
         """The features: the last map's mean or maximum over its pixels, or all of it; float32.
@@ -244,5 +245,4 @@ class Head(nnx.Module):
                 x = activation(x) if step.number is None else activation(x, step.number)
         if self.logits is not None:
             x = self.logits(x)
-        # The loss is always computed in float32, whatever the network's dtype.
         return x.astype(jnp.float32)

@@ -38,7 +38,7 @@ def create_model(
     rngs = nnx.Rngs(0) if rngs is None else rngs
     if weights is None:
         return models.create_model(name, num_classes=1000 if num_classes is None else num_classes, rngs=rngs, **options)
-    pretrained = load(weights, name)
+    pretrained = load(weights, name, head=options.get("head"))
     if num_classes is None:
         num_classes = pretrained.num_classes
     model = models.create_model(name, num_classes=num_classes, rngs=rngs, **(pretrained.options | options))

@@ -51,7 +51,8 @@ class Recognized:
       framework: the naming convention, "keras" or "timm" (also for torchvision's Inception V3).
       model, options, num_classes: the network, as for `create_model`; 0 classes if there is no logits layer.
       weights: the arrays in our layout, float32.
-      notes: what was left out or assumed, for people.
+      notes: what was left out or chosen, for people.
+      assumed: what the file does not say, for people.
     """
 
     framework: str
@@ -60,6 +61,7 @@ class Recognized:
     num_classes: int
     weights: Weights
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +73,9 @@ class Candidate:
       table: of such a file's arrays.
       arrays: the file's, by the table's names.
       unexpected: those without a place, by the file's names.
-      notes: as of `Recognized`.
+      notes, assumed: as of `Recognized`.
       refusal: why it cannot be read although its backbone is there; "" if it can.
+      head: the network's option of this name; "" for a single layer.
     """
 
     framework: str
@@ -81,7 +84,9 @@ class Candidate:
     arrays: Tensors
     unexpected: Sequence[str]
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     refusal: str = ""
+    head: str = ""
 
     @property
     def missing(self) -> set[str]:
@@ -94,20 +99,21 @@ class Candidate:
         return len(self.missing) + len(self.unexpected)
 
 
-def recognize(tensors: Tensors, source: str, ignore: Sequence[str] = ()) -> Recognized:
+def recognize(tensors: Tensors, source: str, ignore: Sequence[str] = (), head: str = "") -> Recognized:
     """Recognises the network that a file's arrays belong to.
 
     Args:
       tensors: by their names in the file.
       source: the file, for messages.
       ignore: patterns (of `fnmatch`) of names in the file whose arrays are left out.
+      head: PyTorch's names: as for `load`.
 
     Raises:
       WeightsFileError: the network is unknown, or arrays are missing, unexpected, not finite or have wrong shapes.
       UserError: a pattern matches no name.
     """
     tensors, ignored = without(tensors, ignore, source)
-    best = min(_candidates(tensors), key=lambda candidate: candidate.distance)
+    best = min(_candidates(tensors, head), key=lambda candidate: candidate.distance)
     _check(best, tensors, source)
     framework, model, table, arrays = best.framework, best.model, best.table, best.arrays
     entries = {entry.name: entry for entry in table.entries}
@@ -118,13 +124,17 @@ def recognize(tensors: Tensors, source: str, ignore: Sequence[str] = ()) -> Reco
         kernel = arrays[logits.name]
         num_classes = kernel.shape[0 if logits.axes else -1] if kernel.ndim == 2 else 0
     options = OPTIONS.get((framework, model), {}) | _read_options(model, table, arrays)
-    notes = ignored + best.notes
-    if (framework, model, num_classes) == ("timm", "inception_v3", FID_CLASSES) and "aux_head" not in options:
-        options["flavour"] = "fid"
-        notes += (f"FID's Inception V3, as it has {FID_CLASSES} outputs",)
+    options |= {"head": best.head} if best.head else {}
+    notes, assumed = ignored + best.notes, best.assumed
+    if (framework, model) == ("timm", "inception_v3") and "aux_head" not in options:
+        if num_classes == FID_CLASSES:
+            options["flavour"] = "fid"
+            notes += (f"FID's Inception V3, as it has {FID_CLASSES} outputs",)
+        elif not num_classes:
+            assumed += ("torchvision's network: FID's has the same arrays (config.model.flavour=fid says otherwise)",)
     _check_shapes(model, options, num_classes, table, arrays, source)
     floats = {name: np.asarray(arrays[name], np.float32) for name in entries}
-    return Recognized(framework, model, options, num_classes, to_ours(floats, table), notes)
+    return Recognized(framework, model, options, num_classes, to_ours(floats, table), notes, assumed)
 
 
 def without(tensors: Tensors, ignore: Sequence[str], source: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -141,14 +151,13 @@ def without(tensors: Tensors, ignore: Sequence[str], source: str) -> tuple[dict[
     return kept, (f"ignored {len(ignored)} arrays: {names_of(ignored)}",) if ignored else ()
 
 
-def _candidates(tensors: Tensors) -> Iterator[Candidate]:
+def _candidates(tensors: Tensors, head: str) -> Iterator[Candidate]:
     keras = canonical_keras(tensors)
     for model in KERAS_MODELS:
         table = _with_head(keras_table(model), keras)
         yield Candidate("keras", model, table, keras, sorted(keras.keys() - {e.name for e in table.entries}))
     for model in TIMM_MODELS:
-        found = checkpoint.read(tensors, model)
-        yield Candidate("timm", model, found.table, found.arrays, found.unexpected, found.notes, found.refusal)
+        yield Candidate("timm", model, **vars(checkpoint.read(tensors, model, head)))
 
 
 def _check(found: Candidate, tensors: Tensors, source: str) -> None:

@@ -20,7 +20,9 @@ BACKBONE = "backbone"
 FID_INPUT = InputSpec(resize="squash", crop_fraction=1.0)  # the whole image, as in pytorch-fid
 
 
-def load(weights: str | Path, model: str | None = None, ignore: Sequence[str] = ()) -> Pretrained:
+def load(
+    weights: str | Path, model: str | None = None, ignore: Sequence[str] = (), head: str | None = None
+) -> Pretrained:
     """Loads trained weights, with everything needed to use them.
 
     Args:
@@ -32,13 +34,16 @@ def load(weights: str | Path, model: str | None = None, ignore: Sequence[str] = 
         select one. "FILE@backbone": a Keras file's network without its head.
       model: the expected network; None: any.
       ignore: patterns (of `fnmatch`) of the names of arrays to leave out of a file, such as "fc.*".
+      head: what is before the logits in a PyTorch file whose head has several layers, as the option `head` of networks,
+        "dense 512 gelu, dropout 0.5": such a file has neither activations nor epsilons. A head of other layers is left
+        out. None: ReLUs are assumed where the names leave no doubt.
 
     Raises:
       UserError: the file or name does not exist, cannot be read, or belongs to another network.
     """
     name, which = _checkpoint_of(str(weights))
     path = hub.find(name, model)
-    pretrained = read(path, str(weights), which, ignore)
+    pretrained = read(path, str(weights), which, ignore, head)
     if model is not None and pretrained.model != model:
         raise UserError(
             f"{weights} are the weights of {FAMILIES.get(pretrained.model, 'a network')} (--model={pretrained.model}), "
@@ -57,18 +62,20 @@ def _checkpoint_of(weights: str) -> tuple[str, str | None]:
     return (name, which) if is_part else (weights, None)
 
 
-def read(path: Path, source: str, which: str | None = None, ignore: Sequence[str] = ()) -> Pretrained:
+def read(
+    path: Path, source: str, which: str | None = None, ignore: Sequence[str] = (), head: str | None = None
+) -> Pretrained:
     """The weights in a file or folder.
 
     Args:
       path: the file or folder.
       source: its name in messages.
       which: the checkpoint of a work directory, as for `read_workdir`.
-      ignore: as for `load`.
+      ignore, head: as for `load`.
     """
-    if ignore and ((path / "checkpoints").is_dir() or slideflow.find(path) is not None):
+    if ignore and (_is_workdir(path) or slideflow.find(path) is not None):
         raise UserError(f"{path} has no arrays to leave out: --ignore is for files of other programs")
-    if (path / "checkpoints").is_dir():
+    if _is_workdir(path):
         from xception_jax.pretrained.layouts.workdir import read_workdir  # Orbax is slow to import
 
         return read_workdir(path, source, which)
@@ -78,8 +85,14 @@ def read(path: Path, source: str, which: str | None = None, ignore: Sequence[str
         return of_pathology(path, source)
     path = weights_in(path)
     form, tensors, facts = read_tensors(path)
-    pretrained = of_arrays(form, tensors, facts, source, head=which != BACKBONE, ignore=ignore)
+    pretrained = of_arrays(form, tensors, facts, source, with_head=which != BACKBONE, ignore=ignore, head=head)
     return card.with_cards(pretrained, path, card.inside(facts))
+
+
+def _is_workdir(path: Path) -> bool:
+    """Whether a folder is a run of ours: Lightning's have a folder "checkpoints", too, but no log beside it."""
+    folder = path / "checkpoints"
+    return folder.is_dir() and ((path / "log.jsonl").exists() or any(p.name.isdecimal() for p in folder.iterdir()))
 
 
 def of_arrays(
@@ -88,15 +101,16 @@ def of_arrays(
     facts: dict[str, Any],
     source: str,
     *,
-    head: bool,
+    with_head: bool,
     ignore: Sequence[str] = (),
+    head: str | None = None,
 ) -> Pretrained:
     """The weights in a file's arrays, by its own graph if it has one; arguments as `read_tensors` returns them."""
     if config := keras_files.config_of(facts):
-        return keras_files.of_graph(tensors, config, source, head=head)
-    if form in ("hdf5", "keras", "npz") and head and (pretrained := keras_files.of_arrays(tensors, source)):
+        return keras_files.of_graph(tensors, config, source, head=with_head)
+    if form in ("hdf5", "keras", "npz") and with_head and (pretrained := keras_files.of_arrays(tensors, source)):
         return pretrained
-    found = recognize(tensors, source, ignore)
+    found = recognize(tensors, source, ignore, head or "")
     notes = list(found.notes)
     if form == "torch" and facts["averaged"]:
         notes.insert(0, f"the averaged weights, {facts['averaged']}")
@@ -111,6 +125,7 @@ def of_arrays(
         found.weights,
         FID_INPUT if found.options.get("flavour") == "fid" else usual_input(found.framework, found.model),
         class_names,
+        assumed=found.assumed,
     )
 
 

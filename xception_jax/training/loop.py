@@ -73,7 +73,7 @@ def train(
     began, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
     with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
         preemption.leave = lambda: status.close("preempted")
-        experiment = experiment_lib.create(config, source=source, loss=loss)
+        experiment = experiment_lib.create(config_lib.as_started(config, workdir), source=source, loss=loss)
         recipe = create_recipe(experiment)
         config, step = experiment.config, eval_step(experiment)
         validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))

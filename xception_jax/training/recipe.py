@@ -67,7 +67,7 @@ class Recipe:
         _, weights = variables.split(build_model(e.config, e.num_classes))
         if e.pretrained is not None:
             trained, report = transplant(e.pretrained, e.abstract_weights)
-            print(report)
+            print(report, *(f"assumed: {line}" for line in e.pretrained.assumed), sep="\n")
             weights = fill(weights, trained)
         # From the host, where each process has all of them.
         weights = jax.tree.map(np.asarray, weights)

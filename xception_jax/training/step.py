@@ -102,16 +102,20 @@ def make_train_step(
             # [B, ...] -> [A, B / A, ...], each part with examples from every device, so that none has to move.
             return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
+        def zeros_like(x: jax.Array) -> jax.Array:
+            return jnp.zeros_like(x, dtype=jnp.promote_types(x.dtype, jnp.float32))  # in bfloat16, 256 + 1 is 256
+
         def body(carry: tuple, part: tuple) -> tuple:
             sums, batch_stats = carry
             grads, (batch_stats, metrics) = gradient(weights.params, batch_stats, *part)
             return (jax.tree.map(jnp.add, sums, (grads, metrics)), batch_stats), None
 
         names = ("loss", "top1", *settings.metrics)
-        zeros = jax.tree.map(jnp.zeros_like, weights.params), {name: jnp.zeros(()) for name in names}
+        zeros = jax.tree.map(zeros_like, weights.params), {name: jnp.zeros(()) for name in names}
         inputs = split_batch(images), split_batch(labels), jax.random.split(key, parts)
         (sums, batch_stats), _ = jax.lax.scan(body, (zeros, weights.batch_stats), inputs)
         grads, metrics = jax.tree.map(lambda x: x / parts, sums)
+        grads = jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, weights.params)
         return grads, (batch_stats, metrics)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -17,4 +17,8 @@ class Source(Protocol):
         """An image, encoded (bytes) or decoded (uint8 [H, W, 3], RGB), and its label, 0 to classes - 1."""
 
     def example_id(self, index: int) -> str:
-        """A name that identifies the example to people."""
+        """A name that identifies the example to people.
+
+        Evaluation asks for it right after it has read the example, in the same thread: a source whose records have the
+        names in them can keep a thread's last one.
+        """

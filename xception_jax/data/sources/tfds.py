@@ -5,6 +5,7 @@ tensorflow_datasets is imported on first use, so that other data sets do not hav
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class TfdsSource:
             splits = list(builder.info.splits)
             raise UserError(f'data set "{name}" has no split "{split}"; {suggest(split, splits)}') from None
         self._name = f"{name}/{split}"
+        self._read = threading.local()
         shards = {name: list(info.shard_lengths) for name, info in builder.info.splits.items()}
         self._identity = json.dumps([builder.info.full_name, split, shards])
 
@@ -45,13 +47,24 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
-        record = self._records[index]
+        record = self._record(index)
         return record[self._image], int(record[self._label])
 
     def example_id(self, index: int) -> str:
         """The image's file name if the data set has one, otherwise its position."""
-        name = self._records[index].get("file_name", b"")
-        return (name.decode() if isinstance(name, bytes) else str(name)) or f"{self._name}/{index}"
+        last, name = getattr(self._read, "last", (None, ""))
+        if last != index:
+            self._record(index)
+            _, name = self._read.last
+        return name
+
+    def _record(self, index: int) -> Any:
+        """A record, whose name is kept until the thread reads another: to ask for it reads no image again."""
+        record = self._records[index]
+        name = record.get("file_name", b"")
+        name = name.decode() if isinstance(name, bytes) else str(name)
+        self._read.last = index, name or f"{self._name}/{index}"
+        return record
 
     def fingerprint(self) -> str:
         """A hash of the data set's name, version and shards: to read the examples' names is to read all images."""

@@ -6,6 +6,7 @@
 | "0.", "1.", .. of `nn.Sequential(*children)` | the network's children in order, if that is the only reading |
 | "_orig_mod." of torch.compile, and FSDP's names | nothing, wherever they are |
 | a linear layer under any name, before or after the prefix | the logits layer |
+| a chain of linear layers and normalizations | the head, with ReLUs where the numbers of a Sequential leave room |
 | arrays of losses and metrics, an auxiliary head that does not fit | left out, with a note |
 | two copies, one of them averaged over training ("ema.") | the averaged one, with a note |
 """
@@ -14,12 +15,15 @@ import collections
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from xception_jax.models.head import Step, as_text, parse
+from xception_jax.pretrained.layouts import torch_head
 from xception_jax.pretrained.layouts.table import Table
-from xception_jax.pretrained.layouts.timm import head_of, timm_table
+from xception_jax.pretrained.layouts.timm import timm_table
+from xception_jax.pretrained.layouts.torch_head import head_of
 
 Names = dict[str, str]  # from one name of an array to another
 WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
@@ -43,15 +47,19 @@ class Reading:
       table: of the arrays that the network has with the file's heads.
       arrays: by the table's names; those that the file lacks are missing.
       unexpected: arrays without a place, by the file's names.
-      notes: what was left out or assumed, for people.
+      notes: what was left out or chosen, for people.
+      assumed: what the file does not say, for people.
       refusal: why the file cannot be read although its backbone is there; "" if it can.
+      head: the network's option of this name; "" for a single layer.
     """
 
     table: Table
     arrays: dict[str, np.ndarray]
     unexpected: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     refusal: str = ""
+    head: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +79,13 @@ class Backbone:
     refusal: str = ""
 
 
-def read(tensors: Mapping[str, np.ndarray], model: str) -> Reading:
+def read(tensors: Mapping[str, np.ndarray], model: str, head: str = "") -> Reading:
     """Reads a state dict as a network's.
 
     Args:
       tensors: by the file's names.
       model: our name of the network, one of `timm.LAYERS`.
+      head: the steps of a head of several layers, see `models.head`; "": as the file's names suggest.
     """
     files_names = _without_wrappers(tensors)
     table = timm_table(model, head=False)
@@ -96,7 +105,7 @@ def read(tensors: Mapping[str, np.ndarray], model: str) -> Reading:
     rest = {name: x for name, x in rest.items() if name not in beside}
     arrays = {name: _kernel(name, tensors[files_names[there]]) for name, there in backbone.names.items()}
     aux = {name: rest.pop(name) for name in list(rest) if name.startswith(f"{backbone.prefix}{AUX}.")}
-    reading = _with_head(model, arrays, rest, backbone, files_names)
+    reading = _with_head(model, arrays, rest, backbone, files_names, parse(head))
     if aux:
         reading = _with_aux_head(reading, {name.removeprefix(backbone.prefix): x for name, x in aux.items()})
     return dataclasses.replace(reading, notes=(*notes, *reading.notes))
@@ -172,9 +181,14 @@ def _numbered(names: Iterable[str], wanted: list[str]) -> list[tuple[Names, str]
 
 
 def _with_head(
-    model: str, arrays: dict[str, np.ndarray], rest: dict[str, np.ndarray], backbone: Backbone, files_names: Names
+    model: str,
+    arrays: dict[str, np.ndarray],
+    rest: dict[str, np.ndarray],
+    backbone: Backbone,
+    files_names: Names,
+    given: Sequence[Step],
 ) -> Reading:
-    """Adds the logits layer, if there is one among the remaining arrays; the others have no place."""
+    """Adds the head, if there is one among the remaining arrays; the others have no place."""
     kernel, bias = (entry.name for entry in timm_table(model).entries if entry.path[:2] == ("head", "logits"))
     last = arrays.get("bn4.weight") if model == "xception" else None  # narrow networks: fewer features
     features = FEATURES if last is None else last.shape[0]
@@ -187,16 +201,26 @@ def _with_head(
         usual = [layer for layer in single if f"{layer}.weight" in (backbone.prefix + kernel, kernel)]
         chosen = usual or single
         steps = head_of(layers[chosen[0]], features) if len(chosen) == 1 else None
-    refusal = backbone.refusal
-    if steps and len(steps) > 1:
-        chain = ", ".join(f"{step.name} ({step.kind}, {step.width})" for step in steps)
-        refusal = refusal or f"its head has several layers, which cannot be loaded yet: {chain}"
-    used: set[str] = set()
+    steps = steps or []
+    used = {name for step in steps for name in layers[step.name]}
+    hidden = torch_head.before_logits(steps, rest, given)
+    if hidden.left_out:
+        steps = []
+    table = timm_table(model, head=bool(steps))
     if steps:
-        used = {name for step in steps for name in layers[step.name]}
+        entries = torch_head.entries(steps, rest)
+        table = Table((*table.entries, *entries), table.constants)
+        arrays |= {entry.name: rest[entry.name.removeprefix(torch_head.HIDDEN)] for entry in entries}
         arrays |= _dense(layers[steps[-1].name], kernel, bias)
-    unexpected = tuple(sorted(files_names[name] for name in rest if name not in used))
-    return Reading(timm_table(model, head=bool(steps)), arrays, unexpected, (), refusal)
+    return Reading(
+        table,
+        arrays,
+        tuple(sorted(files_names[name] for name in rest if name not in used)),
+        hidden.left_out,
+        hidden.assumed,
+        backbone.refusal or hidden.refusal,
+        as_text(hidden.steps),
+    )
 
 
 def _dense(layer: Mapping[str, np.ndarray], kernel: str, bias: str) -> dict[str, np.ndarray]:
@@ -207,8 +231,8 @@ def _dense(layer: Mapping[str, np.ndarray], kernel: str, bias: str) -> dict[str,
 
 def _with_aux_head(reading: Reading, aux: dict[str, np.ndarray]) -> Reading:
     """Adds Inception V3's auxiliary head if it is whole and has the head's classes; it only matters to training."""
-    table = timm_table("inception_v3", aux_head=True)
-    convs = {e.name for e in table.entries if e.path[0] == "aux"} - {f"{AUX}.fc.weight", f"{AUX}.fc.bias"}
+    entries = [e for e in timm_table("inception_v3", aux_head=True).entries if e.path[0] == "aux"]
+    convs = {e.name for e in entries} - {f"{AUX}.fc.weight", f"{AUX}.fc.bias"}
     rest = {name: x for name, x in aux.items() if name not in convs}
     steps = head_of(rest, AUX_FEATURES) or []
     classes = reading.arrays["fc.weight"].shape[0] if "fc.weight" in reading.arrays else 0
@@ -216,6 +240,7 @@ def _with_aux_head(reading: Reading, aux: dict[str, np.ndarray]) -> Reading:
         what = f" for {steps[-1].width} classes" if steps else ""
         return dataclasses.replace(reading, notes=(*reading.notes, f"left out the auxiliary head{what}"))
     logits = _dense(rest, f"{AUX}.fc.weight", f"{AUX}.fc.bias")
+    table = Table((*reading.table.entries, *entries), reading.table.constants)
     return dataclasses.replace(
         reading, table=table, arrays=reading.arrays | {name: aux[name] for name in convs} | logits
     )

@@ -9,11 +9,8 @@
 PyTorch stores convolutions as [D, C, h, w] (ours: [h, w, C, D]) and linear layers as [K, C] (ours: [C, K]).
 """
 
-import dataclasses
 import functools
-import itertools
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -25,7 +22,6 @@ from xception_jax.models.registry import ALIGNED
 from xception_jax.pretrained.layouts.table import Entry, Path, Table
 
 OIHW, OI = (2, 3, 1, 0), (1, 0)
-MOST_UNORDERED = 5  # layers of a head that are not numbered
 
 Kind = Literal["conv", "norm", "linear"]
 Layer = tuple[Kind, Path, str]  # the layer's path here, its name there
@@ -62,80 +58,6 @@ def timm_table(model: str, *, head: bool = True, aux_head: bool = False) -> Tabl
         if kind == "linear":
             entries.append(Entry("params", (*path, "bias"), f"{name}.bias"))
     return Table(tuple(entries), constants)
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadStep:
-    """A layer of a head, of those that have arrays: activations and dropout leave none in a file.
-
-    Attributes:
-      kind: "dense", "batch norm" or "layer norm".
-      name: the layer's, so that its arrays are called `name.weight` and so on.
-      width: of its output.
-    """
-
-    kind: Literal["dense", "batch norm", "layer norm"]
-    name: str
-    width: int
-
-
-def head_of(arrays: Mapping[str, np.ndarray], features: int) -> list[HeadStep] | None:
-    """The layers of the head that `arrays` are all of, in order.
-
-    A numbered sequence is in the order of its numbers. Otherwise there has to be a single order in which each layer
-    takes what the one before gives.
-
-    Args:
-      arrays: any names; linear kernels are [D, C].
-      features: what the first layer takes.
-
-    Returns:
-      The layers, of which the last is dense; None if the arrays are not such a chain, or of several.
-    """
-    layers: dict[str, list[str]] = {}
-    for name in arrays:
-        layer, _, variable = name.rpartition(".")
-        layers.setdefault(layer, []).append(variable)
-    steps = [_head_step(layer, set(variables), arrays) for layer, variables in layers.items()]
-    known = sorted((step for step in steps if step is not None), key=lambda step: _in_order(step.name))
-    if not known or len(known) < len(steps):
-        return None
-    one_sequence = len({re.sub(r"\d+$", "", step.name) for step in known}) == 1
-    if len(known) > 1 and one_sequence and re.search(r"\d$", known[0].name):
-        orders = [known]
-    else:
-        orders = [list(order) for order in itertools.permutations(known)] if len(known) <= MOST_UNORDERED else []
-    fitting = [order for order in orders if _is_chain(order, arrays, features)]
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _head_step(layer: str, variables: set[str], arrays: Mapping[str, np.ndarray]) -> HeadStep | None:
-    """The layer with these arrays; None if a head has none of that kind."""
-    of = {variable: arrays[f"{layer}.{variable}" if layer else variable] for variable in variables}
-    if "weight" not in of or any(x.shape != of["weight"].shape[:1] for name, x in of.items() if name != "weight"):
-        return None
-    kinds: dict[tuple[int, frozenset[str]], Literal["dense", "batch norm", "layer norm"]] = {
-        (2, frozenset({"weight", "bias"})): "dense",
-        (2, frozenset({"weight"})): "dense",
-        (1, frozenset({"weight", "bias", "running_mean", "running_var"})): "batch norm",
-        (1, frozenset({"weight", "bias"})): "layer norm",
-    }
-    kind = kinds.get((of["weight"].ndim, frozenset(variables)))
-    return HeadStep(kind, layer, of["weight"].shape[0]) if kind else None
-
-
-def _is_chain(steps: Sequence[HeadStep], arrays: Mapping[str, np.ndarray], features: int) -> bool:
-    for step in steps:
-        takes = arrays[f"{step.name}.weight" if step.name else "weight"].shape[-1]
-        if takes != features:
-            return False
-        features = step.width
-    return steps[-1].kind == "dense"
-
-
-def _in_order(name: str) -> list[tuple[int, str]]:
-    """A key to sort names by, numbers in them by their size."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _xception() -> Iterator[Layer]:
