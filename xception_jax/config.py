@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_dict
 
 from xception_jax.errors import UserError, suggest
 from xception_jax.inputs.choices import INTERPOLATIONS, RESIZES
-from xception_jax.inputs.spec import InputSpec, Normalization
+from xception_jax.inputs.spec import MAX_PIXELS, Decoding, InputSpec, Normalization
 from xception_jax.workdir import atomic
 
 
@@ -75,6 +75,11 @@ def default() -> ConfigDict:
     d.standardize = config_dict.placeholder(bool)  # subtract each image's own mean, divide by its standard deviation
     d.stain_means = config_dict.placeholder(tuple)  # histology: target L*, a*, b* of Reinhard normalization; (): none
     d.stain_stds = config_dict.placeholder(tuple)
+    # How files become pixels, see docs/pictures.md.
+    d.orientation = config_dict.placeholder(bool)  # turn upright by EXIF data; None: all but data sets of TFDS
+    d.background = (255, 255, 255)  # red, green and blue, 0..255, behind transparent pictures
+    d.white = config_dict.placeholder(int)  # value of white, of pictures of more than 8 bits; None: by each picture
+    d.max_pixels = MAX_PIXELS  # a picture with more of them is not decoded, but unreadable
     d.max_unreadable = 100  # unreadable images tolerated per split: skipped and listed; one more ends the run
     d.num_threads = 0  # decoding threads; 0: one per core
     d.num_examples = 1024  # synthetic: images per split
@@ -253,7 +258,8 @@ def input_spec(config: ConfigDict) -> InputSpec:
     d = config.data
     normalization = Normalization(tuple(d.mean), tuple(d.std), d.standardize)
     stain = (tuple(d.stain_means), tuple(d.stain_stds)) if d.stain_means else None
-    return InputSpec(config.image_size, d.crop_fraction, d.interpolation, normalization, stain, d.resize)
+    decoding = Decoding(d.orientation is not False, tuple(d.background), d.white, d.max_pixels)
+    return InputSpec(config.image_size, d.crop_fraction, d.interpolation, normalization, stain, d.resize, decoding)
 
 
 def check_same_run(workdir: Path, old: ConfigDict, new: ConfigDict, may_change: tuple[str, ...] = MAY_CHANGE) -> None:
@@ -323,6 +329,9 @@ def validate(config: ConfigDict) -> None:
         ("data.stain_stds", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
         ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
         ("data.std", lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
+        ("data.background", lambda v: len(v) == 3 and all(0 <= c <= 255 for c in v), "red, green and blue, 0 to 255"),
+        ("data.white", positive, "positive"),
+        ("data.max_pixels", positive, "positive"),
         ("data.max_unreadable", lambda v: v >= 0, "0 or more"),
         ("data.num_threads", lambda v: v >= 0, "0 or more"),
         ("data.num_examples", positive, "positive"),

@@ -11,6 +11,7 @@ from xception_jax.models.head import parse
 from xception_jax.pretrained import Pretrained
 
 INPUT = ("image_size", "resize", "interpolation")  # flags of the same name as the specification's
+DECODING = ("orientation", "white", "max_pixels")  # as the fields of `Decoding`
 NORMALIZATION = ("mean", "std", "input_range")
 
 
@@ -22,7 +23,7 @@ def override(pretrained: Pretrained, given: dict[str, Any]) -> Pretrained:
       given: by the flags' names; what is missing stays. "image_size", "resize" and "interpolation" as in `InputSpec`;
         "mean" and "std", three numbers each, for pixels in 0..1; "input_range" instead of these, two numbers that
         black and white become; "classes", a text file with one name per line; "scores" as in `Pretrained`; "head", with
-        which the weights were loaded.
+        which the weights were loaded; "orientation", "background", "white" and "max_pixels" as in `Decoding`.
 
     Raises:
       UserError: the flags contradict each other, or the file does not have as many names as the network has outputs.
@@ -32,6 +33,10 @@ def override(pretrained: Pretrained, given: dict[str, Any]) -> Pretrained:
     changes: dict[str, Any] = {name: given[name] for name in INPUT if name in given}
     if changes.get("resize", "crop") != "crop":
         changes["crop_fraction"] = 1.0
+    decoding: dict[str, Any] = {name: given[name] for name in DECODING if name in given}
+    if "background" in given:
+        decoding["background"] = _colour(given["background"])
+    changes["decoding"] = dataclasses.replace(pretrained.input.decoding, **decoding)
     if given.keys() & set(NORMALIZATION):
         changes["normalization"] = _normalization(pretrained.input.normalization, given)
     pretrained = dataclasses.replace(pretrained, input=dataclasses.replace(pretrained.input, **changes))
@@ -64,6 +69,14 @@ def _normalization(usual: Normalization, given: dict[str, Any]) -> Normalization
     if min(std) <= 0:
         raise UserError(f"--std is {','.join(f'{value:g}' for value in std)}; all three must be positive")
     return Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
+def _colour(values: Any) -> tuple[int, int, int]:
+    """The colour of the flag --background."""
+    red, green, blue = _numbers("background", values, 3)
+    if not all(0 <= c <= 255 and c == int(c) for c in (red, green, blue)):
+        raise UserError(f"--background is {','.join(map(str, values))}; it must be whole numbers from 0 to 255")
+    return int(red), int(green), int(blue)
 
 
 def _numbers(name: str, values: Any, count: int) -> list[float]:
@@ -104,6 +117,8 @@ def described(pretrained: Pretrained, given: dict[str, Any]) -> str:
         said(spec.interpolation, "interpolation"),
         said(_range(spec), *NORMALIZATION),
     ]
+    if spec.decoding.white is not None:
+        shown.append(said(f"white {spec.decoding.white}", "white"))
     scores = said(pretrained.scores, "scores")
     classes = f", {len(pretrained.class_names)} classes (given)" if "classes" in given else ""
     return f"weights: {pretrained.source}; input: {', '.join(shown)}; scores: {scores}{classes}"

@@ -11,7 +11,19 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from xception_jax.data.decode import REDUCTIONS, UnreadableImageError, decode, decode_top, read_header
+from xception_jax.data.decode import (
+    COLUMNS_REVERSED,
+    EXCHANGED,
+    REDUCTIONS,
+    ROWS_REVERSED,
+    UnreadableImageError,
+    check_size,
+    decode,
+    decode_top,
+    ended,
+    upright,
+)
+from xception_jax.data.headers import read_header
 from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry
 from xception_jax.inputs.spec import InputSpec
@@ -78,6 +90,13 @@ class Crop(NamedTuple):
         top, left, bottom, right = ends
         return Crop(top, left, bottom - top, right - left)
 
+    def as_stored(self, orientation: int, height: int, width: int) -> "Crop":
+        """The same part of a picture of `height` and `width`, as it is stored with an EXIF orientation."""
+        y = height - self.y - self.height if orientation in ROWS_REVERSED else self.y
+        x = width - self.x - self.width if orientation in COLUMNS_REVERSED else self.x
+        stored = Crop(y, x, self.height, self.width)
+        return Crop(x, y, self.width, self.height) if orientation in EXCHANGED else stored
+
 
 def random_view(
     encoded: bytes | np.ndarray, rng: np.random.Generator, spec: InputSpec, augmentation: Augmentation
@@ -99,19 +118,23 @@ def random_view(
     Raises:
       UnreadableImageError: the image cannot be decoded.
     """
-    size = spec.image_size
+    size, rules = spec.image_size, spec.decoding
     header = read_header(encoded) if isinstance(encoded, bytes) else None
     if isinstance(encoded, np.ndarray) or header is None or spec.stain:  # these need all pixels
-        image = normalize_stain(decode(encoded), spec)
-        crop = random_crop(rng, image.shape[0], image.shape[1], augmentation)
+        image = normalize_stain(decode(encoded, rules), spec)
+        image = random_crop(rng, image.shape[0], image.shape[1], augmentation).of(image)
     else:
-        crop = random_crop(rng, header.height, header.width, augmentation)
+        check_size(header.height, header.width, rules)
+        encoded, orientation = ended(encoded, header), header.orientation if rules.orientation else 1
+        shape = header.height, header.width
+        shape = shape[::-1] if orientation in EXCHANGED else shape
+        crop = random_crop(rng, *shape, augmentation).as_stored(orientation, *shape)
         reduction = next((n for n in REDUCTIONS if min(crop.height, crop.width) >= n * size), 1)
         top = decode_top(encoded, header, crop.y + crop.height, reduction)
         if top is None:
-            raise UnreadableImageError("the JPEG image is damaged")
-        image, crop = top, crop.reduced(reduction)
-    view = _resize_view(crop.of(image), size, spec.interpolation)
+            raise UnreadableImageError("a JPEG picture that is damaged")
+        image = upright(crop.reduced(reduction).of(top), orientation)
+    view = _resize_view(image, size, spec.interpolation)
     if augmentation.flip and rng.random() < 0.5:
         view = cv2.flip(view, 1)
     return view if augmentation.augment is None else _augmented(view, rng, augmentation.augment)

@@ -4,10 +4,13 @@ Shape legend: H height, W width of the image; n the reduction.
 """
 
 import struct
-from typing import NamedTuple
 
 import cv2
 import numpy as np
+from absl import logging
+
+from xception_jax.data.headers import FIRST_BYTES, Header, picture_format, read_header, read_size, reason
+from xception_jax.inputs.spec import Decoding
 
 try:
     import simplejpeg
@@ -15,73 +18,145 @@ except ImportError:  # fall back to OpenCV, which decodes the same pixels but al
     simplejpeg = None
 
 REDUCTIONS = (8, 4, 2)  # factors by which a JPEG's 8x8 blocks can be decoded smaller, approximately by averaging pixels
-# Start-of-frame markers: SOF0 to SOF15, without DHT, JPG and DAC, which share the range.
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-SEQUENTIAL = (0xC0, 0xC1)
-STANDALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
-
+END = b"\xff\xd9"  # of a JPEG
+COLOUR_SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
+# EXIF orientations as what makes a picture upright: rows and columns exchanged, then each perhaps reversed.
+EXCHANGED, ROWS_REVERSED, COLUMNS_REVERSED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
+USUAL = Decoding()
+INVERSE = {6: 8, 8: 6}  # orientations that do not undo themselves
+# What is done to pictures that are not ordinary, as certificates count it.
+TURNED, OVERLAID, SCALED = "turned upright", "put on the background", "scaled from more than 8 bits"
 
 cv2.setNumThreads(0)  # each of the pipeline's threads works on its own image
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # unreadable images are listed with our reasons
 
 
 class UnreadableImageError(ValueError):
     """The bytes are not a readable image."""
 
 
-def decode(encoded: bytes | np.ndarray) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP or BMP to RGB, uint8 [H, W, 3], from any colour mode; EXIF rotation is not applied.
+def decode(encoded: bytes | np.ndarray, rules: Decoding = USUAL, treated: list[str] | None = None) -> np.ndarray:
+    """Decodes a picture to RGB, uint8 [H, W, 3], from any format, colour mode and depth in docs/pictures.md.
 
     Arrays of pixels are returned unchanged.
 
+    Args:
+      encoded: the file.
+      rules: how it becomes pixels.
+      treated: what was done to a picture that is not ordinary is appended: TURNED, OVERLAID or SCALED.
+
     Raises:
-      UnreadableImageError: the bytes cannot be decoded.
+      UnreadableImageError: the bytes cannot be decoded, or are of a larger picture than `rules` allow.
     """
     if isinstance(encoded, np.ndarray):
         return encoded
-    data = np.frombuffer(encoded, np.uint8)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    except cv2.error as e:
-        raise UnreadableImageError(str(e)) from None
+    treated = [] if treated is None else treated
+    name = picture_format(encoded[:FIRST_BYTES])
+    if name == "JPEG":
+        header = read_header(encoded)
+        if header is not None:
+            check_size(header.height, header.width, rules)
+            encoded = ended(encoded, header)
+        image = _imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        orientation = 1 if header is None else header.orientation
+    else:
+        size = read_size(encoded, name)
+        if size is not None:
+            check_size(size.height, size.width, rules)
+        image = _of_any_depth(encoded, name, rules, treated)
+        orientation = 1 if size is None else size.orientation
     if image is None:
-        raise UnreadableImageError("not a JPEG, PNG, WebP or BMP image, or damaged")
-    return image
+        raise UnreadableImageError(reason(encoded))
+    if orientation == 1:
+        return image
+    if rules.orientation:
+        treated.append(TURNED)
+        return image if name == "TIFF" else upright(image, orientation)  # OpenCV has turned TIFF already
+    return upright(image, INVERSE.get(orientation, orientation)) if name == "TIFF" else image
 
 
-class Header(NamedTuple):
-    """The header of a JPEG file.
-
-    Attributes:
-      height, width: H and W, in pixels.
-      components: number of colour components, 1, 3 or 4.
-      height_at: offset of H in the file.
-      is_sequential: whether rows are stored one after another.
-    """
-
-    height: int
-    width: int
-    components: int
-    height_at: int
-    is_sequential: bool
-
-
-def read_header(encoded: bytes) -> Header | None:
-    """The header of a JPEG file; None if the bytes are not a JPEG, are damaged, or do not contain the height."""
-    if encoded[:2] != b"\xff\xd8":
+def _imdecode(encoded: bytes, flags: int) -> np.ndarray | None:
+    """What OpenCV decodes, or None."""
+    try:
+        return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+    except cv2.error:
         return None
-    at = 2
-    while at + 9 < len(encoded) and encoded[at] == 0xFF:
-        marker = encoded[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-        elif marker in STANDALONE:
-            at += 2
-        elif marker in FRAMES:
-            height, width, components = struct.unpack_from(">HHB", encoded, at + 5)
-            return Header(height, width, components, at + 5, marker in SEQUENTIAL) if height and width else None
-        else:
-            at += 2 + struct.unpack_from(">H", encoded, at + 2)[0]
-    return None
+
+
+def check_size(height: int, width: int, rules: Decoding) -> None:
+    """Raises UnreadableImageError if a picture is larger than allowed; it is not decoded then."""
+    if height * width > rules.max_pixels:
+        raise UnreadableImageError(
+            f"{height:,} x {width:,} are {height * width:,} pixels, more than max_pixels ({rules.max_pixels:,}) allows"
+        )
+
+
+def ended(encoded: bytes, header: Header) -> bytes:
+    """A JPEG file with its end marker, which is added if it lacks nothing else.
+
+    Raises:
+      UnreadableImageError: the file is cut off in its pixels. Decoders would fill the rest with grey, or refuse it.
+    """
+    if encoded.rfind(END, header.height_at) >= 0:  # EXIF data before the header may hold a whole thumbnail
+        return encoded
+    if simplejpeg is not None:
+        try:
+            simplejpeg.decode_jpeg(encoded + END, COLOUR_SPACES.get(header.components, "RGB"), strict=True)
+            return encoded + END
+        except ValueError:
+            pass
+    raise UnreadableImageError("a JPEG picture that is cut off: its last rows are missing")
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """The image, uint8 [H, W, 3], turned upright from an EXIF orientation, 1 to 8; [W, H, 3] from 5 to 8."""
+    if orientation in EXCHANGED:
+        image = cv2.transpose(image)
+    rows, columns = orientation in ROWS_REVERSED, orientation in COLUMNS_REVERSED
+    return cv2.flip(image, -1 if rows and columns else 0 if rows else 1) if rows or columns else image
+
+
+def _of_any_depth(encoded: bytes, name: str | None, rules: Decoding, treated: list[str]) -> np.ndarray | None:
+    """Decodes what is no JPEG, which may be transparent or have more than 8 bits, to uint8 [H, W, 3]."""
+    image = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    if image is None:  # grey JPEG 2000 with transparency, for one
+        return _imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    is_deep = image.dtype != np.uint8
+    colours, alpha = (image[..., :3], image[..., 3]) if image.ndim == 3 and image.shape[2] == 4 else (image, None)
+    if is_deep:
+        treated.append(SCALED)
+        colours = _eight_bits(colours, rules)
+        alpha = None if alpha is None else _eight_bits(alpha, Decoding(white=np.iinfo(alpha.dtype).max))
+    colours = cv2.cvtColor(colours, cv2.COLOR_GRAY2RGB if colours.ndim == 2 else cv2.COLOR_BGR2RGB)
+    if alpha is None or alpha.min() == 255:
+        return colours
+    treated.append(OVERLAID)
+    opacity = alpha[..., None].astype(np.int32)
+    if name != "TIFF" or is_deep:  # libtiff has multiplied colours of 8 bits already
+        colours = (colours * opacity + 127) // 255
+    behind = (np.array(rules.background, np.int32) * (255 - opacity) + 127) // 255
+    return np.minimum(colours + behind, 255).astype(np.uint8)
+
+
+def _eight_bits(image: np.ndarray, rules: Decoding) -> np.ndarray:
+    """Pixels of any other type as uint8, by the value of white."""
+    least, most = image.min(), image.max()
+    if rules.white is None and np.issubdtype(image.dtype, np.floating):
+        if not (least >= 0 and most <= 1):
+            raise UnreadableImageError(
+                f"its pixels are floats from {least:g} to {most:g}, not 0 to 1; set `white`, or convert it to 16 bits"
+            )
+        return np.rint(image * 255).astype(np.uint8)
+    if rules.white is not None:
+        by = 255 / rules.white if np.issubdtype(image.dtype, np.floating) else 256 / (rules.white + 1)
+        return np.clip(image.astype(np.float32) * np.float32(by), 0, 255).astype(np.uint8)
+    if least < 0:
+        raise UnreadableImageError(f"its pixels are numbers from {least} to {most}; convert it to 8 or 16 bits")
+    bits = max(8, int(most).bit_length())
+    logging.log_first_n(
+        logging.WARNING, "a picture holds %d bits, of which 8 are kept; `white` scales all pictures alike", 1, bits
+    )
+    return (image >> (bits - 8)).astype(np.uint8)
 
 
 def decode_top(encoded: bytes, header: Header, rows: int, reduction: int) -> np.ndarray | None:

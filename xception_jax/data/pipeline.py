@@ -31,16 +31,21 @@ MOST_TOGETHER = 8  # examples that a thread makes at once
 
 
 class UnreadableImages:
-    """The names of images that could not be read; thread-safe.
+    """The names of images that could not be read, and why; thread-safe.
 
     Args:
       most: how many are tolerated; None: any number.
     """
 
     def __init__(self, most: int | None = None) -> None:
-        self.names: set[str] = set()
+        self.reasons: dict[str, str] = {}
         self._most = most
         self._lock = threading.Lock()
+
+    @property
+    def names(self) -> set[str]:
+        """The images."""
+        return set(self.reasons)
 
     def add(self, name: str, reason: str) -> None:
         """Adds an image; logs a warning the first time.
@@ -49,14 +54,14 @@ class UnreadableImages:
           UserError: more than `most` images are unreadable.
         """
         with self._lock:
-            if name in self.names:
+            if name in self.reasons:
                 return
-            if len(self.names) == self._most:
+            if len(self.reasons) == self._most:
                 raise UserError(
                     f"image {name} cannot be read ({reason}). With {self._most} others, that is more than "
                     "config.data.max_unreadable allows; repair or remove them, or raise the limit"
                 )
-            self.names.add(name)
+            self.reasons[name] = reason
             logging.warning("skipped unreadable image %s: %s", name, reason)
 
 
@@ -192,6 +197,7 @@ def evaluation_batches(
     broken: UnreadableImages,
     views: Views = central_view,
     names: dict[int, str] | None = None,
+    treated: list[str] | None = None,
     threads: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -200,13 +206,14 @@ def evaluation_batches(
 
     `mask` is False for padding and for unreadable images. Arguments as in `train_batches`; `views` makes the view or
     views of an image; `names` collects the names of this process's examples, unreadable ones too, by their position in
-    the source. Every process gets the same number of batches.
+    the source; what is done to images that are not ordinary is appended to `treated`, see `decode`. Every process gets
+    the same number of batches.
     """
     read = Reader(source, broken)
     blank = views(np.zeros((spec.image_size, spec.image_size, 3), np.uint8), spec)
 
     def view(encoded: bytes | np.ndarray) -> np.ndarray:
-        return views(normalize_stain(decode(encoded), spec), spec)
+        return views(normalize_stain(decode(encoded, spec.decoding, treated), spec), spec)
 
     def example(position: int) -> Example:
         seen = read(position, view) if position < len(source) else None

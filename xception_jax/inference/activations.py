@@ -97,6 +97,6 @@ def _pixels(pretrained: Pretrained, image: Path | None) -> np.ndarray:
         size = pretrained.input.image_size
         return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     try:
-        return central_view(decode(image.read_bytes()), pretrained.input)[None]
+        return central_view(decode(image.read_bytes(), pretrained.input.decoding), pretrained.input)[None]
     except UnreadableImageError as e:
         raise UserError(f"{image} cannot be read: {e}") from None

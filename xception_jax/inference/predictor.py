@@ -111,7 +111,9 @@ class Predictor:
         on_all = replicated(self._mesh)
         return jax.jit(step, in_shardings=(on_all, batch_sharded(self._mesh)), out_shardings=on_all)
 
-    def __call__(self, files: Sequence[Path], broken: UnreadableImages | None = None) -> Iterator[Prediction]:
+    def __call__(
+        self, files: Sequence[Path], broken: UnreadableImages | None = None, treated: list[str] | None = None
+    ) -> Iterator[Prediction]:
         """The predictions for image files, in order; unreadable images are skipped.
 
         The next batch is dispatched before the results of the previous one are read.
@@ -119,10 +121,12 @@ class Predictor:
         Args:
           files: the images.
           broken: collects the names of unreadable images; None: they are only logged as warnings.
+          treated: collects what is done to images that are not ordinary, see `data.decode`.
         """
         broken = UnreadableImages() if broken is None else broken
         source = ImageFiles(files)
-        batches = evaluation_batches(source, self.input, batch_size=self.batch_size, broken=broken, views=self._views)
+        options: dict[str, Any] = {"batch_size": self.batch_size, "broken": broken, "treated": treated}
+        batches = evaluation_batches(source, self.input, views=self._views, **options)
         pending: tuple[dict, dict] | None = None
         for batch in batches:
             outputs = self._step(self._weights, put_batch({"image": batch["image"]}, self._mesh)["image"])

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, UInt8
 from xception_jax.inputs.choices import Resize
 
 Colour = tuple[float, float, float]
+# Of a picture: half a GiB as red, green and blue bytes, where Pillow stops, too.
+MAX_PIXELS = 2**29 // 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,24 @@ class Normalization:
 
 
 @dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How a picture's file becomes pixels, where there is a choice.
+
+    Attributes:
+      orientation: whether pictures are turned upright as their EXIF data says.
+      background: red, green and blue, 0..255, on which transparent pictures are put.
+      white: the value of white in pictures of more than 8 bits; None: by each picture, the most that the bits of its
+        largest value can hold: 4095 if that is 3000. Pictures of 8 bits stay as they are.
+      max_pixels: the largest height times width that is decoded.
+    """
+
+    orientation: bool = True
+    background: tuple[int, int, int] = (255, 255, 255)
+    white: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclasses.dataclass(frozen=True)
 class InputSpec:
     """The input that a network expects.
 
@@ -52,6 +72,7 @@ class InputSpec:
       resize: how an image of another shape becomes a square in evaluation. "crop": its central square, as in timm and
         torchvision. "squash": all of it, whatever its aspect, as in Keras' `load_img(target_size=...)`. "pad": all of
         it in its aspect, in the middle of black. Training has random crops, whichever it is.
+      decoding: how a file becomes pixels.
     """
 
     image_size: int = 299
@@ -60,3 +81,4 @@ class InputSpec:
     normalization: Normalization = Normalization()
     stain: tuple[Colour, Colour] | None = None
     resize: Resize = "crop"
+    decoding: Decoding = Decoding()

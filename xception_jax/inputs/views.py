@@ -3,10 +3,12 @@
 Shape legend: B batch, H height, W width, S side. Images are uint8, RGB.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -105,7 +107,12 @@ def normalize_stain(image: np.ndarray, spec: InputSpec) -> np.ndarray:
 
 def preprocessing_fingerprint(spec: InputSpec) -> str:
     """A hash of everything that determines the pixels seen in evaluation."""
-    facts = {
+    return hashlib.sha256(json.dumps(how_seen(spec), sort_keys=True).encode()).hexdigest()
+
+
+def how_seen(spec: InputSpec) -> dict[str, Any]:
+    """Everything that determines the pixels seen in evaluation, by name."""
+    return {
         "version": VERSION,
         "image_size": spec.image_size,
         "resize": spec.resize,
@@ -115,6 +122,6 @@ def preprocessing_fingerprint(spec: InputSpec) -> str:
         "std": spec.normalization.std,
         "standardize": spec.normalization.standardize,
         "stain": spec.stain or [(), ()],
+        **dataclasses.asdict(spec.decoding),
         "opencv": cv2.__version__,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
