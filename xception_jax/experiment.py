@@ -21,9 +21,11 @@ from xception_jax.models.layers import check_image_size
 from xception_jax.models.variables import Weights
 from xception_jax.parallel import distributed
 from xception_jax.parallel.mesh import check_batch_size, data_mesh, state_shardings
+from xception_jax.parallel.processes import primary
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.tasks.losses import LOSSES, Loss, with_options
 from xception_jax.tasks.metrics import Metric, find_metrics
+from xception_jax.terminal.console import say_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +60,11 @@ class Experiment:
 
     @property
     def input(self) -> InputSpec:
-        """The network's input specification."""
-        return config_lib.input_spec(self.config)
+        """The network's input specification; data sets as others use them keep their pixels, unless asked otherwise."""
+        spec = config_lib.input_spec(self.config)
+        if self.config.data.orientation is None and getattr(self.source, "as_published", False):
+            return dataclasses.replace(spec, decoding=dataclasses.replace(spec.decoding, orientation=False))
+        return spec
 
     @property
     def augmentation(self) -> Augmentation:
@@ -144,9 +149,13 @@ def create(
 
 
 def open_named(config: ConfigDict, split: str) -> Source:
-    """Opens a split of the data set named by `config.data`."""
+    """Opens a split of the data set named by `config.data`, and says its remarks, if it has any."""
     settings = {**config.data, "image_size": config.image_size}
-    return open_source(config.data.name, split, settings, config_lib.own_options(config, "data"))
+    source = open_source(config.data.name, split, settings, config_lib.own_options(config, "data"))
+    if primary():
+        for remark in getattr(source, "remarks", ()):
+            say_once(remark)
+    return source
 
 
 def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
@@ -163,6 +172,7 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
         "data.mean": spec.normalization.mean,
         "data.std": spec.normalization.std,
         "data.standardize": spec.normalization.standardize,
+        "data.white": spec.decoding.white,
         "data.stain_means": spec.stain[0] if spec.stain else (),
         "data.stain_stds": spec.stain[1] if spec.stain else (),
     } | {f"model.{option}": value for option, value in options.items()}

@@ -1,5 +1,6 @@
 """Printing: tables as wide as the terminal, sizes with units, and progress bars on terminals."""
 
+import functools
 import sys
 
 from rich import box
@@ -39,6 +40,12 @@ def progress(what: str) -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
     errors = Console(stderr=True)
     return Progress(*columns, console=errors, disable=not errors.is_terminal)
+
+
+@functools.cache
+def say_once(sentence: str) -> None:
+    """Prints a sentence on standard error, the first time it is said in this process."""
+    print(sentence, file=sys.stderr)
 
 
 def size(num_bytes: float) -> str:

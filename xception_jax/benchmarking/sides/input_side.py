@@ -17,7 +17,7 @@ from xception_jax.parallel import host_memory
 def batches(task: dict[str, Any]) -> Iterator[Batch]:
     """The batches that `training` iterates over, with the default augmentation."""
     return train_batches(
-        ImageFiles(find_images([Path(task["data"])])),
+        ImageFiles(find_images([Path(task["data"])])[0]),
         InputSpec(image_size=task["image_size"]),
         Augmentation(),
         batch_size=task["batch"],

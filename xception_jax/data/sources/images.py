@@ -1,9 +1,10 @@
 """Images without labels: single files and folders."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from xception_jax.data.sources.folder import SUFFIXES, is_image
+from xception_jax.data.files import pictures, printable, said
 from xception_jax.errors import UserError
 
 
@@ -23,22 +24,28 @@ class ImageFiles:
 
     def example_id(self, index: int) -> str:
         """The file's path, as given."""
-        return str(self._files[index])
+        return printable(self._files[index])
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Each file once: the given files, whatever their suffix, and the images in the given folders, sorted.
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Each file once: the given files, whatever their name, and the pictures in the given folders, sorted.
+
+    Returns:
+      The files, and a sentence for each folder in which files were passed over.
 
     Raises:
-      UserError: a path does not exist, or there are no images.
+      UserError: a path does not exist, or there are no pictures.
     """
     found: dict[Path, None] = {}
+    remarks = []
     for path in paths:
         if not path.exists():
-            raise UserError(f"there is no file or folder {path}")
-        found |= dict.fromkeys(sorted(p for p in path.rglob("*") if is_image(p)) if path.is_dir() else [path])
+            raise UserError(f"there is no file or folder {printable(path)}")
+        passed_over = Counter[str]()
+        found |= dict.fromkeys(pictures(path, passed_over) if path.is_dir() else [path])
+        if passed_over:
+            remarks.append(said(path, passed_over))
     if not found:
-        raise UserError(
-            f"there are no images in {', '.join(map(str, paths))}; expected files with suffix {', '.join(SUFFIXES)}"
-        )
-    return list(found)
+        where = ", ".join(printable(path) for path in paths)
+        raise UserError("; ".join([f"there are no pictures in {where}", *remarks]))
+    return list(found), remarks
