@@ -1,6 +1,7 @@
 """What the commands have in common: mistakes end in one line, and exit code 2; compiled programs are kept."""
 
 import contextlib
+import io
 import itertools
 import os
 import re
@@ -81,11 +82,19 @@ def prepare() -> None:
     """What every command does first."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # absl shows what other libraries are informed of, too
     keep_compiled_programs()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes may be in any script
 
 
 def with_underscores(argument: str) -> str:
     """`--image-size=71` as `--image_size=71`: both are understood."""
     return re.sub(r"^--?[^=]+", lambda name: "--" + name[0].lstrip("-").replace("-", "_"), argument)
+
+
+def before_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments up to `--`, and the rest, which are no flags, even where they begin with a dash."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:at]), list(arguments[at:])
 
 
 def define_ignore() -> None:
@@ -104,8 +113,8 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     def parse(argv: Sequence[str]) -> list[str]:
         define_flags()
         try:
-            arguments = check_config_flags(list(map(with_underscores, argv[1:])))
-            rest = flags.FLAGS([argv[0], *arguments])
+            own, paths = before_dashes(argv[1:])
+            rest = flags.FLAGS([argv[0], *check_config_flags(list(map(with_underscores, own))), *paths])
         except (UserError, flags.Error) as e:
             fail(e)
         return rest

@@ -1,5 +1,6 @@
 """Predictions as people and programs get them: a table, files of scores and features, heat maps."""
 
+import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from xception_jax.terminal import console
 from xception_jax.workdir import atomic
 
 SHOWN = 50  # images in the table that people read
+LONGEST_STEM, LONGEST_CLASS = 120, 60  # bytes of a heat map's name: file systems allow 255
 
 
 def class_name(pretrained: Pretrained, index: int) -> str:
@@ -65,9 +67,25 @@ def write_features(path: Path, names: Sequence[str], features: Sequence[np.ndarr
 
 
 def write_explanation(folder: Path, prediction: Prediction, name: str) -> None:
-    """Writes an image beside the heat map of its class, as FOLDER/<image's path>.<class>.png."""
-    stem = prediction.file.replace(os.sep, "_").lstrip("._")
+    """Writes an image beside the heat map of its class, as FOLDER/`explanation_name`."""
     picture = cv2.cvtColor(overlay(prediction.view, prediction.evidence), cv2.COLOR_RGB2BGR)
     folder.mkdir(parents=True, exist_ok=True)
     encoded = cv2.imencode(".png", picture)[1].tobytes()
-    atomic.write_atomically(folder / f"{stem}.{name.replace(os.sep, '_')}.png", encoded)
+    atomic.write_atomically(folder / explanation_name(prediction.file, name), encoded)
+
+
+def explanation_name(file: str, name: str) -> str:
+    """A file's name for the heat map of a class: of any two files, two names, short enough for any file system.
+
+    <file>.<class>.png; if a part of it had to be changed, <part of the path>-<hash of the path>.<class>.png.
+    """
+    stem = file.replace(os.sep, "_").lstrip("._")
+    short = _at_most(stem, LONGEST_STEM)
+    if short != file:
+        short += f"-{hashlib.sha256(file.encode()).hexdigest()[:10]}"
+    return f"{short}.{_at_most(name.replace(os.sep, '_'), LONGEST_CLASS)}.png"
+
+
+def _at_most(name: str, length: int) -> str:
+    """The end of a name in so many bytes."""
+    return name.encode()[-length:].decode(errors="ignore")
