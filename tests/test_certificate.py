@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
-from xception_jax.evaluation.report import Predictions
+from xception_jax.evaluation.report import Predictions, Seen
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import data_mesh
 from xception_jax.workdir import identity
@@ -21,10 +21,11 @@ from xception_jax.workdir import identity
 FACTS = {
     "split": "test",
     "split_size": 7,
-    "skipped": ["f/broken.jpg"],
+    "seen": Seen({"f/broken.jpg": "the file is empty"}, {"turned upright": 2}),
     "class_names": list("abcdef"),
     "weights_hash": "0123",
-    "preprocessing": {"image_size": 32},
+    "preprocessing": "4567",
+    "pictures": {"image_size": 32, "orientation": True},
     "averaged": True,
     "step": 12,
     "model_name": "xception",
@@ -64,6 +65,8 @@ def test_figures():
     assert figures["ece"] == pytest.approx((0.1 + 0.2 + 0.3 + 0.6 + 0.5 + 0.4) / 6)
     assert [c["correct"] for c in record["per_class"]] == [1, 1, 1, 0, 0, 0]
     assert (record["count"], record["split_size"], record["skipped"]) == (6, 7, ["f/broken.jpg"])
+    assert record["skipped_because"] == {"f/broken.jpg": "the file is empty"}
+    assert record["pictures"] == {"image_size": 32, "orientation": True, "treated": {"turned upright": 2}}
 
 
 def test_top5_of_three_classes_is_all_of_them():

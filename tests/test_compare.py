@@ -11,7 +11,7 @@ from tests.test_certificate import FACTS
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.comparison import compare, verdict
-from xception_jax.evaluation.report import Predictions
+from xception_jax.evaluation.report import Predictions, Seen
 from xception_jax.evaluation.statistics import McNemar
 
 N, NAMES = 100, ["[bold]cat", "dog", "newt"]
@@ -26,7 +26,7 @@ def evaluated(folder, wrong, *, order=None, labels=LABELS, ids=None, **facts):
     ids = [f"{i}.jpg" for i in range(N)] if ids is None else ids
     confidence, loss = np.full(N, 0.9, np.float32), np.full(N, 0.5, np.float32)
     p = Predictions([ids[i] for i in order], labels[order], top5[order], confidence, loss)
-    facts = {**FACTS, "split_size": N, "skipped": [], "class_names": NAMES, **facts}
+    facts = {**FACTS, "split_size": N, "seen": Seen({}), "class_names": NAMES, **facts}
     report.write(folder, report.certificate(p, **facts), p)
     return folder
 

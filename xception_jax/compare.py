@@ -34,6 +34,8 @@ def show(result: dict[str, Any]) -> None:
         f"McNemar's exact test: p = {result['p_value']:.3g}\n"
         f"top-1, B - A: {100 * result['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
     )
+    for name, (a, b) in result["seen_differently"].items():
+        out.print(f"pictures were seen differently: {name} {a} by A, {b} by B")
     out.print(result["verdict"], style="bold")
     if not result["classes"]:
         return

@@ -123,12 +123,14 @@ def evaluate(workdir: Path) -> None:
     evaluator = Evaluator(run, settings.data.test_split, eval_step(run))
     on_host, averaged = checkpoints.restore_weights(step, averaged=settings.evaluation.averaged)
     weights = jax.device_put(on_host, run.weights_shardings)
-    predictions, skipped = evaluator.predict(weights)
-    record = evaluator.certify(weights, predictions, skipped, workdir, step=step, averaged=averaged)
+    predictions, seen = evaluator.predict(weights)
+    record = evaluator.certify(weights, predictions, seen, workdir, step=step, averaged=averaged)
     print(
         f"{settings.model.name}, step {step}, split {evaluator.split} ({record['count']} images): "
         f"{figures(record['metrics'])}"
     )
+    if seen.treated:
+        print(seen)
 
 
 def check(workdir: Path) -> None:

@@ -1,6 +1,7 @@
 """What a network predicts for images: `python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS`."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from xception_jax.inputs.choices import INTERPOLATIONS, RESIZES
 
 USAGE = "usage: python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS [--model=NAME] [--output=FILE]"
 # Flags of what usually comes with the weights.
-OVERRIDES = ("image_size", "resize", "interpolation", "mean", "std", "input_range", "classes", "scores", "head")
+OVERRIDES = (
+    *("image_size", "resize", "interpolation", "mean", "std", "input_range", "classes", "scores", "head"),
+    *("orientation", "background", "white", "max_pixels"),
+)
 
 
 def define_flags() -> None:
@@ -36,6 +40,10 @@ def define_flags() -> None:
     flags.DEFINE_list("mean", None, "Subtracted from red, green and blue in 0..1.")
     flags.DEFINE_list("std", None, "By which they are then divided.")
     flags.DEFINE_list("input_range", None, "Instead of these, what black and white become: -1,1 or 0,1 or 0,255.")
+    flags.DEFINE_bool("orientation", None, "Turn pictures upright by their EXIF data.")
+    flags.DEFINE_list("background", None, "Red, green and blue, 0 to 255, behind transparent pictures.")
+    flags.DEFINE_integer("white", None, "The value of white in pictures of more than 8 bits.", lower_bound=1)
+    flags.DEFINE_integer("max_pixels", None, "Larger pictures are not decoded.", lower_bound=1)
     flags.DEFINE_string("classes", None, "A text file with the name of each output's class, one per line.")
     flags.DEFINE_enum("scores", None, ["softmax", "sigmoid", "linear"], "The meaning of the outputs.")
 
@@ -48,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     from xception_jax.cli import overrides, predictions, tables
     from xception_jax.data import UnreadableImages
     from xception_jax.data.sources.images import find_images
+    from xception_jax.evaluation.report import Seen
     from xception_jax.inference.predictor import Predictor
     from xception_jax.parallel import host_memory
     from xception_jax.pretrained import load
@@ -58,7 +67,9 @@ def main(arguments: Sequence[str]) -> int:
     if flag.features and Path(flag.features).suffix not in (".npz", ".parquet"):
         raise UserError(f"{flag.features} is not a features file: its name must end in .npz or .parquet")
     host_memory.reuse_step_memory()
-    files = find_images([Path(a) for a in arguments])
+    files, remarks = find_images([Path(a) for a in arguments])
+    for remark in remarks:
+        print(remark)
     given = {name: flag[name].value for name in OVERRIDES if flag[name].value is not None}
     pretrained = overrides.override(load(flag.weights, flag.model, flag.ignore, flag.head), given)
     print(overrides.described(pretrained, given))
@@ -68,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     predictor = Predictor(pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops))
     logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
     top = min(flag.top, pretrained.num_classes)
-    broken = UnreadableImages()
+    broken, treated = UnreadableImages(), list[str]()
     columns: dict[str, list] = {
         name: [] for name in predictions.COLUMNS if name != "uncertainty" or pretrained.uncertainty
     }
@@ -76,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     count, timed = 0, None
     with progress("images") as bar:
         task = bar.add_task("", total=len(files))
-        for count, prediction in enumerate(predictor(files, broken), 1):
+        for count, prediction in enumerate(predictor(files, broken, treated), 1):
             if count == predictor.batch_size:  # compilation does not count
                 timed = time.monotonic()
             predictions.append_ranks(columns, prediction, pretrained, top)
@@ -95,9 +106,12 @@ def main(arguments: Sequence[str]) -> int:
     if features:
         predictions.write_features(Path(flag.features), columns["file"][::top], features)
     print(f"{count} images{speed}")
-    if broken.names:
-        print(f"{len(broken.names)} of {len(files)} images could not be read:", *sorted(broken.names), sep="\n  ")
-    return 1 if broken.names else 0
+    if treated:
+        print(Seen(broken.reasons, Counter(treated)))
+    if broken.reasons:
+        listed = (f"{name}: {reason}" for name, reason in sorted(broken.reasons.items()))
+        print(f"{len(broken.reasons)} of {len(files)} images could not be read:", *listed, sep="\n  ")
+    return 1 if broken.reasons else 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
     Returns:
       a, b: their paths and figures. only_a, only_b: number of examples that only one classified correctly. p_value:
       McNemar's. difference: in top-1, B - A, with difference_interval (95 %). verdict: a sentence. classes: those with
-      the largest differences, in descending order.
+      the largest differences, in descending order. seen_differently: A's and B's values of what determines the pixels
+      that they saw, by name, where they differ; certificates of version 0.1.0 do not tell.
 
     Raises:
       UserError: a certificate cannot be read, or they are not of the same examples.
@@ -48,6 +49,7 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
         "difference_interval": statistics.paired_difference_interval(test.only_a, test.only_b, len(a.ids)),
         "verdict": verdict(test, len(a.ids)),
         "classes": _classes(a, b, names),
+        "seen_differently": _seen_differently(record_a, record_b),
     }
 
 
@@ -62,6 +64,13 @@ def verdict(test: statistics.McNemar, n: int) -> str:
 
 def _names(record: dict[str, Any]) -> list[str]:
     return [c["name"] for c in record["per_class"]]
+
+
+def _seen_differently(a: dict[str, Any], b: dict[str, Any]) -> dict[str, list[Any]]:
+    """How the pictures of A and B were seen, where that differs, if both certificates tell."""
+    of_a, of_b = (record.get("pictures", {}) for record in (a, b))
+    shared = of_a.keys() & of_b.keys() - {"treated"}
+    return {name: [of_a[name], of_b[name]] for name in sorted(shared) if of_a[name] != of_b[name]}
 
 
 def _figures(path: Path, record: dict[str, Any]) -> dict[str, Any]:

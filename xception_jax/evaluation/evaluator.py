@@ -1,5 +1,6 @@
 """Evaluation of a whole split: every example exactly once, on any number of devices."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.step import Batch, Metrics, make_eval_step
 from xception_jax.experiment import Experiment
-from xception_jax.inputs.views import preprocessing_fingerprint
+from xception_jax.inputs.views import how_seen, preprocessing_fingerprint
 from xception_jax.models.variables import Weights, num_parameters
 from xception_jax.parallel import processes
 from xception_jax.parallel.mesh import gathered, put_batch
@@ -53,13 +54,14 @@ class Evaluator:
 
     def predict(
         self, weights: Weights, check: Callable[[], None] = lambda: None
-    ) -> tuple[report.Predictions, list[str]]:
-        """The predictions for each example, in the split's order, and the names of unreadable examples.
+    ) -> tuple[report.Predictions, report.Seen]:
+        """The predictions for each example that can be read, in the split's order, and what became of the images.
 
         `check` is called before each batch, and interrupts the evaluation by raising.
         """
-        e = self._experiment
+        e, broken = self._experiment, UnreadableImages(self._experiment.config.data.max_unreadable)
         own_names: dict[int, str] = {}
+        treated: list[str] = []
         batches = evaluation_batches(
             self.source,
             e.input,
@@ -68,12 +70,14 @@ class Evaluator:
             threads=e.config.data.num_threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            broken=UnreadableImages(e.config.data.max_unreadable),
+            broken=broken,
+            treated=treated,
         )
         rows = collect(self._step, weights, batches, e.mesh, check)
         names = _all_names(own_names)
+        reasons = processes.gather_texts(broken.reasons)
         read = rows["index"].tolist()
-        skipped = [names[i] for i in names.keys() - set(read)]
+        skipped = sorted(names[i] for i in names.keys() - set(read))
         predictions = report.Predictions(
             ids=[names[i] for i in read],
             labels=rows["label"],
@@ -84,13 +88,13 @@ class Evaluator:
         )
         if len(predictions.ids) == 0:
             raise UserError(f'none of the {len(self.source)} images of split "{self.split}" could be read')
-        return predictions, sorted(skipped)
+        return predictions, report.Seen({name: reasons.get(name, "") for name in skipped}, total(treated))
 
     def certify(
         self,
         weights: Weights,
         predictions: report.Predictions,
-        skipped: list[str],
+        seen: report.Seen,
         workdir: Path,
         *,
         step: int,
@@ -100,7 +104,7 @@ class Evaluator:
 
         Args:
           weights: the weights that were evaluated.
-          predictions, skipped: as returned by `predict`.
+          predictions, seen: as returned by `predict`.
           workdir: the run's folder.
           step: number of optimizer steps that the weights were trained for.
           averaged: whether they are Polyak averages.
@@ -110,10 +114,11 @@ class Evaluator:
             predictions,
             split=self.split,
             split_size=len(self.source),
-            skipped=skipped,
+            seen=seen,
             class_names=list(self.source.class_names),
             weights_hash=report.hash_weights(gathered(weights, e.mesh)),
             preprocessing=preprocessing_fingerprint(e.input),
+            pictures=how_seen(e.input),
             averaged=averaged,
             step=step,
             model_name=e.config.model.name,
@@ -162,6 +167,15 @@ def _kept(outputs: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     rows = {k: np.asarray(v) for k, v in outputs.items()}
     mask = rows.pop("mask")
     return {k: v[mask] for k, v in rows.items()}
+
+
+def total(treated: list[str]) -> Counter[str]:
+    """How often each text is in the lists of all processes, together."""
+    counts = {f"{jax.process_index()} {what}": str(count) for what, count in Counter(treated).items()}
+    result = Counter[str]()
+    for key, count in processes.gather_texts(counts).items():
+        result[key.partition(" ")[2]] += int(count)
+    return result
 
 
 def open_split(experiment: Experiment, split: str) -> Source:

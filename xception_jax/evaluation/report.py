@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +68,33 @@ class Predictions:
         return {name: float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
 
 
+@dataclasses.dataclass
+class Seen:
+    """What became of a split's images.
+
+    Attributes:
+      skipped: why, by the name of each that could not be read.
+      treated: number of those that are not ordinary, by what was done to them, see `data.decode`.
+    """
+
+    skipped: Mapping[str, str]
+    treated: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The images that are not ordinary, in words."""
+        return ", ".join(f"{count:,} images {what}" for what, count in self.treated.items())
+
+
 def certificate(
     predictions: Predictions,
     *,
     split: str,
     split_size: int,
-    skipped: Sequence[str],
+    seen: Seen,
     class_names: Sequence[str],
     weights_hash: str,
-    preprocessing: dict[str, Any] | str,
+    preprocessing: str,
+    pictures: Mapping[str, Any],
     averaged: bool,
     step: int,
     model_name: str,
@@ -89,10 +107,11 @@ def certificate(
       predictions: for each readable example of the split.
       split: its name.
       split_size: its number of examples.
-      skipped: names of the unreadable examples.
+      seen: what became of them.
       class_names: K names.
       weights_hash: `hash_weights` of the evaluated weights.
-      preprocessing: the preprocessing of the images.
+      preprocessing: a hash of `pictures`.
+      pictures: how they are seen, `inputs.views.how_seen`.
       averaged: whether the weights are Polyak averages.
       step: number of optimizer steps that the weights were trained for.
       model_name: the network's name.
@@ -100,6 +119,7 @@ def certificate(
       config: the run's settings.
     """
     count = len(predictions.ids)
+    skipped = seen.skipped
     assert count + len(skipped) == split_size, f"{count} evaluated and {len(skipped)} skipped of {split_size} examples"
     assert len(set(predictions.ids)) == count, "an example was evaluated twice"
     return {
@@ -112,6 +132,7 @@ def certificate(
         "split_size": split_size,
         "count": count,
         "skipped": list(skipped),
+        "skipped_because": dict(skipped),
         "metrics": {
             **predictions.metrics(),
             "top1_interval": statistics.wilson_interval(int(predictions.correct.sum()), count),
@@ -119,6 +140,7 @@ def certificate(
             "ece": statistics.expected_calibration_error(predictions.confidence, predictions.correct),
         },
         "preprocessing": preprocessing,
+        "pictures": {**pictures, "treated": dict(seen.treated)},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **identity.environment(),
         "config": config,

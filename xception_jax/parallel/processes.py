@@ -1,7 +1,7 @@
 """Agreement between the processes of a run. With a single process, there is no communication."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
@@ -24,6 +24,11 @@ def barrier(name: str) -> None:
     """Returns when all processes have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def gather_texts(texts: Mapping[str, str]) -> dict[str, str]:
+    """All processes' texts by name, sorted. All processes must call this at the same point of the program."""
+    return dict(json.loads(item) for item in gather(json.dumps(item) for item in texts.items()))
 
 
 def gather(names: Iterable[str]) -> list[str]:

@@ -24,7 +24,7 @@ from xception_jax.experiment import Experiment
 from xception_jax.models.variables import num_parameters
 from xception_jax.parallel.mesh import put_batch
 from xception_jax.parallel.preemption import Preempted, Preemption
-from xception_jax.parallel.processes import any_of, barrier, gather, primary
+from xception_jax.parallel.processes import any_of, barrier, gather, gather_texts, primary
 from xception_jax.tasks.losses import Loss
 from xception_jax.training import summary
 from xception_jax.training.recipe import Recipe, create_recipe
@@ -97,9 +97,9 @@ def train(
             state, speed, broken = fit(run, state)
             weights = state.evaluated(averaged=config.evaluation.averaged)
             with status.evaluating():
-                predictions, skipped = tester.predict(weights, preemption.check)
+                predictions, seen = tester.predict(weights, preemption.check)
             record = tester.certify(
-                weights, predictions, skipped, workdir, step=int(state.step), averaged=weights is state.averaged
+                weights, predictions, seen, workdir, step=int(state.step), averaged=weights is state.averaged
             )
         checkpoints.close()
         results = {
@@ -111,7 +111,8 @@ def train(
             "step": int(state.step),
             "images_per_second": speed,
             "wall_time": time.monotonic() - began,
-            "broken_pictures": gather(broken.names),
+            "broken_pictures": gather(broken.reasons),
+            "broken_because": gather_texts(broken.reasons),
             **identity.environment(),
         }
         if primary():
@@ -184,7 +185,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
                 clock.count(config.batch_size)
             if due("log_every", step):
                 log.train(step, reader.means(), clock.lap())
-                status.update(step=step, seconds_left=log.seconds_left, broken_pictures=len(broken.names))
+                status.update(step=step, seconds_left=log.seconds_left, broken_pictures=len(broken.reasons))
             evaluated = evaluate(step) if due("evaluation.every", step) else None
             best = evaluated is not None and config.checkpoint.keep_best > 0 and any_of(saver.is_best(evaluated))
             if best or due("checkpoint.every", step) or (due("log_every", step) and saver.due()):
