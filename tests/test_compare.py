@@ -66,6 +66,19 @@ def test_a_network_does_not_differ_from_itself(a):
     assert result["verdict"].startswith("No significant difference")
 
 
+def test_what_was_seen_differently_is_told(tmp_path, a, b):
+    """Not how many pictures were turned, which are A's and B's alike; nor if a certificate of 0.1.0 does not tell."""
+    seen = {"image_size": 32, "orientation": False}
+    other = evaluated(tmp_path / "other", [63, 1], pictures=seen, seen=Seen({}, {"turned upright": 9}))
+    assert compare(a, other)["seen_differently"] == {"orientation": [True, False]}
+    assert compare(a, b)["seen_differently"] == {}
+    path = other / "evaluation-test.json"
+    record = json.loads(path.read_text())
+    del record["pictures"], record["skipped_because"]
+    path.write_text(json.dumps(record))
+    assert compare(a, other)["seen_differently"] == {}
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -173,6 +173,7 @@ def assert_same_to_rounding(workdir: Path, expected: Path) -> None:
     (record, predictions), (other, others) = map(report.read, (workdir, expected))
     assert record["count"] == other["count"] == 19
     assert record["skipped"] == other["skipped"] == ["test/class 3/7.png"]
+    assert record["skipped_because"] == other["skipped_because"]
     assert predictions.ids == others.ids
     np.testing.assert_array_equal(predictions.labels, others.labels)
     np.testing.assert_allclose(predictions.loss, others.loss, rtol=1e-3)

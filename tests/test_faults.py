@@ -278,4 +278,5 @@ def test_unreadable_images_are_listed_and_bounded(tiny, tmp_path):
     tiny.data.max_unreadable = 2
     results = loop.train(tiny, tmp_path / "run")
     assert results["broken_pictures"] == ["train/a/4.png", "train/b/3.png"]
+    assert all("PNG picture that is cut off" in results["broken_because"][name] for name in results["broken_pictures"])
     assert read_status(tmp_path / "run")["broken_pictures"] == 2

@@ -134,20 +134,28 @@ def run(module, *arguments, devices=2, check=False, **variables):
 def test_command(workdir, pictures, tmp_path):
     broken = pictures[0].with_name("broken.png")
     broken.write_text("no picture")
+    odd = [
+        pictures[0].with_name(name) for name in ("[b]x[i]:smiley:.png", os.fsdecode(b"\xff.png"), "n" * 250 + ".png")
+    ]
+    for path in odd:
+        path.write_bytes(pictures[0].read_bytes())
+    broken.with_name("notes.txt").write_text("no picture")
     output, features, folder = tmp_path / "x.csv", tmp_path / "x.npz", tmp_path / "explained"
     flags = [f"--weights={workdir}", "--top=2", f"--output={output}", f"--features={features}", f"--explain={folder}"]
     result = run("xception_jax.predict", pictures[0].parent, *flags)
     assert result.returncode == 1, result.stderr
-    assert "5 images\n" in result.stdout
-    assert f"1 of 6 images could not be read:\n  {broken}" in result.stdout
+    assert result.stdout.startswith(f"passed over in {broken.parent}: 1 .txt\n")
+    assert "8 images\n" in result.stdout
+    assert f"1 of 9 images could not be read:\n  {broken}: text, not a picture" in result.stdout
     rows = list(csv.DictReader(output.open()))
     assert list(rows[0]) == ["file", "rank", "class_index", "class_name", "probability"]
-    assert [(r["file"], r["rank"]) for r in rows] == [(str(p), rank) for p in pictures for rank in "12"]
+    names = [*(p.name for p in pictures), odd[0].name, odd[2].name, r"\xff.png"]
+    assert [(Path(r["file"]).name, r["rank"]) for r in rows] == [(name, rank) for name in names for rank in "12"]
     assert all(r["class_name"] == r["class_index"] for r in rows)  # digits are called by their number
     with np.load(features) as found:
-        assert found["files"].tolist() == [str(p) for p in pictures]
-        assert found["features"].shape[0] == 5
-    assert len(list(folder.glob("*.png"))) == 5
+        assert found["files"].tolist() == [str(broken.with_name(name)) for name in names]
+        assert found["features"].shape[0] == 8
+    assert len(list(folder.glob("*.png"))) == 8
     assert cv2.imread(str(next(folder.glob("*.png")))).shape == (32, 64, 3)
 
 
@@ -186,7 +194,7 @@ def test_other_tables(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.jpg", "--weights=imagenet"], "there is no file or folder nowhere.jpg"),
+        (["--weights=imagenet", "--", "-nowhere.jpg"], "there is no file or folder -nowhere.jpg"),
         ([".", "--weights=imagnet"], 'neither a file nor a known name; did you mean "imagenet"'),
         ([".", "--weigths=imagenet"], "weights"),
         ([".", "--weights=imagenet", "--output=x.xls"], "its name must end in .csv, .jsonl, .parquet"),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from xception_jax.errors import TrainingError, UserError
     from xception_jax.evaluation.step import make_eval_step
     from xception_jax.inference.predictor import Prediction, Predictor
-    from xception_jax.inputs.spec import InputSpec, Normalization
+    from xception_jax.inputs.spec import Decoding, InputSpec, Normalization
     from xception_jax.models import Backbone, list_models, register_model
     from xception_jax.pretrained import create_model
     from xception_jax.pretrained.load import load as load_pretrained
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # need the libraries that read files.
 _PLACES = {
     "Backbone": "models",
+    "Decoding": "inputs.spec",
     "InputSpec": "inputs.spec",
     "Normalization": "inputs.spec",
     "Prediction": "inference.predictor",
@@ -53,6 +54,7 @@ _PLACES = {
 
 __all__ = [
     "Backbone",
+    "Decoding",
     "InputSpec",
     "Normalization",
     "Prediction",

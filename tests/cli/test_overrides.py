@@ -7,7 +7,7 @@ import pytest
 
 from xception_jax.cli.overrides import described, override
 from xception_jax.errors import UserError
-from xception_jax.inputs.spec import InputSpec, Normalization
+from xception_jax.inputs.spec import Decoding, InputSpec, Normalization
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained
 
@@ -57,6 +57,8 @@ def test_resize_rule_size_filter_and_scores():
     found = override(pretrained(InputSpec(299, 0.8975, "bicubic")), given)
     assert found.input == InputSpec(331, 1.0, "area", resize="squash")
     assert found.scores == "linear"
+    given = {"orientation": False, "background": ["0", "10", "255"], "white": 4095, "max_pixels": 9}
+    assert override(pretrained(), given).input.decoding == Decoding(False, (0, 10, 255), 4095, 9)
     kept = override(pretrained(InputSpec(299, 0.8975, "bicubic")), {"resize": "crop"})
     assert kept.input == InputSpec(299, 0.8975, "bicubic")
 

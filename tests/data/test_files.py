@@ -121,7 +121,7 @@ def test_a_class_without_pictures_is_none_and_named(tmp_path):
     assert source.class_names == ("ant", "bee")
     no_class, passed_over = source.remarks
     assert no_class == f"without pictures in {tmp_path / 'train'}, and so no class: cow, dog"
-    assert passed_over == f"passed over in {tmp_path / 'train'}: 1 .txt, 1 .png outside of class folders"
+    assert passed_over == f"passed over in {tmp_path / 'train'}: 1 .png outside of class folders, 1 .txt"
 
 
 def test_a_class_is_one_however_unicode_writes_it(tmp_path):

@@ -2,14 +2,18 @@
 
 import io
 import struct
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from xception_jax import config
 from xception_jax.data.augmentation import Augmentation, random_view
 from xception_jax.data.decode import OVERLAID, SCALED, TURNED, UnreadableImageError, decode
+from xception_jax.errors import UserError
+from xception_jax.experiment import Experiment, resolve
 from xception_jax.inputs.spec import Decoding, InputSpec
 
 EXIF_ORIENTATION = 274
@@ -122,6 +126,26 @@ def test_transparent_pictures_are_put_on_the_background(mode, name, background):
     found = decode(encoded, Decoding(background=background), treated)
     assert np.abs(found - np.asarray(expected, np.int32)).max() <= 2
     assert treated == [OVERLAID]
+
+
+@pytest.mark.parametrize(
+    ("given", "published", "upright"), [(None, False, True), (None, True, False), (True, True, True)]
+)
+def test_published_data_sets_keep_their_pixels_unless_asked_otherwise(given, published, upright):
+    settings = resolve(config.default(), None)
+    settings.data.orientation = given
+    run = SimpleNamespace(config=settings, source=SimpleNamespace(as_published=published))
+    assert Experiment.input.fget(run).decoding == Decoding(orientation=upright)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("background", (256, 0, 0)), ("background", (1, 2)), ("white", 0), ("max_pixels", 0)]
+)
+def test_settings_out_of_range_are_refused(name, value):
+    settings = config.default()
+    settings.data[name] = value
+    with pytest.raises(UserError, match=f"config.data.{name}"):
+        config.validate(settings)
 
 
 def deep(name, values):

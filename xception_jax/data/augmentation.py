@@ -92,6 +92,8 @@ class Crop(NamedTuple):
 
     def as_stored(self, orientation: int, height: int, width: int) -> "Crop":
         """The same part of a picture of `height` and `width`, as it is stored with an EXIF orientation."""
+        if orientation == 1:
+            return self
         y = height - self.y - self.height if orientation in ROWS_REVERSED else self.y
         x = width - self.x - self.width if orientation in COLUMNS_REVERSED else self.x
         stored = Crop(y, x, self.height, self.width)

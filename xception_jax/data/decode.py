@@ -110,6 +110,8 @@ def ended(encoded: bytes, header: Header) -> bytes:
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """The image, uint8 [H, W, 3], turned upright from an EXIF orientation, 1 to 8; [W, H, 3] from 5 to 8."""
+    if orientation == 1:
+        return image
     if orientation in EXCHANGED:
         image = cv2.transpose(image)
     rows, columns = orientation in ROWS_REVERSED, orientation in COLUMNS_REVERSED
@@ -153,9 +155,9 @@ def _eight_bits(image: np.ndarray, rules: Decoding) -> np.ndarray:
     if least < 0:
         raise UnreadableImageError(f"its pixels are numbers from {least} to {most}; convert it to 8 or 16 bits")
     bits = max(8, int(most).bit_length())
-    logging.log_first_n(
-        logging.WARNING, "a picture holds %d bits, of which 8 are kept; `white` scales all pictures alike", 1, bits
-    )
+    if bits < 8 * image.itemsize:
+        said = "a picture uses %d of its %d bits, and white is %d for it; the setting `white` makes it so for all"
+        logging.log_first_n(logging.WARNING, said, 1, bits, 8 * image.itemsize, 2**bits - 1)
     return (image >> (bits - 8)).astype(np.uint8)
 
 

@@ -82,7 +82,7 @@ class Seen:
 
     def __str__(self) -> str:
         """The images that are not ordinary, in words."""
-        return ", ".join(f"{count:,} images {what}" for what, count in self.treated.items())
+        return ", ".join(f"{count:,} image{'s' if count > 1 else ''} {what}" for what, count in self.treated.items())
 
 
 def certificate(

@@ -6,7 +6,7 @@ import sys
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 FILE_WIDTH = 160  # columns when writing to a pipe or a file
 
@@ -32,7 +32,8 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 def plain_table(*columns: str) -> Table:
     """A table without lines, and without headers if there are no `columns`."""
-    return Table(*columns, box=None, pad_edge=False, show_header=bool(columns))
+    whole = [Column(title, overflow="fold") for title in columns]  # rather than shortened
+    return Table(*whole, box=None, pad_edge=False, show_header=bool(columns))
 
 
 def progress(what: str) -> Progress:
