@@ -264,7 +264,7 @@ def test_a_bomb_is_refused_by_default():
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(2000), "HEIC.*convert it to JPEG"),
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n", "git lfs pull"),
-        (saved(smooth(), "PNG")[:400], "a PNG picture that is cut off"),
+        (saved(smooth(), "PNG")[:400], "^PNG picture that is cut off"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"To be scanned again.\n", "text, not a picture.*To be scanned"),
         (bytes(500), "zeros"),

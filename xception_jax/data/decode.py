@@ -28,7 +28,8 @@ INVERSE = {6: 8, 8: 6}  # orientations that do not undo themselves
 TURNED, OVERLAID, SCALED = "turned upright", "put on the background", "scaled from more than 8 bits"
 
 cv2.setNumThreads(0)  # each of the pipeline's threads works on its own image
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # unreadable images are listed with our reasons
+# OpenCV 4's name or 5's. It is silent, as unreadable images are listed with our reasons.
+(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
 
 
 class UnreadableImageError(ValueError):

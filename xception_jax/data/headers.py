@@ -87,7 +87,7 @@ def reason(encoded: bytes) -> str:
     if not encoded:
         return "the file is empty"
     if (name := picture_format(encoded[:FIRST_BYTES])) is not None:
-        return f"a {name} picture that is cut off or damaged, or of a kind that is not read"
+        return f"{name} picture that is cut off or damaged, or of a kind that is not read"
     for pattern, what in _UNREAD:
         if pattern.match(encoded[:512]):
             return what
