@@ -187,11 +187,13 @@ def test_an_evaluation_reads_each_record_once(imagenet, tiny):
         others = {name: column for name, column in batch.items() if name != "image"}
         return others | {"top5": np.zeros((len(zeros), 5), np.int32), "confidence": zeros, "loss": zeros}
 
-    evaluator = Evaluator(experiment.create(tiny), "validation", step)
+    run = experiment.create(tiny)
+    assert not run.input.decoding.orientation  # pixels as published
+    evaluator = Evaluator(run, "validation", step)
     records = evaluator.source._records = Counted(evaluator.source._records)
-    predictions, skipped = evaluator.predict(weights=None)
+    predictions, seen = evaluator.predict(weights=None)
     found = dict(zip(predictions.ids, predictions.labels.tolist(), strict=True))
-    assert (found, skipped) == ({f"n{i}.JPEG": 100 + i for i in range(3)}, [])
+    assert (found, seen.skipped) == ({f"n{i}.JPEG": 100 + i for i in range(3)}, {})
     assert records.reads == {0: 1, 1: 1, 2: 1}
 
 
