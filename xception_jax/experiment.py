@@ -13,6 +13,7 @@ from xception_jax import config as config_lib
 from xception_jax import ops
 from xception_jax.data import Source, open_source
 from xception_jax.data.augmentation import AUGMENTATIONS, Augmentation
+from xception_jax.data.sources.labelled import Labelled
 from xception_jax.errors import UserError
 from xception_jax.extension.names import name_of
 from xception_jax.inputs.spec import InputSpec
@@ -33,9 +34,8 @@ class Experiment:
     Attributes:
       config: the run's settings, including those determined by its weights.
       pretrained: the weights that training starts from, or None.
-      open_split: opens a split of the data by its name.
-      source: the training split.
-      num_classes: width of the network's logits.
+      open_split: opens a split of the data by its name, once; its labels are positions in `class_names`.
+      class_names: of the network's logits.
       graphdef: the network's structure.
       abstract_weights: shapes and dtypes of its arrays.
       mesh: the devices.
@@ -47,14 +47,23 @@ class Experiment:
     config: ConfigDict
     pretrained: Pretrained | None
     open_split: Callable[[str], Source]
-    source: Source
-    num_classes: int
+    class_names: tuple[str, ...]
     graphdef: nnx.GraphDef
     abstract_weights: Weights
     mesh: Mesh
     lowering: ops.Lowering
     loss: Loss
     metrics: Mapping[str, Metric]
+
+    @property
+    def source(self) -> Source:
+        """The training split."""
+        return self.open_split(self.config.data.train_split)
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the network's logits."""
+        return len(self.class_names)
 
     @property
     def input(self) -> InputSpec:
@@ -97,6 +106,7 @@ def create(
     platform: ops.Platform | None = None,
     source: Callable[[str], Source] | None = None,
     loss: Loss | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Experiment:
     """Checks a config against its data and the devices.
 
@@ -106,6 +116,8 @@ def create(
       platform: of the devices if they are not attached; None: the default backend's.
       source: opens a split of the data by its name; replaces `config.data.name`.
       loss: replaces `config.loss`.
+      class_names: of a trained network, to which those of each split are matched; None: those of the training split,
+        which is not needed otherwise.
 
     Raises:
       UserError: what is wrong, and what to do.
@@ -124,9 +136,9 @@ def create(
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})
     # Report mistyped names before opening the data set; option values are checked when the network is built.
     check_options(config.model.name, config_lib.model_options(config))
-    open_split = source or functools.partial(open_named, config)
-    training_split = open_split(config.data.train_split)
-    num_classes = len(training_split.class_names)
+    opened = functools.cache(source or functools.partial(open_named, config, own_classes=class_names is not None))
+    names = tuple(opened(config.data.train_split).class_names if class_names is None else class_names)
+    num_classes = len(names)
     if config.model.num_classes not in (None, num_classes):
         raise UserError(
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has {num_classes} "
@@ -136,16 +148,16 @@ def create(
     check_images(config, graphdef, abstract_weights)
     lowering = ops.trusted(ops.Lowering(config.lowering, platform), config.model.dtype)
     experiment = Experiment(
-        config, pretrained, open_split, training_split, num_classes, graphdef, abstract_weights, mesh, lowering,
-        loss_function, metrics,
+        config, pretrained, functools.cache(lambda split: Labelled(opened(split), names, split)), names, graphdef,
+        abstract_weights, mesh, lowering, loss_function, metrics,
     )  # fmt: skip
     assert experiment.augmentation  # raises now if it is unknown
     return experiment
 
 
-def open_named(config: ConfigDict, split: str) -> Source:
-    """Opens a split of the data set named by `config.data`."""
-    settings = {**config.data, "image_size": config.image_size}
+def open_named(config: ConfigDict, split: str, *, own_classes: bool = False) -> Source:
+    """Opens a split of the data set named by `config.data`, with the training split's classes or with its own."""
+    settings = {**config.data, "image_size": config.image_size} | ({"train_split": split} if own_classes else {})
     return open_source(config.data.name, split, settings, config_lib.own_options(config, "data"))
 
 

@@ -119,7 +119,7 @@ def evaluate(workdir: Path) -> None:
     settings.model.weights = ""  # where training began; the checkpoint has the trained weights
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
     step = checkpoints.find(_STEP.value or "last")
-    run = experiment.create(settings)
+    run = experiment.create(settings, class_names=checkpoints.class_names(step))
     evaluator = Evaluator(run, settings.data.test_split, eval_step(run))
     on_host, averaged = checkpoints.restore_weights(step, averaged=settings.evaluation.averaged)
     weights = jax.device_put(on_host, run.weights_shardings)
@@ -134,13 +134,12 @@ def evaluate(workdir: Path) -> None:
 def check(workdir: Path) -> None:
     """Says what the config means, and whether its data is there, without computing anything."""
     from xception_jax import experiment
-    from xception_jax.evaluation.evaluator import open_split
     from xception_jax.training import recipe, summary
 
     run = experiment.create(config())
     data = run.config.data
     splits = dict.fromkeys((data.train_split, data.validation_split, data.test_split))
-    counts = [f"{split} {len(open_split(run, split)):,}" for split in splits]
+    counts = [f"{split} {len(run.open_split(split)):,}" for split in splits]
     how = recipe.create_recipe(run)
     summary.show(how)
     summary.show_memory(how)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from xception_jax.data import Source, UnreadableImages, evaluation_batches
+from xception_jax.data import UnreadableImages, evaluation_batches
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.step import Batch, Metrics, make_eval_step
@@ -43,13 +43,13 @@ class Evaluator:
       step: `eval_step` of the experiment.
 
     Raises:
-      UserError: unknown split, or its classes differ from those of the training split.
+      UserError: unknown split, or it has classes that the run does not have, or no labels.
     """
 
     def __init__(self, experiment: Experiment, split: str, step: EvalStep):
         self.split = split
         self._experiment, self._step = experiment, step
-        self.source = open_split(experiment, split)
+        self.source = experiment.open_split(split)
 
     def predict(
         self, weights: Weights, check: Callable[[], None] = lambda: None
@@ -162,12 +162,3 @@ def _kept(outputs: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     rows = {k: np.asarray(v) for k, v in outputs.items()}
     mask = rows.pop("mask")
     return {k: v[mask] for k, v in rows.items()}
-
-
-def open_split(experiment: Experiment, split: str) -> Source:
-    """Opens a split of the experiment's data; its classes must be those of the training split."""
-    source = experiment.open_split(split)
-    if tuple(source.class_names) != tuple(experiment.source.class_names):
-        trained = experiment.config.data.train_split
-        raise UserError(f'split "{split}" has different classes than split "{trained}"')
-    return source

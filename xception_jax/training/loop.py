@@ -96,6 +96,8 @@ def train(
             run = Run(recipe, train_step, validator, checkpoints, log, status, preemption, profiler)
             state, speed, broken = fit(run, state)
             weights = state.evaluated(averaged=config.evaluation.averaged)
+        if latest and (changes := identity.class_differences(checkpoints.class_names(latest), experiment.class_names)):
+            raise UserError(f"the training split now has {changes[0]}; restore the data, or use another --workdir")
             with status.evaluating():
                 predictions, skipped = tester.predict(weights, preemption.check)
             record = tester.certify(
@@ -231,7 +233,7 @@ def run_record(experiment: Experiment) -> dict[str, Any]:
     """A checkpoint's description of its run."""
     return {
         "config": experiment.config.to_dict(),
-        "class_names": list(experiment.source.class_names),
+        "class_names": list(experiment.class_names),
         "environment": identity.environment(),
     }
 

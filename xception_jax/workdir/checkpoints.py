@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -161,6 +162,11 @@ class Checkpoints:
             args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
             restored = _with_indices(checkpointer.restore(state, args=args)[part])
         return Weights(restored["params"], restored["batch_stats"]), part == "averaged"
+
+    def class_names(self, step: int) -> tuple[str, ...]:
+        """The classes that the weights saved at a step were trained with, in the order of the logits."""
+        run = self._directory / str(step) / "run" / "metadata"
+        return tuple(json.loads(run.read_text())["class_names"])
 
     def score(self, metrics: dict[str, float]) -> float:
         """The score that the best checkpoint maximizes."""
