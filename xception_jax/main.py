@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before jax is imported: TensorFlow, where TFDS needs it, must not take the accelerator's memory.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,6 +15,10 @@ from ml_collections import ConfigDict, config_flags
 from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
 
+if TYPE_CHECKING:
+    from xception_jax.data import Source
+
+MOST_NAMED = 3  # images in a sentence
 MODES = ("train", "evaluate", "check", "show_batch")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
@@ -145,9 +149,27 @@ def check(workdir: Path) -> None:
     summary.show_memory(how)
     print(f"data: {data.name}, {run.num_classes} classes, {', '.join(counts)}")
     print(f"ok: the run would be written to {workdir}")
+    for split in splits:
+        if split != data.train_split:
+            say_shared(run.source, run.open_split(split), split)
 
 
 def show_batch(workdir: Path) -> None:
+def say_shared(train: "Source", other: "Source", split: str) -> None:
+    """Says which images of a split are images of the training split, too, if both are files."""
+    from xception_jax.data.duplicates import shared_files
+    from xception_jax.terminal.console import progress
+
+    if not (hasattr(train, "files") and hasattr(other, "files")):
+        return
+    with progress("images compared") as bar:
+        task = bar.add_task("", total=len(other))
+        shared = shared_files(train.files, other.files, lambda _: bar.advance(task))
+    if shared:
+        some = ", ".join(f"{path} is {same}" for path, same in list(shared.items())[:MOST_NAMED])
+        print(f'warning: {len(shared):,} images of split "{split}" are in the training split, too: {some}')
+
+
     """Draws the batch of a step."""
     from xception_jax import experiment
     from xception_jax.cli.show_batch import show_batch

@@ -50,6 +50,11 @@ class Folder:
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         return self._files[index].read_bytes(), self._labels[index]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file of each example."""
+        return tuple(self._files)
+
     def example_id(self, index: int) -> str:
         """The file's path, from the root of the data set."""
         return self._files[index].relative_to(self._root).as_posix()
