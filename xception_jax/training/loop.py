@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from xception_jax import config as config_lib
 from xception_jax import experiment as experiment_lib
 from xception_jax.data import Source, UnreadableImages, train_batches
-from xception_jax.errors import TrainingError, UserError
+from xception_jax.errors import StorageError, TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.evaluation.step import Batch, Metrics
 from xception_jax.experiment import Experiment
@@ -70,6 +70,7 @@ def train(
       TrainingError: the loss is NaN or infinite, or the final state could not be saved.
       Preempted: SIGTERM was received; everything is saved.
     """
+      StorageError: the data cannot be read for now; everything is saved.
     began, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
     with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
         preemption.leave = lambda: status.close("preempted")
@@ -158,6 +159,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
     def due(key: str, step: int) -> bool:
         return step % every[key] == 0 or step == total
 
+      StorageError, UserError: the data cannot be read; the state is saved.
     def evaluate(step: int) -> dict[str, float]:
         reader.finish()
         with clock.stopped(), status.evaluating():
@@ -193,7 +195,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
                 reader.finish()  # a state after a NaN is never saved
                 with clock.stopped():
                     saver.save(state, evaluated)
-    except Preempted:
+    except (Preempted, StorageError, UserError) as e:  # the state has nothing to do with it
         reader.finish()
         if int(state.step) > start:
             saver.finish(state, None)
@@ -208,6 +210,8 @@ def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainStat
 
     The step is compiled, if steps are left, while the state is initialised or restored.
     """
+            if not isinstance(e, Preempted):
+                log.note(f"stopped by an error; step {int(state.step)} is saved, and the same command resumes from it")
     latest, total = checkpoints.latest, recipe.total_steps
     if latest is not None and latest > total:
         raise UserError(
