@@ -57,13 +57,13 @@ def main(argv: Sequence[str]) -> None:
         "check": check,
         "show_batch": show_batch,
     }
-    with common.errors_in_one_line("interrupted; the same command resumes from the last checkpoint"):
+    interrupted = "interrupted; the same command resumes from the last checkpoint"
+    with distributed.stopping_together(), common.errors_in_one_line(interrupted):
         if _MODE.value not in modes:
             raise UserError(f'unknown --mode "{_MODE.value}"; {suggest(_MODE.value, MODES)}')
-        with distributed.stopping_together():
-            distributed.initialize(_DISTRIBUTED.value)
-            host_memory.reuse_step_memory()
-            modes[_MODE.value](workdir())
+        distributed.initialize(_DISTRIBUTED.value)
+        host_memory.reuse_step_memory()
+        modes[_MODE.value](workdir())
 
 
 def config() -> ConfigDict:
@@ -111,6 +111,7 @@ def evaluate(workdir: Path) -> None:
     from xception_jax import config as config_lib
     from xception_jax import experiment
     from xception_jax.evaluation.evaluator import Evaluator, eval_step
+    from xception_jax.workdir import sharing
     from xception_jax.workdir.checkpoints import Checkpoints
 
     settings = config_lib.read(workdir / "config.json")
@@ -122,7 +123,7 @@ def evaluate(workdir: Path) -> None:
         settings = asked
     settings.model.weights = ""  # where training began; the checkpoint has the trained weights
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
-    step = checkpoints.find(_STEP.value or "last")
+    step = sharing.agreed(lambda: checkpoints.find(_STEP.value or "last"), "checkpoints", waits=())
     run = experiment.create(settings, class_names=checkpoints.class_names(step))
     evaluator = Evaluator(run, settings.data.test_split, eval_step(run))
     on_host, averaged = checkpoints.restore_weights(step, averaged=settings.evaluation.averaged)
@@ -148,13 +149,12 @@ def check(workdir: Path) -> None:
     summary.show(how)
     summary.show_memory(how)
     print(f"data: {data.name}, {run.num_classes} classes, {', '.join(counts)}")
-    print(f"ok: the run would be written to {workdir}")
     for split in splits:
         if split != data.train_split:
             say_shared(run.source, run.open_split(split), split)
+    print(f"ok: the run would be written to {workdir}")
 
 
-def show_batch(workdir: Path) -> None:
 def say_shared(train: "Source", other: "Source", split: str) -> None:
     """Says which images of a split are images of the training split, too, if both are files."""
     from xception_jax.data.duplicates import shared_files
@@ -170,6 +170,7 @@ def say_shared(train: "Source", other: "Source", split: str) -> None:
         print(f'warning: {len(shared):,} images of split "{split}" are in the training split, too: {some}')
 
 
+def show_batch(workdir: Path) -> None:
     """Draws the batch of a step."""
     from xception_jax import experiment
     from xception_jax.cli.show_batch import show_batch

@@ -1,14 +1,15 @@
 """Evaluation of a whole split: every example exactly once, on any number of devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from xception_jax.data import Batch as LocalBatch
 from xception_jax.data import UnreadableImages, evaluation_batches
-from xception_jax.errors import UserError
+from xception_jax.errors import StorageError, UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.step import Batch, Metrics, make_eval_step
 from xception_jax.experiment import Experiment
@@ -70,7 +71,9 @@ class Evaluator:
             process_count=jax.process_count(),
             broken=UnreadableImages(e.config.data.max_unreadable),
         )
-        rows = collect(self._step, weights, batches, e.mesh, check)
+        failed: list[StorageError | UserError] = []
+        rows = collect(self._step, weights, self._to_the_end(batches, failed), e.mesh, check)
+        processes.raise_together(failed[0] if failed else None)
         names = _all_names(own_names)
         read = rows["index"].tolist()
         skipped = [names[i] for i in names.keys() - set(read)]
@@ -85,6 +88,25 @@ class Evaluator:
         if len(predictions.ids) == 0:
             raise UserError(f'none of the {len(self.source)} images of split "{self.split}" could be read')
         return predictions, sorted(skipped)
+
+    def _to_the_end(
+        self, batches: Iterator[LocalBatch], failed: list[StorageError | UserError]
+    ) -> Iterator[LocalBatch]:
+        """The batches; if one process of several cannot read on, blank ones, so that no other waits for it."""
+        e, count = self._experiment, 0
+        try:
+            for count, batch in enumerate(batches, 1):  # noqa: B007
+                yield batch
+        except (StorageError, UserError) as error:
+            if jax.process_count() == 1:
+                raise
+            failed.append(error)
+        size = e.evaluation_batch_size
+        rows, side = size // jax.process_count(), e.input.image_size
+        shapes = {"image": ((rows, side, side, 3), np.uint8), "mask": ((rows,), np.bool_)}
+        shapes |= {name: ((rows,), np.int32) for name in ("label", "index")}
+        for _ in range(count, -(-len(self.source) // size)):
+            yield {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     def certify(
         self,

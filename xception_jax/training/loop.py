@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.evaluation.step import Batch, Metrics
 from xception_jax.experiment import Experiment
 from xception_jax.models.variables import num_parameters
+from xception_jax.parallel import ending
 from xception_jax.parallel.mesh import put_batch
 from xception_jax.parallel.preemption import Preempted, Preemption
 from xception_jax.parallel.processes import any_of, barrier, gather, primary
@@ -29,7 +31,7 @@ from xception_jax.tasks.losses import Loss
 from xception_jax.training import summary
 from xception_jax.training.recipe import Recipe, create_recipe
 from xception_jax.training.state import TrainState
-from xception_jax.workdir import atomic, curves, identity
+from xception_jax.workdir import atomic, curves, identity, sharing
 from xception_jax.workdir.checkpoints import Checkpoints
 from xception_jax.workdir.log import RunLog
 from xception_jax.workdir.saver import Saver
@@ -68,24 +70,34 @@ def train(
     Raises:
       UserError: the config or the data is invalid, or another run is using `workdir`.
       TrainingError: the loss is NaN or infinite, or the final state could not be saved.
+      StorageError: the data cannot be read for now; everything is saved.
       Preempted: SIGTERM was received; everything is saved.
     """
-      StorageError: the data cannot be read for now; everything is saved.
     began, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
     with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
         preemption.leave = lambda: status.close("preempted")
+        ending.hooks.before_leaving = lambda end: status.close(
+            "preempted" if end.code == os.EX_TEMPFAIL else "failed", error=end.message
+        )
+        sharing.check_shared(workdir)
         experiment = experiment_lib.create(config_lib.as_started(config, workdir), source=source, loss=loss)
         recipe = create_recipe(experiment)
         config, step = experiment.config, eval_step(experiment)
         validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
         splits = {e.split: identity.of_source(e.source) for e in (validator, tester)}
         splits[config.data.train_split] = identity.of_source(experiment.source)
+        listed = {
+            split: f"{found['num_examples']} examples, {found['examples'][:8]}" for split, found in splits.items()
+        }
+        sharing.agreed(lambda: listed, "data", waits=())
         remarks = claim(workdir, recipe, splits)
         if primary():
             summary.show(recipe)
         checkpoints = Checkpoints(workdir, config.checkpoint)
-        latest = checkpoints.latest or 0
+        latest = sharing.agreed(checkpoints.look, "checkpoints") or 0
         remarks += checkpoints.set_aside
+        if latest and (changes := identity.class_differences(checkpoints.class_names(latest), experiment.class_names)):
+            raise UserError(f"the training split now has {changes[0]}; restore the data, or use another --workdir")
         if primary():
             identity.record(workdir, splits, latest)
         status.update(state="training", step=latest, total_steps=recipe.total_steps)
@@ -97,8 +109,6 @@ def train(
             run = Run(recipe, train_step, validator, checkpoints, log, status, preemption, profiler)
             state, speed, broken = fit(run, state)
             weights = state.evaluated(averaged=config.evaluation.averaged)
-        if latest and (changes := identity.class_differences(checkpoints.class_names(latest), experiment.class_names)):
-            raise UserError(f"the training split now has {changes[0]}; restore the data, or use another --workdir")
             with status.evaluating():
                 predictions, skipped = tester.predict(weights, preemption.check)
             record = tester.certify(
@@ -123,6 +133,7 @@ def train(
                 curves.plot_curves(workdir)
             except UserError as e:  # matplotlib is not installed, say: all else is there
                 print(f"no curves.png: {e}")
+    ending.hooks.before_leaving = lambda end: None
     return results
 
 
@@ -148,6 +159,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
 
     Raises:
       Preempted: SIGTERM was received; the state is saved.
+      StorageError, UserError: the data cannot be read; the state is saved.
     """
     recipe, log, status, check = run.recipe, run.log, run.status, run.preemption.check
     experiment, start, total = recipe.experiment, int(state.step), recipe.total_steps
@@ -159,7 +171,6 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
     def due(key: str, step: int) -> bool:
         return step % every[key] == 0 or step == total
 
-      StorageError, UserError: the data cannot be read; the state is saved.
     def evaluate(step: int) -> dict[str, float]:
         reader.finish()
         with clock.stopped(), status.evaluating():
@@ -168,7 +179,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
         log.evaluation(step, metrics, run.validator.split)
         return metrics
 
-    batches = batches_on_devices(experiment, start, broken)
+    batches = batches_on_devices(experiment, start, broken, run.preemption)
     evaluated = None
     try:
         if start and due("evaluation.every", start) and not any_of(log.has_evaluation(start)):
@@ -199,6 +210,8 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
         reader.finish()
         if int(state.step) > start:
             saver.finish(state, None)
+            if not isinstance(e, Preempted):
+                log.note(f"stopped by an error; step {int(state.step)} is saved, and the same command resumes from it")
         raise
     saver.finish(state, evaluated)
     run.preemption.nothing_to_lose = True
@@ -210,8 +223,6 @@ def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainStat
 
     The step is compiled, if steps are left, while the state is initialised or restored.
     """
-            if not isinstance(e, Preempted):
-                log.note(f"stopped by an error; step {int(state.step)} is saved, and the same command resumes from it")
     latest, total = checkpoints.latest, recipe.total_steps
     if latest is not None and latest > total:
         raise UserError(
@@ -283,8 +294,13 @@ def change_of_length(old: Recipe, new: Recipe) -> list[str]:
     return [sentence]
 
 
-def batches_on_devices(experiment: Experiment, start: int, broken: UnreadableImages) -> Iterator[dict[str, jax.Array]]:
-    """The training batches from step `start` on, transferred to the devices ahead of use."""
+def batches_on_devices(
+    experiment: Experiment, start: int, broken: UnreadableImages, preemption: Preemption | None = None
+) -> Iterator[dict[str, jax.Array]]:
+    """The training batches from step `start` on, transferred to the devices ahead of use.
+
+    If one process of several cannot go on reading, all stop before the first step that it has no batch for.
+    """
     config = experiment.config
     local = train_batches(
         experiment.source,
@@ -299,10 +315,16 @@ def batches_on_devices(experiment: Experiment, start: int, broken: UnreadableIma
         broken=broken,
     )
     ahead: collections.deque[Batch] = collections.deque()
-    for batch in local:
-        ahead.append(put_batch({k: batch[k] for k in ("image", "label")}, experiment.mesh))
-        if len(ahead) > TRANSFERS_AHEAD:
-            yield ahead.popleft()
+    try:
+        for batch in local:
+            ahead.append(put_batch({k: batch[k] for k in ("image", "label")}, experiment.mesh))
+            if len(ahead) > TRANSFERS_AHEAD:
+                yield ahead.popleft()
+    except (StorageError, UserError) as e:
+        if preemption is None or len(ahead) < TRANSFERS_AHEAD:  # the latter at the start, where nothing is lost
+            raise
+        preemption.stop(e)
+        yield from ahead
 
 
 class MetricsReader:

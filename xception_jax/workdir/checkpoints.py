@@ -192,6 +192,11 @@ class Checkpoints:
         """The step of the last complete checkpoint, or None."""
         return self._manager.latest_step()
 
+    def look(self) -> int | None:
+        """Looks again which checkpoints there are; the step of the last complete one, or None."""
+        self._manager.reload()
+        return self.latest
+
     def find(self, which: str) -> int:
         """The step of "last", "best" or a number. Damaged checkpoints are reported and skipped.
 
