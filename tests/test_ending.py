@@ -30,6 +30,12 @@ def alone(folder):
     processes.barrier("which the other one does not reach")
 
 
+def well(folder):
+    "Nothing is wrong."
+    with Preemption(listens=True):
+        assert processes.exchange(jax.process_index()) == [0, 1]
+
+
 def waiting(folder):
     "The first process waits, and SIGTERM comes."
     if jax.process_index() == 0:
@@ -115,6 +121,10 @@ def test_the_first_process_shows_that_the_folder_is_shared(monkeypatch, tmp_path
     ):
         sharing.check_shared(tmp_path, sleep=slept.append)
     assert slept == list(sharing.WAITS)
+
+
+def test_a_good_end_is_one(tmp_path):
+    assert two("well", tmp_path)[0] == [0, 0]
 
 
 def test_sigterm_ends_those_who_wait(tmp_path):

@@ -90,6 +90,8 @@ def stopping_together() -> Iterator[None]:
     """
     try:
         yield
+        if jax.distributed.is_initialized():
+            ending.finish(SHUTDOWN_SECONDS)
     except SystemExit as e:
         if jax.distributed.is_initialized() and isinstance(e.code, int) and e.code:
             ending.leave(ending.announce(e.code, str(e.__context__ or "")), told=False)

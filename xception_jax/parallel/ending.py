@@ -5,6 +5,7 @@ distributed service. A thread of every process waits for an announcement and end
 compiling, at a barrier, or in a collective operation with a process that will not come.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import json
@@ -26,7 +27,7 @@ NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # where JAX's preemption service announce
 GRACE_SECONDS = 1  # in which a process may find by itself what another one has announced
 GATHER_SECONDS = 10  # how long those who leave wait for each other
 ANSWER_SECONDS = 1  # how long the process with the service stays for its last answers
-FOREVER_MS = 24 * 3600 * 1000
+POLL_SECONDS = 2  # after which a thread looks whether it is still wanted
 EXIT_CODES = {"user": 2, "storage": os.EX_TEMPFAIL}
 
 
@@ -59,6 +60,8 @@ class Hooks:
 
 hooks = Hooks()
 _leaving = threading.Lock()
+_closed = threading.Event()
+_threads: list[threading.Thread] = []
 
 
 def announced() -> End | None:
@@ -163,13 +166,38 @@ class Stop:
             _client().wait_at_barrier(self._key, GATHER_SECONDS * 1000)
 
 
+def finish(seconds: int) -> None:
+    """At the good end of a run, waits for the others, who may still find something; then watches no longer."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        _client().wait_at_barrier(f"{KEY}/well", seconds * 1000)
+    _close()
+
+
 def _in_background(key: str, action: Callable[[str], None]) -> None:
-    threading.Thread(target=_wait_for, args=(_client(), key, action), name=key, daemon=True).start()
+    """Calls `action` with the value of a key, when it has one, in a thread that ends before the interpreter does."""
+    if not _threads:
+        atexit.register(_close)
+    _threads.append(threading.Thread(target=_wait_for, args=(_client(), key, action), name=key, daemon=True))
+    _threads[-1].start()
 
 
 def _wait_for(client: Any, key: str, action: Callable[[str], None]) -> None:
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the run ends well, or the service is gone, as JAX will say
-        action(client.blocking_key_value_get(key, FOREVER_MS))
+    while not _closed.is_set():
+        try:
+            value = client.blocking_key_value_get(key, POLL_SECONDS * 1000)
+        except jax.errors.JaxRuntimeError as e:
+            if "DEADLINE_EXCEEDED" not in str(e):
+                return  # the service is gone, as JAX will say
+        else:
+            action(value)
+            return
+
+
+def _close() -> None:
+    """Ends the threads: one that is in JAX's code when the interpreter ends would abort the process."""
+    _closed.set()
+    for thread in _threads:
+        thread.join()
 
 
 def _client() -> Any:
