@@ -94,7 +94,7 @@ def stopping_together() -> Iterator[None]:
             ending.finish(SHUTDOWN_SECONDS)
     except SystemExit as e:
         if jax.distributed.is_initialized() and isinstance(e.code, int) and e.code:
-            ending.leave(ending.announce(e.code, str(e.__context__ or "")), told=False)
+            ending.leave(ending.announce(e.code, str(e.__context__ or "") or "see its output"), told=False)
         raise
     except Exception as e:
         if not jax.distributed.is_initialized():

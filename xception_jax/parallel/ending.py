@@ -145,7 +145,7 @@ class Stop:
         """
         if not jax.distributed.is_initialized():
             raise error
-        self._error = error
+        self._error, self._at = error, check
         text = json.dumps([jax.process_index(), check, in_words(error)])
         try:
             _client().key_value_set(self._key, text)
@@ -161,8 +161,8 @@ class Stop:
 
     def _heard(self, text: str) -> None:
         process, check, words = json.loads(text)
-        self._error, self._at = self._error or of_process(process, words), check
         if process != jax.process_index():
+            self._error, self._at = of_process(process, words), check
             _client().wait_at_barrier(self._key, GATHER_SECONDS * 1000)
 
 
