@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from tests import peers
 from xception_jax import config as config_lib
 from xception_jax import experiment
+from xception_jax.data import open_source
 from xception_jax.data.sources.registry import open_synthetic
 from xception_jax.errors import TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
@@ -276,3 +277,19 @@ def test_training_starts_from_trained_weights(tiny, tmp_path):
     for path in flat:
         same = flat[path].shape == expected[path].shape and np.array_equal(flat[path], expected[path])
         assert same == (path[:2] != ("head", "logits")), path
+
+
+def test_a_trained_network_needs_no_training_split(tiny):
+    """Its classes are given, and a split has its labels."""
+
+    def open_split(split):
+        assert split == "test"
+        source = open_source("synthetic", split, {**tiny.data, "image_size": 32})
+        source.class_names = source.class_names[::-1]
+        return source
+
+    names = tuple(f"class{i}" for i in range(4))
+    found = experiment.create(tiny, source=open_split, class_names=names)
+    assert (found.class_names, found.num_classes) == (names, 4)
+    split, plain = found.open_split("test"), open_split("test")
+    assert [split[i][1] for i in range(20)] == [3 - plain[i][1] for i in range(20)]

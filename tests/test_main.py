@@ -1,14 +1,18 @@
 """The command, as users call it."""
 
+import collections
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 from tests.conftest import SMALL_RUN
+from xception_jax.data.sources.builtin import Digits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,6 +99,25 @@ def test_evaluation_of_the_work_directory_gives_the_same(trained):
     after = json.loads((workdir / "evaluation-test.json").read_text())
     for key in ("metrics", "weights_hash", "preprocessing", "per_class"):
         assert after[key] == before[key]
+
+
+def test_a_folder_with_some_of_the_classes_is_evaluated_by_their_names(trained, tmp_path):
+    """Without a training split: digits that the run was tested on, as files."""
+    workdir, folder = shutil.copytree(trained[0], tmp_path / "run"), tmp_path / "pictures"
+    digits, counts = Digits("test"), collections.Counter()
+    for image, label in (digits[i] for i in range(len(digits))):
+        if label in (3, 7):
+            counts[str(label)] += 1
+            path = folder / "test" / str(label) / f"{counts[str(label)]}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), image)
+    before = {c["name"]: c for c in json.loads((workdir / "evaluation-test.json").read_text())["per_class"]}
+    others = ["--config.data.name=folder", f"--config.data.path={folder}"]
+    result = command("--mode=evaluate", *SMALL_RUN, *others, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    for found in json.loads((workdir / "evaluation-test.json").read_text())["per_class"]:
+        assert found["count"] == counts[found["name"]]
+        assert found["correct"] == (before[found["name"]]["correct"] if found["count"] else 0)
 
 
 def test_evaluation_by_another_config_is_refused(trained):

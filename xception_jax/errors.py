@@ -13,6 +13,10 @@ class TrainingError(RuntimeError):
     """A run cannot continue (its loss is NaN, say). The commands print its message and exit with 1."""
 
 
+class StorageError(RuntimeError):
+    """Data cannot be read for now, but may be later. The commands print its message and exit with 75."""
+
+
 class WeightsFileError(UserError):
     """A weight file is damaged or malicious, or the file is not a weight file."""
 

@@ -13,6 +13,8 @@ from xception_jax import config as config_lib
 from xception_jax import ops
 from xception_jax.data import Source, open_source
 from xception_jax.data.augmentation import AUGMENTATIONS, Augmentation
+from xception_jax.data.sources.registry import as_published
+from xception_jax.data.sources.relabelled import Relabelled
 from xception_jax.errors import UserError
 from xception_jax.extension.names import name_of
 from xception_jax.inputs.spec import InputSpec
@@ -35,9 +37,8 @@ class Experiment:
     Attributes:
       config: the run's settings, including those determined by its weights.
       pretrained: the weights that training starts from, or None.
-      open_split: opens a split of the data by its name.
-      source: the training split.
-      num_classes: width of the network's logits.
+      open_split: opens a split of the data by its name, once; its labels are positions in `class_names`.
+      class_names: of the network's logits.
       graphdef: the network's structure.
       abstract_weights: shapes and dtypes of its arrays.
       mesh: the devices.
@@ -49,8 +50,7 @@ class Experiment:
     config: ConfigDict
     pretrained: Pretrained | None
     open_split: Callable[[str], Source]
-    source: Source
-    num_classes: int
+    class_names: tuple[str, ...]
     graphdef: nnx.GraphDef
     abstract_weights: Weights
     mesh: Mesh
@@ -59,10 +59,20 @@ class Experiment:
     metrics: Mapping[str, Metric]
 
     @property
+    def source(self) -> Source:
+        """The training split."""
+        return self.open_split(self.config.data.train_split)
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the network's logits."""
+        return len(self.class_names)
+
+    @property
     def input(self) -> InputSpec:
         """The network's input specification; data sets as others use them keep their pixels, unless asked otherwise."""
         spec = config_lib.input_spec(self.config)
-        if self.config.data.orientation is None and getattr(self.source, "as_published", False):
+        if self.config.data.orientation is None and as_published(self.config.data.name):
             return dataclasses.replace(spec, decoding=dataclasses.replace(spec.decoding, orientation=False))
         return spec
 
@@ -102,6 +112,7 @@ def create(
     platform: ops.Platform | None = None,
     source: Callable[[str], Source] | None = None,
     loss: Loss | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Experiment:
     """Checks a config against its data and the devices.
 
@@ -111,6 +122,8 @@ def create(
       platform: of the devices if they are not attached; None: the default backend's.
       source: opens a split of the data by its name; replaces `config.data.name`.
       loss: replaces `config.loss`.
+      class_names: of a trained network, to which those of each split are matched; None: those of the training split,
+        which is not needed otherwise.
 
     Raises:
       UserError: what is wrong, and what to do.
@@ -129,9 +142,14 @@ def create(
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})
     # Report mistyped names before opening the data set; option values are checked when the network is built.
     check_options(config.model.name, config_lib.model_options(config))
-    open_split = source or functools.partial(open_named, config)
-    training_split = open_split(config.data.train_split)
-    num_classes = len(training_split.class_names)
+    opened = functools.cache(source or functools.partial(open_named, config, own_classes=class_names is not None))
+    names = tuple(opened(config.data.train_split).class_names if class_names is None else class_names)
+    num_classes = len(names)
+    if num_classes < 2:
+        raise UserError(
+            f'the training split "{config.data.train_split}" of {config.data.name} has {num_classes} classes '
+            f"({', '.join(names) or 'none'}), but at least 2 are needed; in a folder, classes are SPLIT/CLASS/IMAGE"
+        )
     if config.model.num_classes not in (None, num_classes):
         raise UserError(
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has {num_classes} "
@@ -141,16 +159,19 @@ def create(
     check_images(config, graphdef, abstract_weights)
     lowering = ops.trusted(ops.Lowering(config.lowering, platform), config.model.dtype)
     experiment = Experiment(
-        config, pretrained, open_split, training_split, num_classes, graphdef, abstract_weights, mesh, lowering,
-        loss_function, metrics,
+        config, pretrained, functools.cache(lambda split: Relabelled(opened(split), names, split)), names, graphdef,
+        abstract_weights, mesh, lowering, loss_function, metrics,
     )  # fmt: skip
     assert experiment.augmentation  # raises now if it is unknown
     return experiment
 
 
-def open_named(config: ConfigDict, split: str) -> Source:
-    """Opens a split of the data set named by `config.data`, and says its remarks, if it has any."""
-    settings = {**config.data, "image_size": config.image_size}
+def open_named(config: ConfigDict, split: str, *, own_classes: bool = False) -> Source:
+    """Opens a split of the data set named by `config.data`, and says its remarks, if it has any.
+
+    Its classes are the training split's, or its own.
+    """
+    settings = {**config.data, "image_size": config.image_size} | ({"train_split": split} if own_classes else {})
     source = open_source(config.data.name, split, settings, config_lib.own_options(config, "data"))
     if primary():
         for remark in getattr(source, "remarks", ()):

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before jax is imported: TensorFlow, where TFDS needs it, must not take the accelerator's memory.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,6 +15,10 @@ from ml_collections import ConfigDict, config_flags
 from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
 
+if TYPE_CHECKING:
+    from xception_jax.data import Source
+
+MOST_NAMED = 3  # images in a sentence
 MODES = ("train", "evaluate", "check", "show_batch")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
@@ -53,13 +57,13 @@ def main(argv: Sequence[str]) -> None:
         "check": check,
         "show_batch": show_batch,
     }
-    with common.errors_in_one_line("interrupted; the same command resumes from the last checkpoint"):
+    interrupted = "interrupted; the same command resumes from the last checkpoint"
+    with distributed.stopping_together(), common.errors_in_one_line(interrupted):
         if _MODE.value not in modes:
             raise UserError(f'unknown --mode "{_MODE.value}"; {suggest(_MODE.value, MODES)}')
-        with distributed.stopping_together():
-            distributed.initialize(_DISTRIBUTED.value)
-            host_memory.reuse_step_memory()
-            modes[_MODE.value](workdir())
+        distributed.initialize(_DISTRIBUTED.value)
+        host_memory.reuse_step_memory()
+        modes[_MODE.value](workdir())
 
 
 def config() -> ConfigDict:
@@ -107,6 +111,7 @@ def evaluate(workdir: Path) -> None:
     from xception_jax import config as config_lib
     from xception_jax import experiment
     from xception_jax.evaluation.evaluator import Evaluator, eval_step
+    from xception_jax.workdir import sharing
     from xception_jax.workdir.checkpoints import Checkpoints
 
     settings = config_lib.read(workdir / "config.json")
@@ -118,8 +123,8 @@ def evaluate(workdir: Path) -> None:
         settings = asked
     settings.model.weights = ""  # where training began; the checkpoint has the trained weights
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
-    step = checkpoints.find(_STEP.value or "last")
-    run = experiment.create(settings)
+    step = sharing.agreed(lambda: checkpoints.find(_STEP.value or "last"), "checkpoints", waits=())
+    run = experiment.create(settings, class_names=checkpoints.class_names(step))
     evaluator = Evaluator(run, settings.data.test_split, eval_step(run))
     on_host, averaged = checkpoints.restore_weights(step, averaged=settings.evaluation.averaged)
     weights = jax.device_put(on_host, run.weights_shardings)
@@ -136,18 +141,35 @@ def evaluate(workdir: Path) -> None:
 def check(workdir: Path) -> None:
     """Says what the config means, and whether its data is there, without computing anything."""
     from xception_jax import experiment
-    from xception_jax.evaluation.evaluator import open_split
     from xception_jax.training import recipe, summary
 
     run = experiment.create(config())
     data = run.config.data
     splits = dict.fromkeys((data.train_split, data.validation_split, data.test_split))
-    counts = [f"{split} {len(open_split(run, split)):,}" for split in splits]
+    counts = [f"{split} {len(run.open_split(split)):,}" for split in splits]
     how = recipe.create_recipe(run)
     summary.show(how)
     summary.show_memory(how)
     print(f"data: {data.name}, {run.num_classes} classes, {', '.join(counts)}")
+    for split in splits:
+        if split != data.train_split:
+            say_shared(run.source, run.open_split(split), split)
     print(f"ok: the run would be written to {workdir}")
+
+
+def say_shared(train: "Source", other: "Source", split: str) -> None:
+    """Says which images of a split are images of the training split, too, if both are files."""
+    from xception_jax.data.duplicates import shared_files
+    from xception_jax.terminal.console import progress
+
+    if not (hasattr(train, "files") and hasattr(other, "files")):
+        return
+    with progress("images compared") as bar:
+        task = bar.add_task("", total=len(other))
+        shared = shared_files(train.files, other.files, lambda _: bar.advance(task))
+    if shared:
+        some = ", ".join(f"{path} is {same}" for path, same in list(shared.items())[:MOST_NAMED])
+        print(f'warning: {len(shared):,} images of split "{split}" are in the training split, too: {some}')
 
 
 def show_batch(workdir: Path) -> None:

@@ -129,12 +129,12 @@ def test_transparent_pictures_are_put_on_the_background(mode, name, background):
 
 
 @pytest.mark.parametrize(
-    ("given", "published", "upright"), [(None, False, True), (None, True, False), (True, True, True)]
+    ("given", "name", "upright"), [(None, "folder", True), (None, "imagenet2012", False), (True, "imagenet2012", True)]
 )
-def test_published_data_sets_keep_their_pixels_unless_asked_otherwise(given, published, upright):
+def test_published_data_sets_keep_their_pixels_unless_asked_otherwise(given, name, upright):
     settings = resolve(config.default(), None)
-    settings.data.orientation = given
-    run = SimpleNamespace(config=settings, source=SimpleNamespace(as_published=published))
+    settings.data.orientation, settings.data.name = given, name
+    run = SimpleNamespace(config=settings)
     assert Experiment.input.fget(run).decoding == Decoding(orientation=upright)
 
 

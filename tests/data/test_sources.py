@@ -68,7 +68,7 @@ def test_label_is_the_training_split_s(tmp_path):
     [
         (lambda root: None, "there is no folder"),
         (lambda root: make_folder(root, splits=("test",)), 'has no folder "train" \\(it contains: test\\)'),
-        (lambda root: [(root / "train" / c).mkdir(parents=True) for c in "ab"], "0 class folders with pictures"),
+        (lambda root: [(root / "train" / c).mkdir(parents=True) for c in "ab"], "no class folders with pictures"),
         (lambda root: make_folder(root, classes=("one",)), "at least 2 are needed"),
     ],
 )

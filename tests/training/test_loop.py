@@ -1,10 +1,17 @@
 """What the loop keeps, and runs that are made longer."""
 
+import errno
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
-from xception_jax.errors import UserError
+from xception_jax.data import pipeline
+from xception_jax.data.sources import registry
+from xception_jax.data.sources.builtin import Synthetic
+from xception_jax.data.storage import Patience
+from xception_jax.errors import StorageError, UserError
 from xception_jax.pretrained import load
 from xception_jax.training import loop
 from xception_jax.workdir.checkpoints import Checkpoints
@@ -55,6 +62,53 @@ def test_weights_of_a_run_are_its_best_and_say_so(run):
         assert all(same) == (step == best)
     with pytest.raises(UserError, match="no checkpoint of step"):
         load(f"{workdir}@7000")
+
+
+class Away(Synthetic):
+    """Images that cannot be read while there is an error number."""
+
+    number = 0
+
+    def __getitem__(self, index):
+        if Away.number:
+            raise OSError(Away.number, "said so")
+        return super().__getitem__(index)
+
+
+def test_data_that_goes_away_loses_no_step(tiny, tmp_path, monkeypatch):
+    """Not even those since the last save, and when it is back, the run goes on."""
+    monkeypatch.setattr(registry, "Synthetic", Away)
+    monkeypatch.setattr(pipeline, "Patience", lambda: Patience(waits=()))
+    tiny.num_steps, tiny.checkpoint.every, tiny.evaluation.every = 100, "100 steps", "100 steps"
+    report, numbers = loop.RunLog.train, {3: errno.EIO, 20: errno.ENOENT}
+
+    def train(log, step, *arguments):
+        Away.number = numbers.pop(step, Away.number)
+        report(log, step, *arguments)
+
+    monkeypatch.setattr(loop.RunLog, "train", train)
+    for error, least in ((StorageError, 3), (UserError, 20)):
+        monkeypatch.setattr(Away, "number", 0)
+        with pytest.raises(error, match="cannot be read"):
+            loop.train(tiny, tmp_path)
+        steps = [r["step"] for r in read_log(tmp_path) if r["kind"] == "train"]
+        assert steps == list(range(1, steps[-1] + 1))
+        assert Checkpoints(tmp_path, tiny.checkpoint, read_only=True).find("last") == steps[-1] >= least
+
+
+def test_classes_of_a_checkpoint_are_not_forgotten(run, tmp_path, monkeypatch):
+    """By a run of an earlier version, which did not record its data: other names of the same number."""
+
+    class Renamed(Synthetic):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.class_names = ("apple", *self.class_names[1:])
+
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    monkeypatch.setattr(registry, "Synthetic", Renamed)
+    with pytest.raises(UserError, match=r"now has different classes \(without class0; with apple\); restore the data"):
+        loop.train(run[1], tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from xception_jax.errors import TrainingError, UserError, suggest
+from xception_jax.errors import StorageError, TrainingError, UserError, suggest
 
 
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
@@ -37,6 +37,8 @@ def fail_for_memory(said: str) -> NoReturn:
 def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
     """Within the context, a user's mistake ends the program by one line and exit code 2, a failed run with 1.
 
+    Data that cannot be read for now ends it with 75, the code after which schedulers start it again.
+
     Args:
       interrupted: what is said after Ctrl-C.
     """
@@ -46,6 +48,8 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         fail(e)
     except TrainingError as e:
         fail(e, 1)
+    except StorageError as e:
+        fail(e, os.EX_TEMPFAIL)
     except (RuntimeError, ValueError) as e:  # the latter from a step in this thread, see `host_memory`
         if not str(e).startswith("RESOURCE_EXHAUSTED"):
             raise

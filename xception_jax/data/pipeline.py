@@ -18,6 +18,7 @@ from absl import logging
 from xception_jax.data.augmentation import Augmentation, random_view
 from xception_jax.data.decode import UnreadableImageError, decode
 from xception_jax.data.sources.base import Source
+from xception_jax.data.storage import Patience
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.inputs.views import Views, central_view, normalize_stain
@@ -70,21 +71,22 @@ View = Callable[[bytes | np.ndarray], np.ndarray]
 
 
 class Reader:
-    """Reads and decodes examples of a source."""
+    """Reads and decodes examples of a source. Storage that fails for a while is waited for."""
 
     def __init__(self, source: Source, broken: UnreadableImages):
-        self._source, self._broken = source, broken
+        self._source, self._broken, self._patience = source, broken, Patience()
 
     def __call__(self, index: int, view: View) -> tuple[np.ndarray, int] | None:
         """The view of the image at `index` and its label, or None if the image is unreadable.
 
         Raises:
-          UserError: too many images are unreadable.
+          UserError: too many images are unreadable, or a file is gone.
+          StorageError: the image cannot be read for now.
         """
         try:
-            encoded, label = self._source[index]
+            encoded, label = self._patience(lambda: self._source[index], lambda: self._source.example_id(index))
             return view(encoded), label
-        except (UnreadableImageError, OSError) as e:
+        except UnreadableImageError as e:
             self._broken.add(self._source.example_id(index), str(e))
             return None
 

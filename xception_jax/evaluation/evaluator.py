@@ -1,15 +1,16 @@
 """Evaluation of a whole split: every example exactly once, on any number of devices."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from xception_jax.data import Source, UnreadableImages, evaluation_batches
-from xception_jax.errors import UserError
+from xception_jax.data import Batch as LocalBatch
+from xception_jax.data import UnreadableImages, evaluation_batches
+from xception_jax.errors import StorageError, UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.step import Batch, Metrics, make_eval_step
 from xception_jax.experiment import Experiment
@@ -44,13 +45,13 @@ class Evaluator:
       step: `eval_step` of the experiment.
 
     Raises:
-      UserError: unknown split, or its classes differ from those of the training split.
+      UserError: unknown split, or it has classes that the run does not have, or no labels.
     """
 
     def __init__(self, experiment: Experiment, split: str, step: EvalStep):
         self.split = split
         self._experiment, self._step = experiment, step
-        self.source = open_split(experiment, split)
+        self.source = experiment.open_split(split)
 
     def predict(
         self, weights: Weights, check: Callable[[], None] = lambda: None
@@ -73,7 +74,9 @@ class Evaluator:
             broken=broken,
             treated=treated,
         )
-        rows = collect(self._step, weights, batches, e.mesh, check)
+        failed: list[StorageError | UserError] = []
+        rows = collect(self._step, weights, self._to_the_end(batches, failed), e.mesh, check)
+        processes.raise_together(failed[0] if failed else None)
         names = _all_names(own_names)
         reasons = processes.gather_texts(broken.reasons)
         read = rows["index"].tolist()
@@ -89,6 +92,25 @@ class Evaluator:
         if len(predictions.ids) == 0:
             raise UserError(f'none of the {len(self.source)} images of split "{self.split}" could be read')
         return predictions, report.Seen({name: reasons.get(name, "") for name in skipped}, total(treated))
+
+    def _to_the_end(
+        self, batches: Iterator[LocalBatch], failed: list[StorageError | UserError]
+    ) -> Iterator[LocalBatch]:
+        """The batches; if one process of several cannot read on, blank ones, so that no other waits for it."""
+        e, count = self._experiment, 0
+        try:
+            for count, batch in enumerate(batches, 1):  # noqa: B007
+                yield batch
+        except (StorageError, UserError) as error:
+            if jax.process_count() == 1:
+                raise
+            failed.append(error)
+        size = e.evaluation_batch_size
+        rows, side = size // jax.process_count(), e.input.image_size
+        shapes = {"image": ((rows, side, side, 3), np.uint8), "mask": ((rows,), np.bool_)}
+        shapes |= {name: ((rows,), np.int32) for name in ("label", "index")}
+        for _ in range(count, -(-len(self.source) // size)):
+            yield {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     def certify(
         self,
@@ -176,12 +198,3 @@ def total(treated: list[str]) -> Counter[str]:
     for key, count in processes.gather_texts(counts).items():
         result[key.partition(" ")[2]] += int(count)
     return result
-
-
-def open_split(experiment: Experiment, split: str) -> Source:
-    """Opens a split of the experiment's data; its classes must be those of the training split."""
-    source = experiment.open_split(split)
-    if tuple(source.class_names) != tuple(experiment.source.class_names):
-        trained = experiment.config.data.train_split
-        raise UserError(f'split "{split}" has different classes than split "{trained}"')
-    return source

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 
 import jax
 
-from xception_jax.errors import TrainingError, UserError
+from xception_jax.errors import UserError
+from xception_jax.parallel import ending
 from xception_jax.parallel.processes import primary
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -61,6 +62,7 @@ def initialize(several: bool | None = None) -> None:
         )
     except ValueError as e:  # JAX's own message is "coordinator_address should be defined" or the like
         raise UserError(f"cannot find the other processes ({e}); set {', '.join(VARIABLES)}") from None
+    ending.watch()
     if not primary():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -81,27 +83,32 @@ def check_joined() -> None:
 
 @contextlib.contextmanager
 def stopping_together() -> Iterator[None]:
-    """Exits one of several processes immediately if the `with` block fails for a reason that the others do not share.
+    """Ends all processes with the same code if the `with` block fails in one of them, or exits with a code but 0.
 
-    Usually the reason is that another process died, which shows up as a failed collective operation. A normal exit
-    would wait for the dead process. Errors by the user and in training, which all processes raise, propagate as usual.
+    Most reasons are announced to the others. The death of another process is not: it shows up as a failed collective
+    operation in each, and a normal exit would wait for the dead one.
     """
     try:
         yield
-    except (UserError, TrainingError):
+        if jax.distributed.is_initialized():
+            ending.finish(SHUTDOWN_SECONDS)
+    except SystemExit as e:
+        if jax.distributed.is_initialized() and isinstance(e.code, int) and e.code:
+            ending.leave(ending.announce(e.code, str(e.__context__ or "") or "see its output"), told=False)
         raise
     except Exception as e:
         if not jax.distributed.is_initialized():
             raise
-        code = 1
+        if end := ending.announced():  # who found it may have gone by now
+            ending.leave(end)
         traceback.print_exc()
-        if isinstance(e, jax.errors.JaxRuntimeError) and not str(e).startswith(OWN_FAULTS):
-            code = os.EX_TEMPFAIL
-            print(
-                "error: stopping this process, because another one has probably died (see its output); run the same "
-                "command to resume from the last checkpoint",
-                file=sys.stderr,
-            )
+        if not isinstance(e, jax.errors.JaxRuntimeError) or str(e).startswith(OWN_FAULTS):
+            ending.leave(ending.announce(1, f"{type(e).__name__}: {e}"), told=False)
+        print(
+            "error: stopping this process, because another one has probably died (see its output); run the same "
+            "command to resume from the last checkpoint",
+            file=sys.stderr,
+        )
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(os.EX_TEMPFAIL)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,12 @@ from ml_collections import ConfigDict
 from xception_jax import config as config_lib
 from xception_jax import experiment as experiment_lib
 from xception_jax.data import Source, UnreadableImages, train_batches
-from xception_jax.errors import TrainingError, UserError
+from xception_jax.errors import StorageError, TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.evaluation.step import Batch, Metrics
 from xception_jax.experiment import Experiment
 from xception_jax.models.variables import num_parameters
+from xception_jax.parallel import ending
 from xception_jax.parallel.mesh import put_batch
 from xception_jax.parallel.preemption import Preempted, Preemption
 from xception_jax.parallel.processes import any_of, barrier, gather, gather_texts, primary
@@ -29,7 +31,7 @@ from xception_jax.tasks.losses import Loss
 from xception_jax.training import summary
 from xception_jax.training.recipe import Recipe, create_recipe
 from xception_jax.training.state import TrainState
-from xception_jax.workdir import atomic, curves, identity
+from xception_jax.workdir import atomic, curves, identity, sharing
 from xception_jax.workdir.checkpoints import Checkpoints
 from xception_jax.workdir.log import RunLog
 from xception_jax.workdir.saver import Saver
@@ -68,23 +70,34 @@ def train(
     Raises:
       UserError: the config or the data is invalid, or another run is using `workdir`.
       TrainingError: the loss is NaN or infinite, or the final state could not be saved.
+      StorageError: the data cannot be read for now; everything is saved.
       Preempted: SIGTERM was received; everything is saved.
     """
     began, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
     with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
         preemption.leave = lambda: status.close("preempted")
+        ending.hooks.before_leaving = lambda end: status.close(
+            "preempted" if end.code == os.EX_TEMPFAIL else "failed", error=end.message
+        )
+        sharing.check_shared(workdir)
         experiment = experiment_lib.create(config_lib.as_started(config, workdir), source=source, loss=loss)
         recipe = create_recipe(experiment)
         config, step = experiment.config, eval_step(experiment)
         validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
         splits = {e.split: identity.of_source(e.source) for e in (validator, tester)}
         splits[config.data.train_split] = identity.of_source(experiment.source)
+        listed = {
+            split: f"{found['num_examples']} examples, {found['examples'][:8]}" for split, found in splits.items()
+        }
+        sharing.agreed(lambda: listed, "data", waits=())
         remarks = claim(workdir, recipe, splits)
         if primary():
             summary.show(recipe)
         checkpoints = Checkpoints(workdir, config.checkpoint)
-        latest = checkpoints.latest or 0
+        latest = sharing.agreed(checkpoints.look, "checkpoints") or 0
         remarks += checkpoints.set_aside
+        if latest and (changes := identity.class_differences(checkpoints.class_names(latest), experiment.class_names)):
+            raise UserError(f"the training split now has {changes[0]}; restore the data, or use another --workdir")
         if primary():
             identity.record(workdir, splits, latest)
         status.update(state="training", step=latest, total_steps=recipe.total_steps)
@@ -121,6 +134,7 @@ def train(
                 curves.plot_curves(workdir)
             except UserError as e:  # matplotlib is not installed, say: all else is there
                 print(f"no curves.png: {e}")
+    ending.hooks.before_leaving = lambda end: None
     return results
 
 
@@ -146,6 +160,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
 
     Raises:
       Preempted: SIGTERM was received; the state is saved.
+      StorageError, UserError: the data cannot be read; the state is saved.
     """
     recipe, log, status, check = run.recipe, run.log, run.status, run.preemption.check
     experiment, start, total = recipe.experiment, int(state.step), recipe.total_steps
@@ -165,7 +180,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
         log.evaluation(step, metrics, run.validator.split)
         return metrics
 
-    batches = batches_on_devices(experiment, start, broken)
+    batches = batches_on_devices(experiment, start, broken, run.preemption)
     evaluated = None
     try:
         if start and due("evaluation.every", start) and not any_of(log.has_evaluation(start)):
@@ -192,10 +207,12 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
                 reader.finish()  # a state after a NaN is never saved
                 with clock.stopped():
                     saver.save(state, evaluated)
-    except Preempted:
+    except (Preempted, StorageError, UserError) as e:  # the state has nothing to do with it
         reader.finish()
         if int(state.step) > start:
             saver.finish(state, None)
+            if not isinstance(e, Preempted):
+                log.note(f"stopped by an error; step {int(state.step)} is saved, and the same command resumes from it")
         raise
     saver.finish(state, evaluated)
     run.preemption.nothing_to_lose = True
@@ -232,7 +249,7 @@ def run_record(experiment: Experiment) -> dict[str, Any]:
     """A checkpoint's description of its run."""
     return {
         "config": experiment.config.to_dict(),
-        "class_names": list(experiment.source.class_names),
+        "class_names": list(experiment.class_names),
         "environment": identity.environment(),
     }
 
@@ -278,8 +295,13 @@ def change_of_length(old: Recipe, new: Recipe) -> list[str]:
     return [sentence]
 
 
-def batches_on_devices(experiment: Experiment, start: int, broken: UnreadableImages) -> Iterator[dict[str, jax.Array]]:
-    """The training batches from step `start` on, transferred to the devices ahead of use."""
+def batches_on_devices(
+    experiment: Experiment, start: int, broken: UnreadableImages, preemption: Preemption | None = None
+) -> Iterator[dict[str, jax.Array]]:
+    """The training batches from step `start` on, transferred to the devices ahead of use.
+
+    If one process of several cannot go on reading, all stop before the first step that it has no batch for.
+    """
     config = experiment.config
     local = train_batches(
         experiment.source,
@@ -294,10 +316,16 @@ def batches_on_devices(experiment: Experiment, start: int, broken: UnreadableIma
         broken=broken,
     )
     ahead: collections.deque[Batch] = collections.deque()
-    for batch in local:
-        ahead.append(put_batch({k: batch[k] for k in ("image", "label")}, experiment.mesh))
-        if len(ahead) > TRANSFERS_AHEAD:
-            yield ahead.popleft()
+    try:
+        for batch in local:
+            ahead.append(put_batch({k: batch[k] for k in ("image", "label")}, experiment.mesh))
+            if len(ahead) > TRANSFERS_AHEAD:
+                yield ahead.popleft()
+    except (StorageError, UserError) as e:
+        if preemption is None or len(ahead) < TRANSFERS_AHEAD:  # the latter at the start, where nothing is lost
+            raise
+        preemption.stop(e)
+        yield from ahead
 
 
 class MetricsReader:

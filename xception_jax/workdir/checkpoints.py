@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -162,6 +163,11 @@ class Checkpoints:
             restored = _with_indices(checkpointer.restore(state, args=args)[part])
         return Weights(restored["params"], restored["batch_stats"]), part == "averaged"
 
+    def class_names(self, step: int) -> tuple[str, ...]:
+        """The classes that the weights saved at a step were trained with, in the order of the logits."""
+        run = self._directory / str(step) / "run" / "metadata"
+        return tuple(json.loads(run.read_text())["class_names"])
+
     def score(self, metrics: dict[str, float]) -> float:
         """The score that the best checkpoint maximizes."""
         score = self._score(metrics)
@@ -185,6 +191,11 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The step of the last complete checkpoint, or None."""
         return self._manager.latest_step()
+
+    def look(self) -> int | None:
+        """Looks again which checkpoints there are; the step of the last complete one, or None."""
+        self._manager.reload()
+        return self.latest
 
     def find(self, which: str) -> int:
         """The step of "last", "best" or a number. Damaged checkpoints are reported and skipped.

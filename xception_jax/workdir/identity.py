@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,16 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         phrases.append(f"{old['num_examples']:,} examples then, {new['num_examples']:,} now")
     elif old["examples"] != new["examples"]:
         phrases.append("the same number of examples, but different ones")
-    if old["class_names"] != new["class_names"]:
-        before, after = set(old["class_names"]), set(new["class_names"])
-        gone, added = sorted(before - after), sorted(after - before)
-        changes = [f"{what} {', '.join(names[:5])}" for what, names in (("without", gone), ("with", added)) if names]
-        phrases.append(f"different classes ({'; '.join(changes)})" if changes else "the same classes in another order")
-    return phrases
+    return phrases + class_differences(old["class_names"], new["class_names"])
+
+
+def class_differences(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """The difference between two lists of classes, as at most one phrase."""
+    if list(old) == list(new):
+        return []
+    gone, added = sorted(set(old) - set(new)), sorted(set(new) - set(old))
+    changes = [f"{what} {', '.join(names[:5])}" for what, names in (("without", gone), ("with", added)) if names]
+    return [f"different classes ({'; '.join(changes)})" if changes else "the same classes in another order"]
 
 
 def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) -> list[str]:

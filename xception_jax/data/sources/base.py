@@ -8,8 +8,7 @@ import numpy as np
 class Source(Protocol):
     """One split of a data set.
 
-    It may have more: `remarks`, sentences that a run says when it opens the split; `as_published`, whether its pictures
-    are seen as they are stored, whatever their EXIF data says, unless `config.data.orientation` is set.
+    It may have more: `remarks`, sentences that a run says when it opens the split.
     """
 
     class_names: tuple[str, ...]

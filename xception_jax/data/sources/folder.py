@@ -58,6 +58,11 @@ class Folder:
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         return self._files[index].read_bytes(), self._labels[index]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file of each example."""
+        return tuple(self._files)
+
     def example_id(self, index: int) -> str:
         """The file's path, from the root of the data set."""
         return printable(self._files[index].relative_to(self._root).as_posix())
@@ -73,13 +78,13 @@ def training_classes(folder: Path) -> tuple[tuple[str, ...], list[str]]:
     """The names of a training split's classes, and a sentence about folders that are none as they have no pictures.
 
     Raises:
-      UserError: fewer than two classes have pictures.
+      UserError: no class has pictures.
     """
     has_pictures = {name: any(files.pictures(path)) for name, path in class_folders(folder).items()}
     names = tuple(name for name, has in has_pictures.items() if has)
-    if len(names) < 2:
+    if not names:
         raise UserError(
-            f"{printable(folder)} has {len(names)} class folders with pictures, but at least 2 are needed; expected "
+            f"{printable(folder)} has no class folders with pictures; expected "
             f"{printable(folder / 'CLASS' / 'PICTURE')}{_way_on(folder)}"
         )
     empty = ", ".join(name for name, has in has_pictures.items() if not has)

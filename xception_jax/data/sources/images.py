@@ -4,23 +4,28 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from xception_jax.data.decode import UnreadableImageError
 from xception_jax.data.files import pictures, printable, said
-from xception_jax.errors import UserError
+from xception_jax.data.storage import Patience
+from xception_jax.errors import StorageError, UserError
 
 
 class ImageFiles:
-    """Image files as a source; all labels are 0."""
+    """Image files as a source; all labels are 0. One that storage does not give is as unreadable as a damaged one."""
 
     class_names: tuple[str, ...] = ("",)
 
     def __init__(self, files: Sequence[Path]):
-        self._files = files
+        self._files, self._patience = files, Patience()
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
-        return self._files[index].read_bytes(), 0
+        try:
+            return self._patience(self._files[index].read_bytes, lambda: self.example_id(index)), 0
+        except (StorageError, UserError) as e:
+            raise UnreadableImageError(str(e)) from None
 
     def example_id(self, index: int) -> str:
         """The file's path, as given."""

@@ -64,6 +64,11 @@ def open_source(name: str, split: str, settings: Mapping[str, Any], own: Mapping
     return opener(split, **wanted(opener, {**settings, "name": name}))
 
 
+def as_published(name: str) -> bool:
+    """Whether a data set's pictures are seen as they are stored: published figures of TFDS' ignore EXIF data."""
+    return name not in DATA_SETS
+
+
 def _open_tfds(split: str, *, name: str, data_dir: str) -> Source:
     from xception_jax.data.sources.tfds import TfdsSource  # TFDS is slow to import
 

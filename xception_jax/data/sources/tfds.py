@@ -26,8 +26,6 @@ class TfdsSource:
       UserError: unknown data set or split, or it is not prepared as ArrayRecord; the message contains the command.
     """
 
-    as_published = True  # published figures are of pixels as they are stored, whatever their EXIF data says
-
     def __init__(self, name: str, data_dir: str, split: str):
         builder = find_builder(name, data_dir)
         import tensorflow_datasets as tfds

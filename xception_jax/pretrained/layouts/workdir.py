@@ -1,6 +1,5 @@
 """Weights from one of our work directories."""
 
-import json
 from pathlib import Path
 
 from xception_jax import config as config_lib
@@ -24,9 +23,8 @@ def read_workdir(path: Path, source: str, which: str | None = None) -> Pretraine
     step = checkpoints.find(which or ("last" if checkpoints.best_score is None else "best"))
     weights, _ = checkpoints.restore_weights(step, averaged=config.evaluation.averaged)
     found, metric = checkpoints.metrics(step), config.checkpoint.best_metric
+    class_names = checkpoints.class_names(step)
     checkpoints.close()
-    run = path / "checkpoints" / str(step) / "run" / "metadata"
-    class_names = json.loads(run.read_text())["class_names"]
     evaluated = f", {metric} {found[metric]:.4f} on {config.data.validation_split}" if found else ""
     return Pretrained(
         f"{source} (step {step}{evaluated})",
@@ -35,5 +33,5 @@ def read_workdir(path: Path, source: str, which: str | None = None) -> Pretraine
         len(class_names),
         weights,
         config_lib.input_spec(config),
-        tuple(class_names),
+        class_names,
     )
