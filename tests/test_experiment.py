@@ -93,10 +93,12 @@ def test_mistyped_key_names_the_nearest(key, nearest):
 
 
 def claim(workdir, config):
-    """Claims a work directory for a config; what is remarked, and the config as it was written."""
+    """Claims a work directory for a config, as a start does; what is remarked, and the config as it was written."""
     how = create_recipe(experiment.create(config))
     splits = {"train": identity.of_source(how.experiment.source)}
-    remarks = loop.claim(workdir, how, splits)
+    remarks = loop.compare(workdir, how, splits)
+    workdir.mkdir(exist_ok=True)
+    (workdir / "config.json").write_text(config_lib.to_json(how.experiment.config))
     identity.record(workdir, splits, 0)
     return remarks, how.experiment.config
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,20 +79,23 @@ def train(
         validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
         splits = {e.split: identity.of_source(e.source) for e in (validator, tester)}
         splits[config.data.train_split] = identity.of_source(experiment.source)
-        remarks = claim(workdir, recipe, splits)
+        profiler = Profiler(workdir / "profile", profile)
+        remarks = compare(workdir, recipe, splits)
         if primary():
             summary.show(recipe)
         checkpoints = Checkpoints(workdir, config.checkpoint)
         latest = checkpoints.latest or 0
-        remarks += checkpoints.set_aside
+        check_length(latest, recipe.total_steps)
+        remarks += [*checkpoints.set_aside, *profiler.missed(latest, recipe.total_steps)]
+        # From here on the start is not refused any more: what it is goes into the work directory.
         if primary():
+            atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
             identity.record(workdir, splits, latest)
         status.update(state="training", step=latest, total_steps=recipe.total_steps)
         train_step, state = ready(recipe, checkpoints)
         with RunLog(workdir, recipe.total_steps, resume_step=int(state.step), primary=primary()) as log:
             for sentence in remarks:
                 log.note(sentence)
-            profiler = Profiler(workdir / "profile", profile)
             run = Run(recipe, train_step, validator, checkpoints, log, status, preemption, profiler)
             state, speed, broken = fit(run, state)
             weights = state.evaluated(averaged=config.evaluation.averaged)
@@ -102,6 +105,13 @@ def train(
                 weights, predictions, skipped, workdir, step=int(state.step), averaged=weights is state.averaged
             )
         checkpoints.close()
+        training = {
+            "images_per_second": speed,
+            "wall_time": time.monotonic() - began,
+            "broken_pictures": gather(broken.names),
+        }
+        if latest == recipe.total_steps:  # nothing was left to train
+            training |= recorded_training(workdir, latest, training)
         results = {
             "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss", *experiment.metrics)},
             "split": tester.split,
@@ -109,9 +119,7 @@ def train(
             "model": config.model.name,
             "num_parameters": num_parameters(state.weights),
             "step": int(state.step),
-            "images_per_second": speed,
-            "wall_time": time.monotonic() - began,
-            "broken_pictures": gather(broken.names),
+            **training,
             **identity.environment(),
         }
         if primary():
@@ -196,9 +204,20 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
         if int(state.step) > start:
             saver.finish(state, None)
         raise
+    finally:
+        run.profiler.close()
     saver.finish(state, evaluated)
     run.preemption.nothing_to_lose = True
     return state, clock.mean(), broken
+
+
+def check_length(step: int, total_steps: int) -> None:
+    """Raises UserError if a run that is at `step` is past the length of training."""
+    if step > total_steps:
+        raise UserError(
+            f"the work directory is already at step {step}, past the {total_steps} steps of the config; "
+            "train longer, or use another --workdir"
+        )
 
 
 def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
@@ -207,11 +226,6 @@ def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainStat
     The step is compiled, if steps are left, while the state is initialised or restored.
     """
     latest, total = checkpoints.latest, recipe.total_steps
-    if latest is not None and latest > total:
-        raise UserError(
-            f"the work directory is already at step {latest}, past the {total} steps of the config; "
-            "train longer, or use another --workdir"
-        )
     with ThreadPoolExecutor(1, "compilation") as pool:
         compiling = pool.submit(recipe.compiled_train_step) if latest != total else None
         if latest is None:
@@ -236,8 +250,8 @@ def run_record(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def claim(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> list[str]:
-    """Writes the config into a new work directory; raises UserError if it belongs to another config or other data.
+def compare(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Raises UserError if the work directory belongs to another config or other data.
 
     Args:
       workdir: the run's folder.
@@ -255,9 +269,16 @@ def claim(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> l
         remarks = change_of_length(create_recipe(dataclasses.replace(recipe.experiment, config=old)), recipe)
         remarks += identity.compare(workdir, splits, config.data.train_split)
     barrier("the config was compared")
-    if primary():
-        atomic.write_atomically(path, config_lib.to_json(config) + "\n")
     return remarks
+
+
+def recorded_training(workdir: Path, step: int, names: Iterable[str]) -> dict[str, Any]:
+    """Of results.json the figures `names`, if it is there and of this step."""
+    try:
+        results = json.loads((workdir / "results.json").read_text())
+        return {name: results[name] for name in names if name in results} if results["step"] == step else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def change_of_length(old: Recipe, new: Recipe) -> list[str]:
