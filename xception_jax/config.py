@@ -1,7 +1,7 @@
 """Every setting of a run, with its default. Settings are defined only here.
 
 The files in `configs/` start from `default()` and change the settings of their experiment. A duration is a string with
-a number and a unit: "500 steps", "2 epochs" or "3000000 examples".
+a number and a unit: "500 steps", "2 epochs" or "3000000 examples"; evaluations and checkpoints may also be "never".
 
 A setting that names a network, a data set, a loss, a metric, an augmentation or an optimizer may also name one of your
 own: "package.module:function", see docs/extending.md. Options that only yours has are added to the same section
@@ -83,7 +83,7 @@ def default() -> ConfigDict:
     c.learning_rate = 0.045  # the schedule's maximum
     c.schedule = s = ConfigDict()
     s.name = "exponential"  # exponential, cosine or constant
-    s.warmup = "0 steps"  # linear, from 0
+    s.warmup = "0 steps"  # linear, from 0; half of a training that is not longer than it
     s.decay_rate = 0.94  # exponential: factor every decay_every
     s.decay_every = "2 epochs"
     s.staircase = True  # exponential: stepwise instead of continuous
@@ -114,11 +114,11 @@ def default() -> ConfigDict:
 
     c.log_every = "50 steps"
     c.evaluation = e = ConfigDict()
-    e.every = "1 epochs"
+    e.every = "1 epochs"  # of the validation split; "never": only the test split, at the end
     e.batch_size = config_dict.placeholder(int)  # None: that of training
     e.averaged = True  # evaluate averaged weights, as the paper does
     c.checkpoint = k = ConfigDict()
-    k.every = "1 epochs"
+    k.every = "1 epochs"  # the best and the final state are saved besides; "never": these alone
     k.keep_last = 3
     k.keep_best = 1
     k.best_metric = "top1"  # of the validation split: top1, top5, one of `metrics` (the highest), or loss (the lowest)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
@@ -27,7 +28,7 @@ from xception_jax.parallel.preemption import Preempted, Preemption
 from xception_jax.parallel.processes import any_of, barrier, gather, primary
 from xception_jax.tasks.losses import Loss
 from xception_jax.training import summary
-from xception_jax.training.recipe import Recipe, create_recipe
+from xception_jax.training.recipe import Recipe, create_recipe, length_and_schedule
 from xception_jax.training.state import TrainState
 from xception_jax.workdir import atomic, curves, identity
 from xception_jax.workdir.checkpoints import Checkpoints
@@ -157,12 +158,13 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
     recipe, log, status, check = run.recipe, run.log, run.status, run.preemption.check
     experiment, start, total = recipe.experiment, int(state.step), recipe.total_steps
     config = experiment.config
-    every = {key: recipe.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
+    intervals = {key: recipe.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
     broken, reader, clock = UnreadableImages(config.data.max_unreadable), MetricsReader(run.checkpoints), Clock()
     saver = Saver(run.checkpoints, log, status, run_record(experiment))
 
     def due(key: str, step: int) -> bool:
-        return step % every[key] == 0 or step == total
+        every = intervals[key]
+        return every is not None and (step % every == 0 or step == total)
 
     def evaluate(step: int) -> dict[str, float]:
         reader.finish()
@@ -266,7 +268,8 @@ def compare(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) ->
     if path.exists():
         old = config_lib.read(path)
         config_lib.check_same_run(workdir, old, config)
-        remarks = change_of_length(create_recipe(dataclasses.replace(recipe.experiment, config=old)), recipe)
+        before = length_and_schedule(dataclasses.replace(recipe.experiment, config=old))
+        remarks = change_of_length(*before, recipe)
         remarks += identity.compare(workdir, splits, config.data.train_split)
     barrier("the config was compared")
     return remarks
@@ -281,14 +284,14 @@ def recorded_training(workdir: Path, step: int, names: Iterable[str]) -> dict[st
         return {}
 
 
-def change_of_length(old: Recipe, new: Recipe) -> list[str]:
+def change_of_length(old_steps: int, old_schedule: optax.Schedule, new: Recipe) -> list[str]:
     """The effect of a different length of training, as at most one sentence."""
-    if old.total_steps == new.total_steps:
+    if old_steps == new.total_steps:
         return []
-    sentence = f"training lasts {new.total_steps:,} steps, not {old.total_steps:,} as before"
+    sentence = f"training lasts {new.total_steps:,} steps, not {old_steps:,} as before"
     # The end of the shorter run, where runs are usually extended and the rates differ most.
-    step = min(old.total_steps, new.total_steps)
-    before, after = (float(recipe.schedule(step)) for recipe in (old, new))
+    step = min(old_steps, new.total_steps)
+    before, after = (float(schedule(step)) for schedule in (old_schedule, new.schedule))
     if before != after:
         name = new.experiment.config.schedule.name
         sentence += (
