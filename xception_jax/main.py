@@ -12,13 +12,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from xception_jax import paths
 from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
 
 MODES = ("train", "evaluate", "check", "show_batch")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written and resumed. Default: runs/<config's name>.")
+_WORKDIR = common.define_path("workdir", None, "Where the run is written and resumed. Default: runs/<config's name>.")
 _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 _STEP = flags.DEFINE_string(
     "step", None, "evaluate: a checkpoint's step, last (default) or best. show_batch: the step."
@@ -72,7 +73,7 @@ def config() -> ConfigDict:
 def workdir() -> Path:
     """The run's folder."""
     if _WORKDIR.value is not None:
-        return Path(_WORKDIR.value).expanduser().absolute()
+        return paths.local(_WORKDIR.value).absolute()
     config()
     return Path("runs", Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem).absolute()
 

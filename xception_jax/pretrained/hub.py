@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from xception_jax import paths
 from xception_jax.errors import UserError, WeightsFileError, suggest
 from xception_jax.models import cards
 
@@ -16,8 +17,15 @@ SECONDS = 30  # timeout without an answer
 
 
 def cache() -> Path:
-    """The folder for downloaded files: $XCEPTION_JAX_CACHE, or ~/.cache/xception_jax."""
-    return Path(os.environ.get("XCEPTION_JAX_CACHE", Path.home() / ".cache" / "xception_jax")) / "weights"
+    """The folder for downloaded files: $XCEPTION_JAX_CACHE, or ~/.cache/xception_jax.
+
+    Raises:
+      UserError: neither is there.
+    """
+    folder = os.environ.get("XCEPTION_JAX_CACHE") or paths.cache()
+    if folder is None:
+        raise UserError("there is no home directory to keep weights in; set XCEPTION_JAX_CACHE to a folder for them")
+    return Path(folder) / "weights"
 
 
 def find(weights: str, model: str | None) -> Path:
@@ -30,7 +38,7 @@ def find(weights: str, model: str | None) -> Path:
     Raises:
       UserError: the path or name does not exist, or cannot be downloaded; the message says which file to put where.
     """
-    path = Path(weights).expanduser()
+    path = paths.expanded(weights)
     if path.exists():
         return path
     if weights == "imagenet":
@@ -96,7 +104,8 @@ def hugging_face(repository: str) -> Path:
         return folder / TIMM_FILES[-1] if is_timm else folder
     try:
         patterns = list(TIMM_FILES) if is_timm else None
-        found = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+        own = None if paths.cache() else cache() / "hub"  # without a home, the hub's own cache would be ./~
+        found = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns, cache_dir=own))
     except errors.RepositoryNotFoundError:
         names = {card.name for card in cards.CARDS}
         raise UserError(f"the Hugging Face hub has no repository {repository}; {suggest(repository, names)}") from None

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xception_jax import paths
 from xception_jax.errors import UserError
 from xception_jax.formats.detect import read_tensors, weights_in
 from xception_jax.inputs.spec import InputSpec, Normalization
@@ -50,10 +51,8 @@ def load(weights: str | Path, model: str | None = None, ignore: Sequence[str] = 
 def _checkpoint_of(weights: str) -> tuple[str, str | None]:
     """Splits "DIR@best" into "DIR" and "best", or "FILE@backbone", if the whole name is not a path."""
     name, at, which = weights.rpartition("@")
-    path = Path(name).expanduser()
-    is_part = (
-        at and (path.is_dir() or (path.is_file() and which == BACKBONE)) and not Path(weights).expanduser().exists()
-    )
+    path = paths.expanded(name)
+    is_part = at and (path.is_dir() or (path.is_file() and which == BACKBONE)) and not paths.expanded(weights).exists()
     return (name, which) if is_part else (weights, None)
 
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
 from xception_jax import experiment as experiment_lib
+from xception_jax import paths
 from xception_jax.data import Source, UnreadableImages, train_batches
 from xception_jax.errors import TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
@@ -71,7 +72,7 @@ def train(
       TrainingError: the loss is NaN or infinite, or the final state could not be saved.
       Preempted: SIGTERM was received; everything is saved.
     """
-    began, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
+    began, workdir = time.monotonic(), paths.workdir(workdir)
     with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
         preemption.leave = lambda: status.close("preempted")
         experiment = experiment_lib.create(config, source=source, loss=loss)
