@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL_RUN
+from xception_jax.evaluation import report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,6 +97,29 @@ def test_evaluation_of_the_work_directory_gives_the_same(trained):
     after = json.loads((workdir / "evaluation-test.json").read_text())
     for key in ("metrics", "weights_hash", "preprocessing", "per_class"):
         assert after[key] == before[key]
+
+
+def test_evaluation_seen_otherwise_leaves_the_run_s_own(trained):
+    workdir, _ = trained
+    before = (workdir / "evaluation-test.json").read_bytes()
+    result = command("--mode=evaluate", *SMALL_RUN, "--config.data.resize=pad", f"--workdir={workdir}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (workdir / "evaluation-test.json").read_bytes() == before
+    (other,) = workdir.glob("evaluation-test-digits-*.json")
+    assert result.stdout.splitlines()[-1] == f"not what the run evaluates: see {other}"
+    name = other.stem.removeprefix("evaluation-")
+    assert report.read(workdir, name)[0]["config"]["data"]["resize"] == "pad"
+    assert report.read(workdir, "test")[0]["config"]["data"]["resize"] == "crop"
+
+
+def test_evaluation_that_cannot_be_written_is_printed(trained, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    (workdir / "evaluation-test-predictions.npz").unlink()
+    (workdir / "evaluation-test-predictions.npz").mkdir()
+    result = command("--mode=evaluate", f"--workdir={workdir}")
+    assert result.returncode == 1
+    assert "xception, step 12, split test (360 images): top-1 " in result.stdout
+    assert result.stderr == f"error: these figures could not be written to {workdir}: Is a directory\n"
 
 
 def test_evaluation_by_another_config_is_refused(trained):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from xception_jax import paths
 from xception_jax.cli import common
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import TrainingError, UserError, suggest
 
 MODES = ("train", "evaluate", "check", "show_batch")
 
@@ -102,15 +102,21 @@ def figures(metrics: dict[str, Any]) -> str:
 
 
 def evaluate(workdir: Path) -> None:
-    """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`."""
+    """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`.
+
+    The run's own certificates are of its own data, seen as it was trained; others have other names.
+    """
     import jax
 
     from xception_jax import config as config_lib
     from xception_jax import experiment
+    from xception_jax.evaluation import report
     from xception_jax.evaluation.evaluator import Evaluator, eval_step
+    from xception_jax.workdir import identity
     from xception_jax.workdir.checkpoints import Checkpoints
 
-    settings = config_lib.read(workdir / "config.json")
+    recorded = config_lib.read(workdir / "config.json")
+    settings = recorded.copy_and_resolve_references()
     settings.mesh = config_lib.default().mesh  # the one it was trained on may not fit these devices
     if _CONFIG.value is not None:
         asked = config_lib.fill(config(), config_lib.flatten(settings))
@@ -125,11 +131,15 @@ def evaluate(workdir: Path) -> None:
     on_host, averaged = checkpoints.restore_weights(step, averaged=settings.evaluation.averaged)
     weights = jax.device_put(on_host, run.weights_shardings)
     predictions, skipped = evaluator.predict(weights)
-    record = evaluator.certify(weights, predictions, skipped, workdir, step=step, averaged=averaged)
-    print(
-        f"{settings.model.name}, step {step}, split {evaluator.split} ({record['count']} images): "
-        f"{figures(record['metrics'])}"
-    )
+    what = f"{settings.model.name}, step {step}, split {evaluator.split} ({len(predictions.ids)} images)"
+    print(f"{what}: {figures(predictions.metrics())}")
+    name = report.name_of(workdir, recorded, settings, evaluator.split, identity.of_source(evaluator.source))
+    try:
+        evaluator.certify(weights, predictions, skipped, workdir, step=step, averaged=averaged, name=name)
+    except OSError as e:
+        raise TrainingError(f"these figures could not be written to {workdir}: {e.strerror or e}") from None
+    if name != evaluator.split:
+        print(f"not what the run evaluates: see {report.path_of(workdir, name)}")
 
 
 def check(workdir: Path) -> None:

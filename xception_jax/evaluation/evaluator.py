@@ -92,6 +92,7 @@ class Evaluator:
         *,
         step: int,
         averaged: bool,
+        name: str | None = None,
     ) -> dict[str, Any]:
         """Writes the certificate of `predictions` into the work directory and returns it.
 
@@ -101,6 +102,7 @@ class Evaluator:
           workdir: the run's folder.
           step: number of optimizer steps that the weights were trained for.
           averaged: whether they are Polyak averages.
+          name: in the files' names; None: the split's.
         """
         e = self._experiment
         record = report.certificate(
@@ -118,7 +120,7 @@ class Evaluator:
             config=e.config.to_dict(),
         )
         if processes.primary():
-            report.write(workdir, record, predictions)
+            report.write(workdir, record, predictions, name)
         return record
 
 
