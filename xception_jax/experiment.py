@@ -32,7 +32,7 @@ class Experiment:
 
     Attributes:
       config: the run's settings, including those determined by its weights.
-      pretrained: the weights that training starts from, or None.
+      pretrained: the weights that training starts from, or None, also if it resumes.
       open_split: opens a split of the data by its name.
       source: the training split.
       num_classes: width of the network's logits.
@@ -97,6 +97,7 @@ def create(
     platform: ops.Platform | None = None,
     source: Callable[[str], Source] | None = None,
     loss: Loss | None = None,
+    resumed: ConfigDict | None = None,
 ) -> Experiment:
     """Checks a config against its data and the devices.
 
@@ -106,6 +107,8 @@ def create(
       platform: of the devices if they are not attached; None: the default backend's.
       source: opens a split of the data by its name; replaces `config.data.name`.
       loss: replaces `config.loss`.
+      resumed: the config of a run that has checkpoints: it says what followed from the weights that the run began with,
+        which are not read again.
 
     Raises:
       UserError: what is wrong, and what to do.
@@ -118,8 +121,12 @@ def create(
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
     loss_function = loss or LOSSES.find(config.loss)
     metrics = find_metrics(config.metrics)
-    pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
-    config = resolve(config, pretrained)
+    began_with = (config.model.name, config.model.weights)
+    if resumed and config.model.weights and began_with == (resumed.model.name, resumed.model.weights):
+        pretrained, config = None, resolve(config, without_arrays(resumed))
+    else:
+        pretrained = load(config.model.weights, config.model.name) if config.model.weights else None
+        config = resolve(config, pretrained)
     given = {"data.name": source, "loss": loss}
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})
     # Report mistyped names before opening the data set; option values are checked when the network is built.
@@ -147,6 +154,12 @@ def open_named(config: ConfigDict, split: str) -> Source:
     """Opens a split of the data set named by `config.data`."""
     settings = {**config.data, "image_size": config.image_size}
     return open_source(config.data.name, split, settings, config_lib.own_options(config, "data"))
+
+
+def without_arrays(config: ConfigDict) -> Pretrained:
+    """The weights that a run began with, as far as its config says: all but their arrays."""
+    options, spec = config_lib.model_options(config), config_lib.input_spec(config)
+    return Pretrained(config.model.weights, config.model.name, options, 0, Weights({}, {}), spec)
 
 
 def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:

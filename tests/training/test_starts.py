@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from xception_jax import config as config_lib
 from xception_jax.errors import UserError
 from xception_jax.training import loop
 from xception_jax.workdir import throughput
@@ -90,3 +91,38 @@ def test_steps_to_trace_that_are_never_taken_are_said(finished):
     assert Profiler(workdir, range(0)).missed(3, 3) == []
     (remark,) = Profiler(workdir, range(2, 4)).missed(3, 3)
     assert remark == "--profile: steps 2 to 3 are done already; nothing is traced"
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tiny_config, tmp_path_factory):
+    """Two steps of fine-tuning from a run with another input and epsilon, whose folder is gone since."""
+    folder = tmp_path_factory.mktemp("fine_tuned")
+    config = tiny_config()
+    config.num_steps, config.model.bn_epsilon, config.data.resize = 1, 0.01, "pad"
+    config.evaluation.every = "never"
+    loop.train(config, folder / "first")
+    tuned = tiny_config()
+    tuned.num_steps, tuned.evaluation.every, tuned.model.weights = 2, "never", str(folder / "first")
+    loop.train(tuned, folder / "run")
+    (folder / "first").rename(folder / "gone")
+    return folder / "run", tuned
+
+
+def test_fine_tuned_run_resumes_without_the_weights_it_began_with(fine_tuned):
+    workdir, config = fine_tuned
+    longer = config.copy_and_resolve_references()
+    longer.num_steps = 3
+    assert loop.train(longer, workdir)["step"] == 3
+    settings = config_lib.read(workdir / "config.json")
+    assert (settings.model.bn_epsilon, settings.data.resize) == (0.01, "pad")
+    longer.data.resize = "crop"
+    with pytest.raises(UserError, match=r"data\.resize: pad -> crop"):
+        loop.train(longer, workdir)
+
+
+def test_without_an_intact_checkpoint_they_are_needed(fine_tuned):
+    workdir, config = fine_tuned
+    for step in (workdir / "checkpoints").iterdir():
+        (step / "sha256.json").unlink()
+    with pytest.raises(UserError, match=r"there are no weights .*first"):
+        loop.train(config, workdir)

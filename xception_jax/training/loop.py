@@ -32,7 +32,7 @@ from xception_jax.training import summary
 from xception_jax.training.recipe import Recipe, create_recipe, length_and_schedule
 from xception_jax.training.state import TrainState
 from xception_jax.workdir import atomic, curves, identity
-from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.checkpoints import Checkpoints, has_checkpoints
 from xception_jax.workdir.log import RunLog
 from xception_jax.workdir.saver import Saver
 from xception_jax.workdir.status import Status
@@ -75,7 +75,8 @@ def train(
     began, workdir = time.monotonic(), paths.workdir(workdir)
     with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
         preemption.leave = lambda: status.close("preempted")
-        experiment = experiment_lib.create(config, source=source, loss=loss)
+        resumed = config_lib.read(workdir / "config.json") if has_checkpoints(workdir) else None
+        experiment = experiment_lib.create(config, source=source, loss=loss, resumed=resumed)
         recipe = create_recipe(experiment)
         config, step = experiment.config, eval_step(experiment)
         validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))

@@ -13,7 +13,7 @@ from xception_jax.experiment import Experiment, build_model
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import state_shardings
-from xception_jax.pretrained import fill, transplant
+from xception_jax.pretrained import fill, load, transplant
 from xception_jax.training.durations import in_steps
 from xception_jax.training.optimizers import create_optimizer, create_schedule
 from xception_jax.training.state import TrainState, create_state
@@ -82,8 +82,11 @@ class Recipe:
         """The initial state, on the devices: a function of the seed and of the weights to start from."""
         e = self.experiment
         _, weights = variables.split(build_model(e.config, e.num_classes))
-        if e.pretrained is not None:
-            trained, report = transplant(e.pretrained, e.abstract_weights)
+        pretrained = e.pretrained
+        if pretrained is None and e.config.model.weights:  # it should have resumed, but no checkpoint is intact
+            pretrained = load(e.config.model.weights, e.config.model.name)
+        if pretrained is not None:
+            trained, report = transplant(pretrained, e.abstract_weights)
             print(report)
             weights = fill(weights, trained)
         # From the host, where each process has all of them.

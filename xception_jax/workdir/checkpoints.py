@@ -236,6 +236,11 @@ def _arrays_in_index(state: Path) -> int:
     return len({key.rpartition(b"/")[0] for key in store.list().result()})
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether there is a checkpoint in the run's folder, intact or not."""
+    return any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
+
+
 def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None if it is intact."""
     why = checksums.damage(folder)
