@@ -10,7 +10,7 @@ import pytest
 from xception_jax import paths
 from xception_jax.cli.common import keep_compiled_programs
 from xception_jax.errors import UserError
-from xception_jax.pretrained import hub
+from xception_jax.pretrained import hub, load
 from xception_jax.training import loop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,3 +99,21 @@ def test_home_that_cannot_be_written(monkeypatch, tmp_path):
     assert not paths.writable(tmp_path / "file" / "cache")
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert not paths.writable(tmp_path / "new")
+
+
+def test_name_of_published_weights_is_not_a_folder_s(tmp_path, monkeypatch, capsys):
+    """A folder of that name beside the user is ./imagenet, or any other path to it, and a Path is always one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("imagenet", "timm/xception65.ra3_in1k", "timm/mine"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(hub, "imagenet", lambda model: Path("downloaded", model))
+    monkeypatch.setattr(hub, "hugging_face", lambda name: Path("hub", name))
+    assert hub.find("imagenet", None) == Path("downloaded/xception")
+    assert capsys.readouterr().out == "imagenet means the published weights; those in this folder are ./imagenet\n"
+    assert hub.find("timm/xception65.ra3_in1k", None) == Path("hub/timm/xception65.ra3_in1k")
+    assert "./timm/xception65.ra3_in1k" in capsys.readouterr().out
+    assert hub.find("./imagenet", None) == Path("imagenet")
+    assert hub.find("timm/mine", None) == Path("timm/mine")
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match=f"{tmp_path / 'imagenet'} "):
+        load(Path("imagenet"))  # an empty folder

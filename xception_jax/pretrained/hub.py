@@ -32,21 +32,23 @@ def find(weights: str, model: str | None) -> Path:
     """The local file or folder for `weights`; published weights are downloaded if they are not yet in the cache.
 
     Args:
-      weights: a path or a name.
+      weights: a path or a name; what is both is the name, and "./imagenet" the path.
       model: the network for "imagenet", which is not specific; None: xception.
 
     Raises:
       UserError: the path or name does not exist, or cannot be downloaded; the message says which file to put where.
     """
     path = paths.expanded(weights)
-    if path.exists():
+    published = {card.name for card in cards.CARDS}
+    if path.exists() and weights not in published:
         return path
+    if path.exists():
+        print(f"{weights} means the published weights; those in this folder are ./{weights}")
     if weights == "imagenet":
         return imagenet(model or "xception")
     if re.fullmatch(r"(timm|jamesdolezal)/[\w.-]+", weights):
         return hugging_face(weights)
-    names = {card.name for card in cards.CARDS}
-    raise UserError(f"there are no weights {weights}, neither a file nor a known name; {suggest(weights, names)}")
+    raise UserError(f"there are no weights {weights}, neither a file nor a known name; {suggest(weights, published)}")
 
 
 def imagenet(model: str) -> Path:

@@ -37,9 +37,11 @@ def load(weights: str | Path, model: str | None = None, ignore: Sequence[str] = 
     Raises:
       UserError: the file or name does not exist, cannot be read, or belongs to another network.
     """
-    name, which = _checkpoint_of(str(weights))
+    if isinstance(weights, Path):  # never a name
+        weights = str(paths.expanded(weights).absolute())
+    name, which = _checkpoint_of(weights)
     path = hub.find(name, model)
-    pretrained = read(path, str(weights), which, ignore)
+    pretrained = read(path, weights, which, ignore)
     if model is not None and pretrained.model != model:
         raise UserError(
             f"{weights} are the weights of {FAMILIES.get(pretrained.model, 'a network')} (--model={pretrained.model}), "
