@@ -72,28 +72,25 @@ def main(arguments: Sequence[str]) -> int:
         name: [] for name in predictions.COLUMNS if name != "uncertainty" or pretrained.uncertainty
     }
     features = []
-    count, timed = 0, None
+    began = time.monotonic()  # all is compiled by now; whatever follows counts
     with progress("images") as bar:
         task = bar.add_task("", total=len(files))
-        for count, prediction in enumerate(predictor(files, broken), 1):
-            if count == predictor.batch_size:  # compilation does not count
-                timed = time.monotonic()
+        for prediction in predictor(files, broken):
             predictions.append_ranks(columns, prediction, pretrained, top)
             if flag.features:
                 features.append(prediction.features)
             if flag.explain:
                 predictions.write_explanation(Path(flag.explain), prediction, columns["class_name"][-top])
             bar.advance(task)
-    speed = ""
-    if timed is not None and count > predictor.batch_size:
-        speed = f", {(count - predictor.batch_size) / (time.monotonic() - timed):.1f} images/s after the first batch"
+    count = len(columns["file"]) // top
+    speed = count / (time.monotonic() - began)
     if flag.output:
         tables.write_table(Path(flag.output), columns)
     elif columns["file"]:
         predictions.show(columns, top, pretrained.scores)
     if features:
         predictions.write_features(Path(flag.features), columns["file"][::top], features)
-    print(f"{count} images{speed}")
+    print(f"{count} images, {speed:.1f} images/s")
     if broken.names:
         print(f"{len(broken.names)} of {len(files)} images could not be read:", *sorted(broken.names), sep="\n  ")
     return 1 if broken.names else 0
