@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -167,9 +168,38 @@ def test_config_of_an_earlier_version_is_read(tiny, tmp_path):
         config_lib.check_key("data.most_broken")
 
 
+def test_run_of_an_earlier_version_with_keys_of_its_own_is_read(tiny, tmp_path, capsys):
+    """Version 0.1.0 took any key of a config file, and wrote it."""
+    claim(tmp_path, tiny)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    old |= {"note": "first try", "study": {"number": 3}}
+    old["schedule"]["tried"] = [1, 2]
+    path.write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r'no key "schedule\.tried"'):  # what this version writes has none
+        config_lib.read(path)
+    del old["schema"]
+    path.write_text(json.dumps(old))
+    tiny.user.update(note="first try", study={"number": 3}, schedule={"tried": (1, 2)})
+    assert claim(tmp_path, tiny)[0] == []  # the same run
+    said = capsys.readouterr().out
+    assert (
+        said
+        == f"{path} is of version 0.1.0: its own settings (schedule.tried, note, study.number) are in config.user now\n"
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, (1, Path("x")), np.float32(1), {"deep": {1, 2}}])
+def test_what_config_json_cannot_hold_is_refused(tiny, value):
+    tiny.user.mine = value
+    with pytest.raises(UserError, match=r"config\.user\.mine\S* is .*, which config\.json cannot hold"):
+        experiment.create(tiny)
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
+        ("note", r'the config has no key "note"; settings of your own go into config\.user: c\.user\.note'),
         ("lerning_rate", 'the config has no key "lerning_rate"; did you mean "learning_rate"'),
         ("model.widht", 'model "xception" has no option "widht"; did you mean "width"'),
         ("data.num_exmaples", 'data set "synthetic" has no option data.num_exmaples; did you mean "num_examples"'),

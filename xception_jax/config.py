@@ -186,12 +186,22 @@ def read(path: Path) -> ConfigDict:
         raise UserError(f"{path} was written by a later version of xception_jax (schema {schema}); update xception_jax")
     settings = {RENAMED.get(key, key): _from_json(value) for key, value in _flatten(contents, "").items()}
     settings = AS_BEFORE | settings
-    config = default()
+    config, own = default(), []
     for key, value in settings.items():
+        if schema == 1 and not key.startswith(OPEN_SECTIONS) and not is_known(key):  # version 0.1.0 took any key
+            own.append(key)
+            key = f"user.{key}"
         if not key.startswith(OPEN_SECTIONS):
             check_key(key)
         _set(config, key, value)
+    if own:
+        print(f"{path} is of version 0.1.0: its own settings ({', '.join(own)}) are in config.user now")
     return config
+
+
+def is_known(key: str) -> bool:
+    """Whether `key` is the dotted name of a setting of every run."""
+    return key in flatten(default())
 
 
 def _set(config: ConfigDict, key: str, value: Any) -> None:
@@ -275,11 +285,29 @@ def check_key(key: str, declared: Iterable[str] = ()) -> None:
         last = key.rsplit(".")[-1]
         alike = [name for name in sorted(known) if name.rsplit(".")[-1] == last]
         hint = f'did you mean "config.{alike[0]}"?' if len(alike) == 1 else suggest(key, alike or known)
+        if "did you mean" not in hint:
+            hint = f"settings of your own go into config.user: c.user.{key}"
         raise UserError(f'the config has no key "{key}"; {hint}')
+
+
+def _check_values(value: Any, key: str) -> None:
+    """Raises UserError if config.json cannot hold a value, or part of it, as it is."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _check_values(part, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_values(part, key)
+    elif not isinstance(value, str | bool | int | float | None) or value != value:
+        raise UserError(
+            f"{key} is {value!r}, which config.json cannot hold; it holds numbers, texts, True, False, None, and "
+            "tuples and sections of these"
+        )
 
 
 def validate(config: ConfigDict) -> None:
     """Raises UserError if a setting is unknown or out of range; checks that need data or devices are made elsewhere."""
+    _check_values(config.to_dict(), "config")
     for key in flatten(config):
         if not key.startswith(OPEN_SECTIONS):
             check_key(key)
