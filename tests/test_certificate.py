@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.report import Predictions, Seen
+from xception_jax.experiment import resolve
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import data_mesh
 from xception_jax.workdir import identity
@@ -177,3 +179,29 @@ def test_environment_names_versions_and_devices():
     assert environment["versions"]["flax"] == importlib.metadata.version("flax")
     assert environment["versions"].keys() >= {"python", "jaxlib", "optax", "orbax", "numpy", "opencv", "xception_jax"}
     assert environment["device"] == {"platform": "cpu", "kind": "cpu", "count": 8}
+
+
+@pytest.mark.parametrize(
+    ("change", "source", "expected"),
+    [
+        ({}, {}, "test"),
+        ({"path": "/mounted/elsewhere/pets"}, {}, "test"),  # the same pictures
+        ({}, {"examples": "others"}, "test-pets-"),
+        ({"path": "/data/photographs"}, {"examples": "others"}, "test-photographs-"),
+        ({"name": "mine.data:open"}, {"examples": "others"}, "test-mine.data:open-"),
+        ({"crop_fraction": 0.5}, {}, "test-pets-"),
+    ],
+)
+def test_other_data_has_another_name(tiny, tmp_path, change, source, expected):
+    """Whether it is other data is told by the examples' names, or if a run did not record them, by its settings."""
+    own_source = {"num_examples": 3, "class_names": ["a", "b"], "examples": "own"}
+    own = resolve(tiny, None)
+    own.data.update(name="folder", path="/data/pets")
+    (tmp_path / "run.json").write_text(json.dumps({"data": {"test": own_source}, "starts": []}))
+    asked = own.copy_and_resolve_references()
+    asked.data.update(change)
+    name = report.name_of(tmp_path, own, asked, "test", own_source | source)
+    assert name == expected if expected == "test" else re.fullmatch(re.escape(expected) + "[0-9a-f]{8}", name)
+    (tmp_path / "run.json").unlink()
+    name = report.name_of(tmp_path, own, asked, "test", own_source | source)
+    assert (name == "test") == (not change)

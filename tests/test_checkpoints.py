@@ -7,6 +7,7 @@ import pytest
 from xception_jax.errors import UserError
 from xception_jax.models.variables import Weights
 from xception_jax.training.state import create_state
+from xception_jax.workdir import checksums
 from xception_jax.workdir.checkpoints import Checkpoints
 
 
@@ -57,6 +58,28 @@ def test_a_damaged_checkpoint_is_skipped_by_readers_and_set_aside_by_a_run(tmp_p
     assert f"it was moved to {tmp_path / 'damaged' / '4.0'}" in sentence
     assert (tmp_path / "damaged" / "4.0" / "state").is_dir()
     assert resumed.latest == 2
+
+
+def test_save_that_holds_nothing_does_not_count(tmp_path, settings):
+    """To Orbax the folder's name is a pattern that does not match: it finds no part of the checkpoint to join."""
+    checkpoints = Checkpoints(tmp_path / "run[1]", settings)
+    save(checkpoints, 1, None)
+    with pytest.raises(OSError, match=r"of \d+ arrays 0 are in the index"):
+        checkpoints.wait()
+    assert not checkpoints.holds(1)
+
+
+def test_checkpoint_without_an_index_is_damaged(tmp_path, settings):
+    """As earlier versions left them: all files are those that were written."""
+    checkpoints = Checkpoints(tmp_path, settings)
+    save(checkpoints, 1, None)
+    save(checkpoints, 2, None)
+    checkpoints.close()
+    folder = tmp_path / "checkpoints" / "2"
+    (folder / "state" / "manifest.ocdbt").unlink()
+    checksums.write(folder)
+    assert Checkpoints(tmp_path, settings, read_only=True).find("last") == 1
+    assert "step 2 is damaged: it has no index of its arrays" in Checkpoints(tmp_path, settings).set_aside[0]
 
 
 def test_without_an_evaluation_there_is_no_best(tmp_path, settings):

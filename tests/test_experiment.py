@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -40,7 +41,11 @@ from xception_jax.workdir.throughput import Profiler
         ("model.num_classes", 7, "config.model.num_classes is 7, but synthetic has 4 classes"),
         ("optimizer.name", "sdg", 'unknown optimizer.name "sdg"; did you mean "sgd"?'),
         ("schedule.name", "cosin", 'unknown schedule.name "cosin"; did you mean "cosine"?'),
-        ("schedule.warmup", "5 epoch", "warm-up"),
+        ("schedule.warmup", "5 epoch of 7", 'config.schedule.warmup is "5 epoch of 7", which is not a duration'),
+        ("schedule.decay_every", "0 epochs", 'config.schedule.name = "constant"'),
+        ("evaluation.every", "0 epochs", 'config.evaluation.every is "0 epochs"; write an interval above 0, such as'),
+        ("checkpoint.every", "0 steps", 'or, for none during training, "never"'),
+        ("log_every", "never", 'config.log_every is "never", which is not a duration'),
         ("lowering", "refrence", 'unknown lowering "refrence"; did you mean "reference"?'),
         ("log_every", "often", 'config.log_every is "often", which is not a duration'),
         ("batch_size", 12, "batch_size=12 does not divide evenly over 8 devices; the nearest size that does is 16"),
@@ -94,10 +99,12 @@ def test_mistyped_key_names_the_nearest(key, nearest):
 
 
 def claim(workdir, config):
-    """Claims a work directory for a config; what is remarked, and the config as it was written."""
+    """Claims a work directory for a config, as a start does; what is remarked, and the config as it was written."""
     how = create_recipe(experiment.create(config))
     splits = {"train": identity.of_source(how.experiment.source)}
-    remarks = loop.claim(workdir, how, splits)
+    remarks = loop.compare(workdir, how, splits)
+    workdir.mkdir(exist_ok=True)
+    (workdir / "config.json").write_text(config_lib.to_json(how.experiment.config))
     identity.record(workdir, splits, 0)
     return remarks, how.experiment.config
 
@@ -162,9 +169,38 @@ def test_config_of_an_earlier_version_is_read(tiny, tmp_path):
         config_lib.check_key("data.most_broken")
 
 
+def test_run_of_an_earlier_version_with_keys_of_its_own_is_read(tiny, tmp_path, capsys):
+    """Version 0.1.0 took any key of a config file, and wrote it."""
+    claim(tmp_path, tiny)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    old |= {"note": "first try", "study": {"number": 3}}
+    old["schedule"]["tried"] = [1, 2]
+    path.write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r'no key "schedule\.tried"'):  # what this version writes has none
+        config_lib.read(path)
+    del old["schema"]
+    path.write_text(json.dumps(old))
+    tiny.user.update(note="first try", study={"number": 3}, schedule={"tried": (1, 2)})
+    assert claim(tmp_path, tiny)[0] == []  # the same run
+    said = capsys.readouterr().out
+    assert (
+        said
+        == f"{path} is of version 0.1.0: its own settings (schedule.tried, note, study.number) are in config.user now\n"
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, (1, Path("x")), np.float32(1), {"deep": {1, 2}}])
+def test_what_config_json_cannot_hold_is_refused(tiny, value):
+    tiny.user.mine = value
+    with pytest.raises(UserError, match=r"config\.user\.mine\S* is .*, which config\.json cannot hold"):
+        experiment.create(tiny)
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
+        ("note", r'the config has no key "note"; settings of your own go into config\.user: c\.user\.note'),
         ("lerning_rate", 'the config has no key "lerning_rate"; did you mean "learning_rate"'),
         ("model.widht", 'model "xception" has no option "widht"; did you mean "width"'),
         ("data.num_exmaples", 'data set "synthetic" has no option data.num_exmaples; did you mean "num_examples"'),

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import SMALL_RUN
 from xception_jax.data.sources.builtin import Digits
+from xception_jax.evaluation import report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,9 +116,33 @@ def test_a_folder_with_some_of_the_classes_is_evaluated_by_their_names(trained, 
     others = ["--config.data.name=folder", f"--config.data.path={folder}"]
     result = command("--mode=evaluate", *SMALL_RUN, *others, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
-    for found in json.loads((workdir / "evaluation-test.json").read_text())["per_class"]:
+    (other,) = workdir.glob("evaluation-test-folder-*.json")
+    for found in json.loads(other.read_text())["per_class"]:
         assert found["count"] == counts[found["name"]]
         assert found["correct"] == (before[found["name"]]["correct"] if found["count"] else 0)
+
+
+def test_evaluation_seen_otherwise_leaves_the_run_s_own(trained):
+    workdir, _ = trained
+    before = (workdir / "evaluation-test.json").read_bytes()
+    result = command("--mode=evaluate", *SMALL_RUN, "--config.data.resize=pad", f"--workdir={workdir}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (workdir / "evaluation-test.json").read_bytes() == before
+    (other,) = workdir.glob("evaluation-test-digits-*.json")
+    assert result.stdout.splitlines()[-1] == f"not what the run evaluates: see {other}"
+    name = other.stem.removeprefix("evaluation-")
+    assert report.read(workdir, name)[0]["config"]["data"]["resize"] == "pad"
+    assert report.read(workdir, "test")[0]["config"]["data"]["resize"] == "crop"
+
+
+def test_evaluation_that_cannot_be_written_is_printed(trained, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    (workdir / "evaluation-test-predictions.npz").unlink()
+    (workdir / "evaluation-test-predictions.npz").mkdir()
+    result = command("--mode=evaluate", f"--workdir={workdir}")
+    assert result.returncode == 1
+    assert "xception, step 12, split test (360 images): top-1 " in result.stdout
+    assert result.stderr == f"error: these figures could not be written to {workdir}: Is a directory\n"
 
 
 def test_evaluation_by_another_config_is_refused(trained):

@@ -131,6 +131,15 @@ def run(module, *arguments, devices=2, check=False, **variables):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=check)
 
 
+# With a clock of which each look takes ten seconds.
+SLOW = """
+import itertools, types
+from xception_jax import predict
+predict.time = types.SimpleNamespace(monotonic=itertools.count(0, 10).__next__)
+predict.common.run(predict.main, predict.define_flags)
+"""
+
+
 def test_command(workdir, pictures, tmp_path):
     broken = pictures[0].with_name("broken.png")
     broken.write_text("no picture")
@@ -142,10 +151,12 @@ def test_command(workdir, pictures, tmp_path):
     broken.with_name("notes.txt").write_text("no picture")
     output, features, folder = tmp_path / "x.csv", tmp_path / "x.npz", tmp_path / "explained"
     flags = [f"--weights={workdir}", "--top=2", f"--output={output}", f"--features={features}", f"--explain={folder}"]
-    result = run("xception_jax.predict", pictures[0].parent, *flags)
+    command = [sys.executable, "-c", SLOW, pictures[0].parent, *flags, "--batch_size=2"]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 1, result.stderr
     assert result.stdout.startswith(f"passed over in {broken.parent}: 1 .txt\n")
-    assert "8 images\n" in result.stdout
+    assert "8 images, 0.5 images/s\n" in result.stdout  # all of them, in the time of all
     assert f"1 of 9 images could not be read:\n  {broken}: text, not a picture" in result.stdout
     rows = list(csv.DictReader(output.open()))
     assert list(rows[0]) == ["file", "rank", "class_index", "class_name", "probability"]

@@ -16,6 +16,7 @@ from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.models import variables
 from xception_jax.parallel.mesh import data_mesh, put_batch, replicated
 from xception_jax.tasks.losses import cross_entropy
+from xception_jax.training import summary
 from xception_jax.training.durations import in_steps
 from xception_jax.training.optimizers import create_schedule
 from xception_jax.training.recipe import create_recipe
@@ -103,6 +104,23 @@ def test_settings_of_the_config_are_those_of_the_step(tiny):
     assert settings.loss.keywords == {"label_smoothing": 0.1}
     assert (settings.seed, settings.aux_loss_weight, settings.average_decay) == (3, 0.3, 0.5)
     assert settings.accumulate_steps == 2
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(0, 0), (19, 19), (20, 10), (50, 10)])
+def test_warmup_leaves_something_of_training(tiny, asked, taken):
+    """Asked for all of 20 steps or more, it takes half of them: the peak is there after `taken` steps."""
+    ours = schedule(tiny, 20, name="constant", warmup=f"{asked} steps")
+    assert ours[:taken].max(initial=0) < ours[taken] == ours[-1] == pytest.approx(0.2)
+
+
+def test_one_epoch_of_a_folder_says_how_long_its_warmup_is(tiny, capsys):
+    from configs.folder import get_config
+
+    config = get_config()
+    config.num_epochs, config.batch_size, config.image_size = 1.0, 8, 32
+    config.model, config.data = tiny.model, tiny.data
+    summary.show(create_recipe(experiment_lib.create(config)))
+    assert capsys.readouterr().out.endswith("the warm-up of 1 epochs would be all of the training; it takes 1 steps\n")
 
 
 def schedule(tiny, total_steps, **changes):

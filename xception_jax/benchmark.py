@@ -37,7 +37,7 @@ def define_flags() -> None:
     flags.DEFINE_string("only", "", "operators: those with this text in their name.")
     flags.DEFINE_string("lowerings", None, "operators: a table of lowerings to put the result into.")
     flags.DEFINE_string("data", "", "input: a folder of JPEG files; by default images are generated.")
-    flags.DEFINE_string("json", None, "A file to write everything to.")
+    common.define_path("json", None, "A file to write everything to.")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -76,7 +76,7 @@ def _rows() -> dict[str, Cell]:
 def define_flags() -> None:
     """The command's flags."""
     flags.DEFINE_string("split", None, "Which evaluation to compare, if a work directory has several.")
-    flags.DEFINE_string("json", None, "A file to write the comparison to, as JSON.")
+    common.define_path("json", None, "A file to write the comparison to, as JSON.")
 
 
 def main(arguments: Sequence[str]) -> None:

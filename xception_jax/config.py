@@ -1,7 +1,7 @@
 """Every setting of a run, with its default. Settings are defined only here.
 
 The files in `configs/` start from `default()` and change the settings of their experiment. A duration is a string with
-a number and a unit: "500 steps", "2 epochs" or "3000000 examples".
+a number and a unit: "500 steps", "2 epochs" or "3000000 examples"; evaluations and checkpoints may also be "never".
 
 A setting that names a network, a data set, a loss, a metric, an augmentation or an optimizer may also name one of your
 own: "package.module:function", see docs/extending.md. Options that only yours has are added to the same section
@@ -88,7 +88,7 @@ def default() -> ConfigDict:
     c.learning_rate = 0.045  # the schedule's maximum
     c.schedule = s = ConfigDict()
     s.name = "exponential"  # exponential, cosine or constant
-    s.warmup = "0 steps"  # linear, from 0
+    s.warmup = "0 steps"  # linear, from 0; half of a training that is not longer than it
     s.decay_rate = 0.94  # exponential: factor every decay_every
     s.decay_every = "2 epochs"
     s.staircase = True  # exponential: stepwise instead of continuous
@@ -119,11 +119,11 @@ def default() -> ConfigDict:
 
     c.log_every = "50 steps"
     c.evaluation = e = ConfigDict()
-    e.every = "1 epochs"
+    e.every = "1 epochs"  # of the validation split; "never": only the test split, at the end
     e.batch_size = config_dict.placeholder(int)  # None: that of training
     e.averaged = True  # evaluate averaged weights, as the paper does
     c.checkpoint = k = ConfigDict()
-    k.every = "1 epochs"
+    k.every = "1 epochs"  # the best and the final state are saved besides; "never": these alone
     k.keep_last = 3
     k.keep_best = 1
     k.best_metric = "top1"  # of the validation split: top1, top5, one of `metrics` (the highest), or loss (the lowest)
@@ -191,12 +191,22 @@ def read(path: Path) -> ConfigDict:
         raise UserError(f"{path} was written by a later version of xception_jax (schema {schema}); update xception_jax")
     settings = {RENAMED.get(key, key): _from_json(value) for key, value in _flatten(contents, "").items()}
     settings = AS_BEFORE | settings
-    config = default()
+    config, own = default(), []
     for key, value in settings.items():
+        if schema == 1 and not key.startswith(OPEN_SECTIONS) and not is_known(key):  # version 0.1.0 took any key
+            own.append(key)
+            key = f"user.{key}"
         if not key.startswith(OPEN_SECTIONS):
             check_key(key)
         _set(config, key, value)
+    if own:
+        print(f"{path} is of version 0.1.0: its own settings ({', '.join(own)}) are in config.user now")
     return config
+
+
+def is_known(key: str) -> bool:
+    """Whether `key` is the dotted name of a setting of every run."""
+    return key in flatten(default())
 
 
 def _set(config: ConfigDict, key: str, value: Any) -> None:
@@ -218,17 +228,6 @@ def fill(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
     is_open = {key for key, value in flatten(config).items() if value is None}
     filled.update_from_flattened_dict({key: _from_json(values[key]) for key in is_open & values.keys()})
     return filled
-
-
-def as_started(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """The config of a run, in which what it leaves to its weights is what they said when `workdir` was started.
-
-    Other versions may read other things from the same weights.
-    """
-    path = workdir / "config.json"
-    if not (config.model.weights and path.exists()):
-        return config
-    return fill(config, {key: v for key, v in flatten(read(path)).items() if key.startswith(("model.", "data."))})
 
 
 def _from_json(value: Any) -> Any:
@@ -292,11 +291,29 @@ def check_key(key: str, declared: Iterable[str] = ()) -> None:
         last = key.rsplit(".")[-1]
         alike = [name for name in sorted(known) if name.rsplit(".")[-1] == last]
         hint = f'did you mean "config.{alike[0]}"?' if len(alike) == 1 else suggest(key, alike or known)
+        if "did you mean" not in hint:
+            hint = f"settings of your own go into config.user: c.user.{key}"
         raise UserError(f'the config has no key "{key}"; {hint}')
+
+
+def _check_values(value: Any, key: str) -> None:
+    """Raises UserError if config.json cannot hold a value, or part of it, as it is."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _check_values(part, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_values(part, key)
+    elif not isinstance(value, str | bool | int | float | None) or value != value:
+        raise UserError(
+            f"{key} is {value!r}, which config.json cannot hold; it holds numbers, texts, True, False, None, and "
+            "tuples and sections of these"
+        )
 
 
 def validate(config: ConfigDict) -> None:
     """Raises UserError if a setting is unknown or out of range; checks that need data or devices are made elsewhere."""
+    _check_values(config.to_dict(), "config")
     for key in flatten(config):
         if not key.startswith(OPEN_SECTIONS):
             check_key(key)

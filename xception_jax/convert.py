@@ -42,7 +42,7 @@ def define_flags() -> None:
         "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
     )
     flags.DEFINE_enum("to", None, ["timm", "torchvision", "keras", "npz"], "The format to write.")
-    flags.DEFINE_string("output", None, "The file to write: .safetensors, .keras, .h5 or .npz.")
+    common.define_path("output", None, "The file to write: .safetensors, .keras, .h5 or .npz.")
     common.define_ignore()
     flags.DEFINE_bool("diff", False, "Compare the activations of the two networks given.")
     flags.DEFINE_string("image", None, "diff: the image that both are given; by default noise.")

@@ -16,7 +16,7 @@ USAGE = "usage: python -m xception_jax.doctor [--workdir=FOLDER]"
 
 def define_flags() -> None:
     """The command's flags."""
-    flags.DEFINE_string("workdir", "runs", "The folder whose disk is tried.")
+    common.define_path("workdir", "runs", "The folder whose disk is tried.")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -36,7 +36,7 @@ class Experiment:
 
     Attributes:
       config: the run's settings, including those determined by its weights.
-      pretrained: the weights that training starts from, or None.
+      pretrained: the weights that training starts from, or None, also if it resumes.
       open_split: opens a split of the data by its name, once; its labels are positions in `class_names`.
       class_names: of the network's logits.
       graphdef: the network's structure.
@@ -113,6 +113,7 @@ def create(
     source: Callable[[str], Source] | None = None,
     loss: Loss | None = None,
     class_names: Sequence[str] | None = None,
+    resumed: ConfigDict | None = None,
 ) -> Experiment:
     """Checks a config against its data and the devices.
 
@@ -124,6 +125,8 @@ def create(
       loss: replaces `config.loss`.
       class_names: of a trained network, to which those of each split are matched; None: those of the training split,
         which is not needed otherwise.
+      resumed: the config of a run that has checkpoints: it says what followed from the weights that the run began with,
+        which are not read again.
 
     Raises:
       UserError: what is wrong, and what to do.
@@ -136,8 +139,13 @@ def create(
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
     loss_function = loss or LOSSES.find(config.loss)
     metrics = find_metrics(config.metrics)
-    pretrained = load(config.model.weights, config.model.name, head=config.model.head) if config.model.weights else None
-    config = resolve(config, pretrained)
+    began_with = (config.model.name, config.model.weights)
+    if resumed and config.model.weights and began_with == (resumed.model.name, resumed.model.weights):
+        pretrained, config = None, resolve(config, without_arrays(resumed))
+    else:
+        given_head = config.model.head
+        pretrained = load(config.model.weights, config.model.name, head=given_head) if config.model.weights else None
+        config = resolve(config, pretrained)
     given = {"data.name": source, "loss": loss}
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})
     # Report mistyped names before opening the data set; option values are checked when the network is built.
@@ -177,6 +185,12 @@ def open_named(config: ConfigDict, split: str, *, own_classes: bool = False) -> 
         for remark in getattr(source, "remarks", ()):
             say_once(remark)
     return source
+
+
+def without_arrays(config: ConfigDict) -> Pretrained:
+    """The weights that a run began with, as far as its config says: all but their arrays."""
+    options, spec = config_lib.model_options(config), config_lib.input_spec(config)
+    return Pretrained(config.model.weights, config.model.name, options, 0, Weights({}, {}), spec)
 
 
 def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:

@@ -12,8 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from xception_jax import paths
 from xception_jax.cli import common
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import TrainingError, UserError, suggest
 
 if TYPE_CHECKING:
     from xception_jax.data import Source
@@ -22,7 +23,7 @@ MOST_NAMED = 3  # images in a sentence
 MODES = ("train", "evaluate", "check", "show_batch")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written and resumed. Default: runs/<config's name>.")
+_WORKDIR = common.define_path("workdir", None, "Where the run is written and resumed. Default: runs/<config's name>.")
 _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 _STEP = flags.DEFINE_string(
     "step", None, "evaluate: a checkpoint's step, last (default) or best. show_batch: the step."
@@ -76,7 +77,7 @@ def config() -> ConfigDict:
 def workdir() -> Path:
     """The run's folder."""
     if _WORKDIR.value is not None:
-        return Path(_WORKDIR.value).expanduser().absolute()
+        return paths.local(_WORKDIR.value).absolute()
     config()
     return Path("runs", Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem).absolute()
 
@@ -105,16 +106,21 @@ def figures(metrics: dict[str, Any]) -> str:
 
 
 def evaluate(workdir: Path) -> None:
-    """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`."""
+    """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`.
+
+    The run's own certificates are of its own data, seen as it was trained; others have other names.
+    """
     import jax
 
     from xception_jax import config as config_lib
     from xception_jax import experiment
+    from xception_jax.evaluation import report
     from xception_jax.evaluation.evaluator import Evaluator, eval_step
-    from xception_jax.workdir import sharing
+    from xception_jax.workdir import identity, sharing
     from xception_jax.workdir.checkpoints import Checkpoints
 
-    settings = config_lib.read(workdir / "config.json")
+    recorded = config_lib.read(workdir / "config.json")
+    settings = recorded.copy_and_resolve_references()
     settings.mesh = config_lib.default().mesh  # the one it was trained on may not fit these devices
     if _CONFIG.value is not None:
         asked = config_lib.fill(config(), config_lib.flatten(settings))
@@ -129,13 +135,17 @@ def evaluate(workdir: Path) -> None:
     on_host, averaged = checkpoints.restore_weights(step, averaged=settings.evaluation.averaged)
     weights = jax.device_put(on_host, run.weights_shardings)
     predictions, seen = evaluator.predict(weights)
-    record = evaluator.certify(weights, predictions, seen, workdir, step=step, averaged=averaged)
-    print(
-        f"{settings.model.name}, step {step}, split {evaluator.split} ({record['count']} images): "
-        f"{figures(record['metrics'])}"
-    )
+    what = f"{settings.model.name}, step {step}, split {evaluator.split} ({len(predictions.ids)} images)"
+    print(f"{what}: {figures(predictions.metrics())}")
     if seen.treated:
         print(seen)
+    name = report.name_of(workdir, recorded, settings, evaluator.split, identity.of_source(evaluator.source))
+    try:
+        evaluator.certify(weights, predictions, seen, workdir, step=step, averaged=averaged, name=name)
+    except OSError as e:
+        raise TrainingError(f"these figures could not be written to {workdir}: {e.strerror or e}") from None
+    if name != evaluator.split:
+        print(f"not what the run evaluates: see {report.path_of(workdir, name)}")
 
 
 def check(workdir: Path) -> None:

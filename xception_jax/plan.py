@@ -26,7 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch", None, "Images per chip. Default: config.batch_size over all chips.")
     flags.DEFINE_bool("largest_batch", False, "Find the largest batch per chip that fits.")
     flags.DEFINE_bool("reference", False, "Plan the plain network: every operator as lax and its automatic gradient.")
-    flags.DEFINE_string("json", None, "A file to write the plan to.")
+    common.define_path("json", None, "A file to write the plan to.")
 
 
 def main(arguments: Sequence[str]) -> int | None:

@@ -28,9 +28,9 @@ def define_flags() -> None:
     common.define_ignore()
     flags.DEFINE_string("head", None, "What is before the logits of a PyTorch file, as --head='dense 512 gelu'.")
     flags.DEFINE_integer("top", 5, "Classes to report per image.", lower_bound=1)
-    flags.DEFINE_string("output", None, "A table to write: .csv, .jsonl or .parquet.")
-    flags.DEFINE_string("features", None, "Features to write: .npz or .parquet.")
-    flags.DEFINE_string("explain", None, "A folder for heat maps of the first class (Grad-CAM).")
+    common.define_path("output", None, "A table to write: .csv, .jsonl or .parquet.")
+    common.define_path("features", None, "Features to write: .npz or .parquet.")
+    common.define_path("explain", None, "A folder for heat maps of the first class (Grad-CAM).")
     flags.DEFINE_enum("crops", "1", ["1", "10"], "Views of each image to average over.")
     flags.DEFINE_integer("batch_size", 16, "Images at a time.", lower_bound=1)
     flags.DEFINE_integer("image_size", None, "Pixels; by default as the weights were trained.", lower_bound=1)
@@ -84,28 +84,25 @@ def main(arguments: Sequence[str]) -> int:
         name: [] for name in predictions.COLUMNS if name != "uncertainty" or pretrained.uncertainty
     }
     features = []
-    count, timed = 0, None
+    began = time.monotonic()  # all is compiled by now; whatever follows counts
     with progress("images") as bar:
         task = bar.add_task("", total=len(files))
-        for count, prediction in enumerate(predictor(files, broken, treated), 1):
-            if count == predictor.batch_size:  # compilation does not count
-                timed = time.monotonic()
+        for prediction in predictor(files, broken, treated):
             predictions.append_ranks(columns, prediction, pretrained, top)
             if flag.features:
                 features.append(prediction.features)
             if flag.explain:
                 predictions.write_explanation(Path(flag.explain), prediction, columns["class_name"][-top])
             bar.advance(task)
-    speed = ""
-    if timed is not None and count > predictor.batch_size:
-        speed = f", {(count - predictor.batch_size) / (time.monotonic() - timed):.1f} images/s after the first batch"
+    count = len(columns["file"]) // top
+    speed = count / (time.monotonic() - began)
     if flag.output:
         tables.write_table(Path(flag.output), columns)
     elif columns["file"]:
         predictions.show(columns, top, pretrained.scores)
     if features:
         predictions.write_features(Path(flag.features), columns["file"][::top], features)
-    print(f"{count} images{speed}")
+    print(f"{count} images, {speed:.1f} images/s")
     if treated:
         print(Seen(broken.reasons, Counter(treated)))
     if broken.reasons:

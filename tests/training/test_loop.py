@@ -111,6 +111,16 @@ def test_classes_of_a_checkpoint_are_not_forgotten(run, tmp_path, monkeypatch):
         loop.train(run[1], tmp_path / "run")
 
 
+def test_never_is_not_at_all(tiny, tmp_path):
+    """No evaluation of the validation split, and the final checkpoint alone, of training."""
+    tiny.num_steps, tiny.evaluation.every, tiny.checkpoint.every = 4, "never", "never"
+    loop.train(tiny, tmp_path)
+    kinds = [(r["kind"], r["step"]) for r in read_log(tmp_path)]
+    assert [kind for kind in kinds if kind[0] != "train"] == [("save", 4)]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert (tmp_path / "evaluation-validation.json").exists()  # of the test split, which is called so
+
+
 @pytest.mark.slow
 def test_a_run_that_is_made_longer_is_the_long_run(tiny, tmp_path):
     """With a schedule that does not depend on the length, bit for bit."""

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+from xception_jax import paths
 from xception_jax.errors import StorageError, TrainingError, UserError, suggest
 
 
@@ -70,11 +71,13 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
 def keep_compiled_programs() -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds.
 
-    They are in `$JAX_COMPILATION_CACHE_DIR`: nowhere if that is empty, and in the user's cache if it is not set.
-    Those that took less than `$JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` are not kept.
+    They are in `$JAX_COMPILATION_CACHE_DIR`: nowhere if that is empty, and if it is not set, in the user's cache, if
+    there is one that can be written. Those that took less than `$JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` are not
+    kept.
     """
-    default = str(Path.home() / ".cache" / "xception_jax" / "compiled")
-    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", default)
+    cache = paths.cache()
+    default = cache / "compiled" if cache and paths.writable(cache) else ""
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default))
     # JAX' own limit, a second, would leave out the program that makes the first state.
     shortest = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     if jax := sys.modules.get("jax"):  # otherwise it reads the variables when it is imported: --help needs no jax
@@ -99,6 +102,20 @@ def before_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments up to `--`, and the rest, which are no flags, even where they begin with a dash."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     return list(arguments[:at]), list(arguments[at:])
+
+
+def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[str | None]:
+    """Defines a flag that is a path to write to: remote storage is refused at once."""
+    holder = flags.DEFINE_string(name, default, help)
+
+    def check(path: str | None) -> bool:
+        try:
+            return path is None or bool(paths.local(path))
+        except UserError as e:
+            raise flags.ValidationError(str(e)) from None
+
+    flags.register_validator(name, check)
+    return holder
 
 
 def define_ignore() -> None:

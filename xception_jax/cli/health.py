@@ -18,6 +18,7 @@ from xception_jax.benchmarking.results import processor, versions
 from xception_jax.data import UnreadableImages, train_batches
 from xception_jax.data.augmentation import Augmentation
 from xception_jax.data.pipeline import cores
+from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.ops import trust
 from xception_jax.pretrained import hub
@@ -139,7 +140,9 @@ def compiled_programs() -> Iterator[Finding]:
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if not folder:
         yield Finding(
-            "cache", "compiled programs are not kept", "unset JAX_COMPILATION_CACHE_DIR, and starts take less"
+            "cache",
+            "compiled programs are not kept",
+            "set JAX_COMPILATION_CACHE_DIR to a folder that can be written, and starts take less",
         )
         return
     path = Path(folder)
@@ -158,6 +161,11 @@ def compiled_programs() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """Whether published weights can be downloaded, and which are there already."""
+    try:
+        hub.cache()
+    except UserError as e:
+        yield Finding("weights", "nowhere to keep them", str(e))
+        return
     here = sorted(p.name for p in hub.cache().iterdir()) if hub.cache().is_dir() else []
     kept = f"in {hub.cache()}: {', '.join(here) if here else 'none yet'}"
     try:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from xception_jax import paths
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.head import parse
@@ -93,7 +94,7 @@ def _numbers(name: str, values: Any, count: int) -> list[float]:
 def class_names(path: Path, pretrained: Pretrained) -> tuple[str, ...]:
     """The lines of a text file, as many as the network has outputs; blank ones at the end do not count."""
     try:
-        names = path.expanduser().read_text("utf-8-sig").rstrip().splitlines()
+        names = paths.expanded(path).read_text("utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file in UTF-8; --classes takes one with a class name per line") from None
     if len(names) != pretrained.num_classes:

@@ -121,6 +121,7 @@ class Evaluator:
         *,
         step: int,
         averaged: bool,
+        name: str | None = None,
     ) -> dict[str, Any]:
         """Writes the certificate of `predictions` into the work directory and returns it.
 
@@ -130,6 +131,7 @@ class Evaluator:
           workdir: the run's folder.
           step: number of optimizer steps that the weights were trained for.
           averaged: whether they are Polyak averages.
+          name: in the files' names; None: the split's.
         """
         e = self._experiment
         record = report.certificate(
@@ -148,7 +150,7 @@ class Evaluator:
             config=e.config.to_dict(),
         )
         if processes.primary():
-            report.write(workdir, record, predictions)
+            report.write(workdir, record, predictions, name)
         return record
 
 

@@ -19,7 +19,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from xception_jax.config import input_spec
 from xception_jax.errors import UserError, suggest
 from xception_jax.evaluation import statistics
 from xception_jax.workdir import atomic, identity
@@ -160,13 +162,48 @@ def hash_weights(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def write(folder: Path, record: dict[str, Any], predictions: Predictions) -> Path:
-    """Writes a certificate and its predictions into a folder, replacing those of the same split.
+def name_of(workdir: Path, own: ConfigDict, asked: ConfigDict, split: str, source: dict[str, Any]) -> str:
+    """The name of an evaluation's files: the split's, where the data and how it is seen are the run's own.
+
+    Otherwise the data set's name and some digits follow, which are others for each other data or input.
+
+    Args:
+      workdir: the run's folder.
+      own, asked: the run's settings and the evaluation's.
+      split: its name.
+      source: `identity.of_source` of the split.
+    """
+    own_source = identity.recorded(workdir, split)
+    if own_source is None:  # not a split of the run, or the run is of version 0.1.0
+        same_data = (own.data.name, own.data.path) == (asked.data.name, asked.data.path)
+    else:
+        same_data = not identity.differences(own_source, source)
+    spec = input_spec(asked)
+    if same_data and spec == input_spec(own):
+        return split
+    data = Path(asked.data.path).name if asked.data.name == "folder" else asked.data.name
+    digits = hashlib.sha256(f"{source} {spec}".encode()).hexdigest()[:8]
+    return f"{split}-{data}-{digits}"
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """The path of the certificate of that name."""
+    return folder / f"evaluation-{_file_name(name)}.json"
+
+
+def write(folder: Path, record: dict[str, Any], predictions: Predictions, name: str | None = None) -> Path:
+    """Writes a certificate and its predictions into a folder, replacing those of the same name.
+
+    Args:
+      folder: the folder.
+      record: the certificate.
+      predictions: as for `certificate`.
+      name: the evaluation's; None: the split's.
 
     Returns:
       The certificate's path.
     """
-    path = folder / f"evaluation-{_file_name(record['split'])}.json"
+    path = path_of(folder, name or record["split"])
     file = path.with_name(f"{path.stem}-predictions.npz")
     buffer = io.BytesIO()
     columns = {name: column for name, column in vars(predictions).items() if name != "own"}
@@ -187,11 +224,12 @@ def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], Predicti
 
     Args:
       path: of the certificate, or of its work directory.
-      split: selects a split if the work directory has several.
+      split: selects a split, or another evaluation by its name, if the work directory has several.
 
     Raises:
       UserError: there is no certificate, there are several, or it or its predictions are damaged.
     """
+    by_name = path.is_dir()
     path = _find(path, split)
     try:
         record = json.loads(path.read_bytes())
@@ -199,7 +237,7 @@ def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], Predicti
         certified_split = record["split"]
     except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"{path} is not an evaluation certificate, or is damaged ({e!r}); evaluate again") from None
-    if split not in (None, certified_split):
+    if not by_name and split not in (None, certified_split):
         raise UserError(f'{path} is of split "{certified_split}", not "{split}"')
     try:
         contents = file.read_bytes()

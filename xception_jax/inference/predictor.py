@@ -108,8 +108,10 @@ class Predictor:
             first = maps.reshape(batch, -1, *maps.shape[1:])[:, 0]
             return outputs | {"evidence": grad_cam(model, first, jnp.argmax(outputs["scores"], -1))}
 
-        on_all = replicated(self._mesh)
-        return jax.jit(step, in_shardings=(on_all, batch_sharded(self._mesh)), out_shardings=on_all)
+        on_all, side = replicated(self._mesh), self.input.image_size
+        jitted = jax.jit(step, in_shardings=(on_all, batch_sharded(self._mesh)), out_shardings=on_all)
+        views = self._views(np.zeros((side, side, 3), np.uint8), self.input)
+        return jitted.lower(self._weights, jax.ShapeDtypeStruct((self.batch_size, *views.shape), np.uint8)).compile()
 
     def __call__(
         self, files: Sequence[Path], broken: UnreadableImages | None = None, treated: list[str] | None = None

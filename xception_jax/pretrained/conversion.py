@@ -30,6 +30,7 @@ SUFFIXES = {
 DEFAULTS = {"bn_epsilon": 1e-3, "pool_padding": "same", "flavour": "torchvision"}
 # Options that no other framework's network has, with the values that theirs correspond to.
 FIXED = {"stem": "imagenet", "between": "none", "residual": True, "middle_blocks": 8, "output_stride": 32, "head": ""}
+IN_A_GRAPH = ("middle_blocks",)  # of these, what a .keras file has a place for
 KERAS_VERSION = "3.0.0"  # whose form of configuration is written
 
 
@@ -40,9 +41,10 @@ def files(pretrained: Pretrained, to: str, output: Path) -> dict[Path, bytes]:
       UserError: the framework has no such network, or no place for a part of this one.
     """
     for name, value in FIXED.items():
-        if pretrained.options.get(name, value) != value:
+        if pretrained.options.get(name, value) != value and not (output.suffix == ".keras" and name in IN_A_GRAPH):
+            hint = "; --to=keras --output=NAME.keras has a place for it" if name in IN_A_GRAPH else ""
             raise UserError(
-                f"{to} has no equivalent of this {pretrained.model}: {name} is {pretrained.options[name]!r}"
+                f"{to} has no equivalent of this {pretrained.model}: {name} is {pretrained.options[name]!r}{hint}"
             )
     if to in ("timm", "torchvision"):
         return {output.with_name(card.CONFIG): _timm_card(pretrained), output: _torch(pretrained, to)}
@@ -82,7 +84,8 @@ def _numerics(pretrained: Pretrained) -> dict[str, Any]:
 
 def _keras_archive(pretrained: Pretrained) -> bytes:
     """A .keras file."""
-    table = keras_table(pretrained.model, head=pretrained.num_classes > 0)
+    blocks = {name: pretrained.options[name] for name in IN_A_GRAPH if name in pretrained.options}
+    table = keras_table(pretrained.model, head=pretrained.num_classes > 0, **blocks)
     table = Table((*table.entries, *_keras_hidden(pretrained)))
     tensors = foreign(pretrained, table, "keras")
     config = keras_config(

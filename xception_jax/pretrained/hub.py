@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from xception_jax import paths
 from xception_jax.errors import UserError, WeightsFileError, suggest
 from xception_jax.models import cards
 
@@ -16,29 +17,38 @@ SECONDS = 30  # timeout without an answer
 
 
 def cache() -> Path:
-    """The folder for downloaded files: $XCEPTION_JAX_CACHE, or ~/.cache/xception_jax."""
-    return Path(os.environ.get("XCEPTION_JAX_CACHE", Path.home() / ".cache" / "xception_jax")) / "weights"
+    """The folder for downloaded files: $XCEPTION_JAX_CACHE, or ~/.cache/xception_jax.
+
+    Raises:
+      UserError: neither is there.
+    """
+    folder = os.environ.get("XCEPTION_JAX_CACHE") or paths.cache()
+    if folder is None:
+        raise UserError("there is no home directory to keep weights in; set XCEPTION_JAX_CACHE to a folder for them")
+    return Path(folder) / "weights"
 
 
 def find(weights: str, model: str | None) -> Path:
     """The local file or folder for `weights`; published weights are downloaded if they are not yet in the cache.
 
     Args:
-      weights: a path or a name.
+      weights: a path or a name; what is both is the name, and "./imagenet" the path.
       model: the network for "imagenet", which is not specific; None: xception.
 
     Raises:
       UserError: the path or name does not exist, or cannot be downloaded; the message says which file to put where.
     """
-    path = Path(weights).expanduser()
-    if path.exists():
+    path = paths.expanded(weights)
+    published = {card.name for card in cards.CARDS}
+    if path.exists() and weights not in published:
         return path
+    if path.exists():
+        print(f"{weights} means the published weights; those in this folder are ./{weights}")
     if weights == "imagenet":
         return imagenet(model or "xception")
     if re.fullmatch(r"(timm|jamesdolezal)/[\w.-]+", weights):
         return hugging_face(weights)
-    names = {card.name for card in cards.CARDS}
-    raise UserError(f"there are no weights {weights}, neither a file nor a known name; {suggest(weights, names)}")
+    raise UserError(f"there are no weights {weights}, neither a file nor a known name; {suggest(weights, published)}")
 
 
 def imagenet(model: str) -> Path:
@@ -96,7 +106,8 @@ def hugging_face(repository: str) -> Path:
         return folder / TIMM_FILES[-1] if is_timm else folder
     try:
         patterns = list(TIMM_FILES) if is_timm else None
-        found = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+        own = None if paths.cache() else cache() / "hub"  # without a home, the hub's own cache would be ./~
+        found = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns, cache_dir=own))
     except errors.RepositoryNotFoundError:
         names = {card.name for card in cards.CARDS}
         raise UserError(f"the Hugging Face hub has no repository {repository}; {suggest(repository, names)}") from None

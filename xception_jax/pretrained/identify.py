@@ -13,6 +13,7 @@ from xception_jax import models
 from xception_jax.errors import UserError, WeightsFileError
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
+from xception_jax.models.xception import MIDDLE
 from xception_jax.pretrained.layouts import checkpoint
 from xception_jax.pretrained.layouts.checkpoint import names_of
 from xception_jax.pretrained.layouts.keras import MODELS as KERAS_MODELS
@@ -99,7 +100,14 @@ class Candidate:
         return len(self.missing) + len(self.unexpected)
 
 
-def recognize(tensors: Tensors, source: str, ignore: Sequence[str] = (), head: str = "") -> Recognized:
+def recognize(
+    tensors: Tensors,
+    source: str,
+    ignore: Sequence[str] = (),
+    head: str = "",
+    *,
+    middle_blocks: int = len(MIDDLE),
+) -> Recognized:
     """Recognises the network that a file's arrays belong to.
 
     Args:
@@ -107,13 +115,14 @@ def recognize(tensors: Tensors, source: str, ignore: Sequence[str] = (), head: s
       source: the file, for messages.
       ignore: patterns (of `fnmatch`) of names in the file whose arrays are left out.
       head: PyTorch's names: as for `load`.
+      middle_blocks: of an Xception with Keras' names, as its graph says.
 
     Raises:
       WeightsFileError: the network is unknown, or arrays are missing, unexpected, not finite or have wrong shapes.
       UserError: a pattern matches no name.
     """
     tensors, ignored = without(tensors, ignore, source)
-    best = min(_candidates(tensors, head), key=lambda candidate: candidate.distance)
+    best = min(_candidates(tensors, head, middle_blocks), key=lambda candidate: candidate.distance)
     _check(best, tensors, source)
     framework, model, table, arrays = best.framework, best.model, best.table, best.arrays
     entries = {entry.name: entry for entry in table.entries}
@@ -151,10 +160,10 @@ def without(tensors: Tensors, ignore: Sequence[str], source: str) -> tuple[dict[
     return kept, (f"ignored {len(ignored)} arrays: {names_of(ignored)}",) if ignored else ()
 
 
-def _candidates(tensors: Tensors, head: str) -> Iterator[Candidate]:
+def _candidates(tensors: Tensors, head: str, middle_blocks: int) -> Iterator[Candidate]:
     keras = canonical_keras(tensors)
     for model in KERAS_MODELS:
-        table = _with_head(keras_table(model), keras)
+        table = _with_head(keras_table(model, middle_blocks=middle_blocks), keras)
         yield Candidate("keras", model, table, keras, sorted(keras.keys() - {e.name for e in table.entries}))
     for model in TIMM_MODELS:
         yield Candidate("timm", model, **vars(checkpoint.read(tensors, model, head)))
@@ -196,6 +205,8 @@ def _read_options(model: str, table: Table, arrays: Tensors) -> dict[str, Any]:
         last = next(e for e in table.entries if e.path == ("block14", "sepconv2_bn", "scale"))
         if (channels := arrays[last.name].shape[-1]) != 2048:
             options["width"] = channels / 2048
+        if (blocks := len({e.path[0] for e in table.entries} & {name for name, *_ in MIDDLE})) != len(MIDDLE):
+            options["middle_blocks"] = blocks
     return options
 
 

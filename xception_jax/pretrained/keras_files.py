@@ -61,7 +61,8 @@ def of_graph(tensors: Tensors, config: Mapping[str, Any], source: str, *, head: 
     """
     tensors = _floats(tensors)
     graph = follow(layer_graph.read(config, source), tensors, source, head=head)
-    found = recognize({n: x for n, x in tensors.items() if n.rpartition("/")[0] not in graph.layers}, source)
+    arrays = {n: x for n, x in tensors.items() if n.rpartition("/")[0] not in graph.layers}
+    found = recognize(arrays, source, middle_blocks=graph.middle_blocks)
     if found.model != graph.model or found.num_classes:
         raise WeightsFileError(f"{source} is damaged: its graph is an {graph.model}, its arrays are not")
     meaning = graph.activation or compiled_scores(config.get("compile_config"))

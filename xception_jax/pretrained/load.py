@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xception_jax import paths
 from xception_jax.errors import UserError
 from xception_jax.formats.detect import read_tensors, weights_in
 from xception_jax.inputs.spec import InputSpec, Normalization
@@ -41,9 +42,11 @@ def load(
     Raises:
       UserError: the file or name does not exist, cannot be read, or belongs to another network.
     """
-    name, which = _checkpoint_of(str(weights))
+    if isinstance(weights, Path):  # never a name
+        weights = str(paths.expanded(weights).absolute())
+    name, which = _checkpoint_of(weights)
     path = hub.find(name, model)
-    pretrained = read(path, str(weights), which, ignore, head)
+    pretrained = read(path, weights, which, ignore, head)
     if model is not None and pretrained.model != model:
         raise UserError(
             f"{weights} are the weights of {FAMILIES.get(pretrained.model, 'a network')} (--model={pretrained.model}), "
@@ -55,10 +58,8 @@ def load(
 def _checkpoint_of(weights: str) -> tuple[str, str | None]:
     """Splits "DIR@best" into "DIR" and "best", or "FILE@backbone", if the whole name is not a path."""
     name, at, which = weights.rpartition("@")
-    path = Path(name).expanduser()
-    is_part = (
-        at and (path.is_dir() or (path.is_file() and which == BACKBONE)) and not Path(weights).expanduser().exists()
-    )
+    path = paths.expanded(name)
+    is_part = at and (path.is_dir() or (path.is_file() and which == BACKBONE)) and not paths.expanded(weights).exists()
     return (name, which) if is_part else (weights, None)
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xception_jax import paths
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -132,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments, signals and damage (0)")
     parser.add_argument("--processes", type=int, default=1, help="number of processes of the run (1)")
     parser.add_argument("--damage", action="store_true", help="also damage files of the latest checkpoint")
-    parser.add_argument("--folder", type=Path, help="folder in which to keep the runs (default: they are deleted)")
+    parser.add_argument(
+        "--folder", type=paths.workdir, help="folder in which to keep the runs (default: they are deleted)"
+    )
     options, flags = parser.parse_known_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

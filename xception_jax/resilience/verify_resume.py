@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xception_jax import paths
+
 if TYPE_CHECKING:
     from xception_jax.resilience.runs import Running
 
@@ -105,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=10, help="N, half of the number of steps (10)")
     parser.add_argument("--ways", nargs="+", choices=ways(0), default=list(ways(0)), help="interruptions to try (all)")
     parser.add_argument("--devices", type=int, help="CPU devices of the runs (default: the machine's accelerators)")
-    parser.add_argument("--folder", type=Path, help="folder in which to keep the runs (default: they are deleted)")
+    parser.add_argument(
+        "--folder", type=paths.workdir, help="folder in which to keep the runs (default: they are deleted)"
+    )
     options, flags = parser.parse_known_args(argv)
     if options.devices is None:
         options.ways = [way for way in options.ways if way != ELSEWHERE]

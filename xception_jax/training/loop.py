@@ -7,16 +7,18 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
 from xception_jax import experiment as experiment_lib
+from xception_jax import paths
 from xception_jax.data import Source, UnreadableImages, train_batches
 from xception_jax.errors import StorageError, TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
@@ -29,10 +31,10 @@ from xception_jax.parallel.preemption import Preempted, Preemption
 from xception_jax.parallel.processes import any_of, barrier, gather, gather_texts, primary
 from xception_jax.tasks.losses import Loss
 from xception_jax.training import summary
-from xception_jax.training.recipe import Recipe, create_recipe
+from xception_jax.training.recipe import Recipe, create_recipe, length_and_schedule
 from xception_jax.training.state import TrainState
 from xception_jax.workdir import atomic, curves, identity, sharing
-from xception_jax.workdir.checkpoints import Checkpoints
+from xception_jax.workdir.checkpoints import Checkpoints, has_checkpoints
 from xception_jax.workdir.log import RunLog
 from xception_jax.workdir.saver import Saver
 from xception_jax.workdir.status import Status
@@ -73,14 +75,15 @@ def train(
       StorageError: the data cannot be read for now; everything is saved.
       Preempted: SIGTERM was received; everything is saved.
     """
-    began, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
+    began, workdir = time.monotonic(), paths.workdir(workdir)
     with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
         preemption.leave = lambda: status.close("preempted")
         ending.hooks.before_leaving = lambda end: status.close(
             "preempted" if end.code == os.EX_TEMPFAIL else "failed", error=end.message
         )
         sharing.check_shared(workdir)
-        experiment = experiment_lib.create(config_lib.as_started(config, workdir), source=source, loss=loss)
+        resumed = config_lib.read(workdir / "config.json") if has_checkpoints(workdir) else None
+        experiment = experiment_lib.create(config, source=source, loss=loss, resumed=resumed)
         recipe = create_recipe(experiment)
         config, step = experiment.config, eval_step(experiment)
         validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
@@ -90,22 +93,25 @@ def train(
             split: f"{found['num_examples']} examples, {found['examples'][:8]}" for split, found in splits.items()
         }
         sharing.agreed(lambda: listed, "data", waits=())
-        remarks = claim(workdir, recipe, splits)
+        profiler = Profiler(workdir / "profile", profile)
+        remarks = compare(workdir, recipe, splits)
         if primary():
             summary.show(recipe)
         checkpoints = Checkpoints(workdir, config.checkpoint)
         latest = sharing.agreed(checkpoints.look, "checkpoints") or 0
-        remarks += checkpoints.set_aside
         if latest and (changes := identity.class_differences(checkpoints.class_names(latest), experiment.class_names)):
             raise UserError(f"the training split now has {changes[0]}; restore the data, or use another --workdir")
+        check_length(latest, recipe.total_steps)
+        remarks += [*checkpoints.set_aside, *profiler.missed(latest, recipe.total_steps)]
+        # From here on the start is not refused any more: what it is goes into the work directory.
         if primary():
+            atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
             identity.record(workdir, splits, latest)
         status.update(state="training", step=latest, total_steps=recipe.total_steps)
         train_step, state = ready(recipe, checkpoints)
         with RunLog(workdir, recipe.total_steps, resume_step=int(state.step), primary=primary()) as log:
             for sentence in remarks:
                 log.note(sentence)
-            profiler = Profiler(workdir / "profile", profile)
             run = Run(recipe, train_step, validator, checkpoints, log, status, preemption, profiler)
             state, speed, broken = fit(run, state)
             weights = state.evaluated(averaged=config.evaluation.averaged)
@@ -115,6 +121,14 @@ def train(
                 weights, predictions, seen, workdir, step=int(state.step), averaged=weights is state.averaged
             )
         checkpoints.close()
+        training = {
+            "images_per_second": speed,
+            "wall_time": time.monotonic() - began,
+            "broken_pictures": gather(broken.reasons),
+            "broken_because": gather_texts(broken.reasons),
+        }
+        if latest == recipe.total_steps:  # nothing was left to train
+            training |= recorded_training(workdir, latest, training)
         results = {
             "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss", *experiment.metrics)},
             "split": tester.split,
@@ -122,10 +136,7 @@ def train(
             "model": config.model.name,
             "num_parameters": num_parameters(state.weights),
             "step": int(state.step),
-            "images_per_second": speed,
-            "wall_time": time.monotonic() - began,
-            "broken_pictures": gather(broken.reasons),
-            "broken_because": gather_texts(broken.reasons),
+            **training,
             **identity.environment(),
         }
         if primary():
@@ -165,12 +176,13 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
     recipe, log, status, check = run.recipe, run.log, run.status, run.preemption.check
     experiment, start, total = recipe.experiment, int(state.step), recipe.total_steps
     config = experiment.config
-    every = {key: recipe.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
+    intervals = {key: recipe.interval(key) for key in ("log_every", "evaluation.every", "checkpoint.every")}
     broken, reader, clock = UnreadableImages(config.data.max_unreadable), MetricsReader(run.checkpoints), Clock()
     saver = Saver(run.checkpoints, log, status, run_record(experiment))
 
     def due(key: str, step: int) -> bool:
-        return step % every[key] == 0 or step == total
+        every = intervals[key]
+        return every is not None and (step % every == 0 or step == total)
 
     def evaluate(step: int) -> dict[str, float]:
         reader.finish()
@@ -214,9 +226,20 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
             if not isinstance(e, Preempted):
                 log.note(f"stopped by an error; step {int(state.step)} is saved, and the same command resumes from it")
         raise
+    finally:
+        run.profiler.close()
     saver.finish(state, evaluated)
     run.preemption.nothing_to_lose = True
     return state, clock.mean(), broken
+
+
+def check_length(step: int, total_steps: int) -> None:
+    """Raises UserError if a run that is at `step` is past the length of training."""
+    if step > total_steps:
+        raise UserError(
+            f"the work directory is already at step {step}, past the {total_steps} steps of the config; "
+            "train longer, or use another --workdir"
+        )
 
 
 def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
@@ -225,11 +248,6 @@ def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainStat
     The step is compiled, if steps are left, while the state is initialised or restored.
     """
     latest, total = checkpoints.latest, recipe.total_steps
-    if latest is not None and latest > total:
-        raise UserError(
-            f"the work directory is already at step {latest}, past the {total} steps of the config; "
-            "train longer, or use another --workdir"
-        )
     with ThreadPoolExecutor(1, "compilation") as pool:
         compiling = pool.submit(recipe.compiled_train_step) if latest != total else None
         if latest is None:
@@ -254,8 +272,8 @@ def run_record(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def claim(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> list[str]:
-    """Writes the config into a new work directory; raises UserError if it belongs to another config or other data.
+def compare(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Raises UserError if the work directory belongs to another config or other data.
 
     Args:
       workdir: the run's folder.
@@ -270,22 +288,30 @@ def claim(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> l
     if path.exists():
         old = config_lib.read(path)
         config_lib.check_same_run(workdir, old, config)
-        remarks = change_of_length(create_recipe(dataclasses.replace(recipe.experiment, config=old)), recipe)
+        before = length_and_schedule(dataclasses.replace(recipe.experiment, config=old))
+        remarks = change_of_length(*before, recipe)
         remarks += identity.compare(workdir, splits, config.data.train_split)
     barrier("the config was compared")
-    if primary():
-        atomic.write_atomically(path, config_lib.to_json(config) + "\n")
     return remarks
 
 
-def change_of_length(old: Recipe, new: Recipe) -> list[str]:
+def recorded_training(workdir: Path, step: int, names: Iterable[str]) -> dict[str, Any]:
+    """Of results.json the figures `names`, if it is there and of this step."""
+    try:
+        results = json.loads((workdir / "results.json").read_text())
+        return {name: results[name] for name in names if name in results} if results["step"] == step else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def change_of_length(old_steps: int, old_schedule: optax.Schedule, new: Recipe) -> list[str]:
     """The effect of a different length of training, as at most one sentence."""
-    if old.total_steps == new.total_steps:
+    if old_steps == new.total_steps:
         return []
-    sentence = f"training lasts {new.total_steps:,} steps, not {old.total_steps:,} as before"
+    sentence = f"training lasts {new.total_steps:,} steps, not {old_steps:,} as before"
     # The end of the shorter run, where runs are usually extended and the rates differ most.
-    step = min(old.total_steps, new.total_steps)
-    before, after = (float(recipe.schedule(step)) for recipe in (old, new))
+    step = min(old_steps, new.total_steps)
+    before, after = (float(schedule(step)) for schedule in (old_schedule, new.schedule))
     if before != after:
         name = new.experiment.config.schedule.name
         sentence += (

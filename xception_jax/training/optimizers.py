@@ -29,21 +29,27 @@ def create_schedule(config: "ConfigDict", *, total_steps: int, in_steps: Callabl
     s, peak = config.schedule, config.learning_rate
     if s.name not in SCHEDULES:
         raise UserError(f'unknown schedule.name "{s.name}"; {suggest(s.name, SCHEDULES)}')
-    warmup = round(in_steps(s.warmup, key="schedule.warmup"))
-    if warmup >= total_steps > 0 and warmup > 0:
-        raise UserError(
-            f"schedule.warmup is {warmup} steps, but training lasts only {total_steps}; shorten the warm-up"
-        )
+    warmup = warmup_steps(round(in_steps(s.warmup, key="schedule.warmup")), total_steps)
     if s.name == "constant":
         after = optax.constant_schedule(peak)
     elif s.name == "cosine":
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup), alpha=s.final_fraction)
     else:
         every = in_steps(s.decay_every, key="schedule.decay_every")
+        if every == 0:
+            raise UserError(
+                f'config.schedule.decay_every is "{s.decay_every}"; write an interval above 0, or for a learning rate '
+                'that does not decay, config.schedule.name = "constant"'
+            )
         after = optax.exponential_decay(peak, every, s.decay_rate, staircase=s.staircase)
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def warmup_steps(asked: int, total_steps: int) -> int:
+    """The steps of a warm-up: half of a training that is not longer than the warm-up asked for."""
+    return asked if asked < total_steps else total_steps // 2
 
 
 def is_kernel(params: dict) -> dict:

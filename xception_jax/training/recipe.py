@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,11 +13,14 @@ from xception_jax.experiment import Experiment, build_model
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import state_shardings
-from xception_jax.pretrained import fill, transplant
+from xception_jax.pretrained import fill, load, transplant
 from xception_jax.training.durations import in_steps
 from xception_jax.training.optimizers import create_optimizer, create_schedule
 from xception_jax.training.state import TrainState, create_state
 from xception_jax.training.step import TrainSettings, make_train_step
+
+NEVER = "never"
+MAY_BE_NEVER = ("evaluation.every", "checkpoint.every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +44,24 @@ class Recipe:
         """The number of steps that process as many images as the training split has."""
         return len(self.experiment.source) / self.experiment.config.batch_size
 
-    def interval(self, key: str) -> int:
-        """The interval set by `key`, in steps, at least one."""
-        return max(1, round(_in_steps(self.experiment, config_lib.flatten(self.experiment.config)[key], key)))
+    def in_steps(self, key: str) -> float:
+        """The duration set by `key`, in steps, not rounded; raises UserError if it is none."""
+        return _in_steps(self.experiment, config_lib.flatten(self.experiment.config)[key], key)
+
+    def interval(self, key: str) -> int | None:
+        """The interval set by `key`, in steps, at least one; None: never, where `MAY_BE_NEVER` allows it.
+
+        Raises:
+          UserError: the setting is neither a duration above 0 nor an allowed "never".
+        """
+        duration = config_lib.flatten(self.experiment.config)[key]
+        if duration == NEVER and key in MAY_BE_NEVER:
+            return None
+        steps = self.in_steps(key)
+        if steps == 0:
+            hint = f' or, for none during training, "{NEVER}"' if key in MAY_BE_NEVER else ""
+            raise UserError(f'config.{key} is "{duration}"; write an interval above 0, such as "500 steps"{hint}')
+        return max(1, round(steps))
 
     @property
     def settings(self) -> TrainSettings:
@@ -65,9 +82,12 @@ class Recipe:
         """The initial state, on the devices: a function of the seed and of the weights to start from."""
         e = self.experiment
         _, weights = variables.split(build_model(e.config, e.num_classes))
-        if e.pretrained is not None:
-            trained, report = transplant(e.pretrained, e.abstract_weights)
-            print(report, *(f"assumed: {line}" for line in e.pretrained.assumed), sep="\n")
+        pretrained = e.pretrained
+        if pretrained is None and e.config.model.weights:  # it should have resumed, but no checkpoint is intact
+            pretrained = load(e.config.model.weights, e.config.model.name, head=e.config.model.head)
+        if pretrained is not None:
+            trained, report = transplant(pretrained, e.abstract_weights)
+            print(report, *(f"assumed: {line}" for line in pretrained.assumed), sep="\n")
             weights = fill(weights, trained)
         # From the host, where each process has all of them.
         weights = jax.tree.map(np.asarray, weights)
@@ -114,7 +134,21 @@ def create_recipe(experiment: Experiment) -> Recipe:
       UserError: what is wrong, and what to do.
     """
     config = experiment.config
-    to_steps: Any = lambda duration, key: _in_steps(experiment, duration, key)  # noqa: E731
+    total_steps, schedule = length_and_schedule(experiment)
+    optimizer = create_optimizer(dict(config.optimizer), schedule, config_lib.own_options(config, "optimizer"))
+    recipe = Recipe(experiment, total_steps, schedule, optimizer)
+    for key in ("log_every", "evaluation.every", "checkpoint.every"):
+        recipe.interval(key)
+    return recipe
+
+
+def length_and_schedule(experiment: Experiment) -> tuple[int, optax.Schedule]:
+    """The number of steps of training, and the learning rate by step.
+
+    Raises:
+      UserError: what is wrong, and what to do.
+    """
+    config, to_steps = experiment.config, functools.partial(_in_steps, experiment)
     if config.num_steps is not None:
         total_steps = config.num_steps
     elif config.num_examples is not None:
@@ -123,12 +157,7 @@ def create_recipe(experiment: Experiment) -> Recipe:
         total_steps = round(to_steps(f"{config.num_epochs} epochs", key="num_epochs"))
     if total_steps < 1:
         raise UserError("training would last less than one step; raise config.num_epochs or lower config.batch_size")
-    schedule = create_schedule(config, total_steps=total_steps, in_steps=to_steps)
-    optimizer = create_optimizer(dict(config.optimizer), schedule, config_lib.own_options(config, "optimizer"))
-    recipe = Recipe(experiment, total_steps, schedule, optimizer)
-    for key in ("log_every", "evaluation.every", "checkpoint.every"):
-        recipe.interval(key)
-    return recipe
+    return total_steps, create_schedule(config, total_steps=total_steps, in_steps=to_steps)
 
 
 def _in_steps(experiment: Experiment, duration: str, key: str) -> float:

@@ -18,6 +18,7 @@ from xception_jax.models import variables
 from xception_jax.models.variables import Weights, num_bytes, num_parameters
 from xception_jax.parallel.mesh import bytes_on_each_device, data_mesh, state_shardings
 from xception_jax.terminal import console
+from xception_jax.training.optimizers import warmup_steps
 from xception_jax.training.recipe import Recipe
 
 REST = "body"  # operations outside the network's named parts
@@ -139,6 +140,9 @@ def show(recipe: Recipe) -> None:
         f"{recipe.total_steps:,} steps of {config.batch_size} images "
         f"({recipe.steps_per_epoch:,.1f} per epoch) on {_devices(experiment)}"
     )
+    asked = round(recipe.in_steps("schedule.warmup"))
+    if (warmup := warmup_steps(asked, recipe.total_steps)) != asked:
+        print(f"the warm-up of {config.schedule.warmup} would be all of the training; it takes {warmup} steps")
 
 
 def show_memory(recipe: Recipe, train_step: jax.stages.Compiled | None = None) -> None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
@@ -110,12 +111,18 @@ class Checkpoints:
         state = jax.tree.map(jnp.copy, state)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         self.wait()  # saves are distinguished by their step
-        self._saving = int(state.step)
+        self._saving, self._arrays = int(state.step), len(jax.tree.leaves(state))
         self._manager.save(self._saving, args=args, metrics=metrics, force=True)
 
     def _write_manifest(self) -> None:
-        """Called by Orbax in the background, in the first process, just before the rename."""
+        """Called by Orbax in the background, in the first process, just before the rename.
+
+        Raises:
+          OSError: the index of what was written lacks arrays.
+        """
         (folder,) = self._directory.glob(f"{self._saving}{_UNFINISHED}")
+        if (found := _arrays_in_index(folder / "state")) < self._arrays:
+            raise OSError(f"of {self._arrays} arrays {found} are in the index of what was written")
         checksums.write(folder)
 
     @property
@@ -219,7 +226,7 @@ class Checkpoints:
             there = steps[::-1]
             raise UserError(f'no checkpoint of step "{which}" in {self._directory}; choose from: {there}, last, best')
         for step in candidates:
-            why = checksums.damage(self._directory / str(step))
+            why = _damage(self._directory / str(step))
             if why is None:
                 return step
             print(f"the checkpoint of step {step} is damaged: {why}")
@@ -234,6 +241,24 @@ class Checkpoints:
         self._manager.close()
 
 
+def _arrays_in_index(state: Path) -> int:
+    """The number of arrays that a saved state's index names."""
+    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{state}/"}}).result()
+    return len({key.rpartition(b"/")[0] for key in store.list().result()})
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether there is a checkpoint in the run's folder, intact or not."""
+    return any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if it is intact."""
+    why = checksums.damage(folder)
+    # Earlier versions counted saves that held nothing.
+    return why if why or (folder / "state" / "manifest.ocdbt").exists() else "it has no index of its arrays"
+
+
 def _with_indices(tree: Any) -> Any:
     """Converts list indices in a tree to integers: Orbax writes them as strings."""
     if not isinstance(tree, dict):
@@ -245,7 +270,7 @@ def _set_damaged_aside(directory: Path) -> list[str]:
     """Moves damaged checkpoints to damaged/ next to `directory`; returns a sentence for each."""
     sentences = []
     for folder in sorted((p for p in directory.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name)):
-        if (why := checksums.damage(folder)) is not None:
+        if (why := _damage(folder)) is not None:
             aside = directory.with_name("damaged")
             aside.mkdir(exist_ok=True)
             target = next(t for i in itertools.count() if not (t := aside / f"{folder.name}.{i}").exists())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xception_jax import paths
 from xception_jax.errors import needs
 from xception_jax.workdir import atomic
 from xception_jax.workdir.log import read_log
@@ -29,7 +30,8 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
       UserError: there is no log, or it is damaged, or matplotlib is not installed.
     """
     # Runs must not write into ~/.config.
-    os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "xception_jax" / "matplotlib"))
+    if (cache := paths.cache()) and paths.writable(cache):
+        os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
     with needs("train", "drawing curves"):
         from matplotlib.figure import Figure
 

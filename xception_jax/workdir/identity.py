@@ -127,6 +127,12 @@ def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) 
     return sentences
 
 
+def recorded(workdir: Path, split: str) -> dict[str, Any] | None:
+    """`of_source` of a split at the run's first start, or None if that is not recorded."""
+    path = workdir / NAME
+    return atomic.read_json(path)["data"].get(split) if path.exists() else None
+
+
 def _describe(code: dict[str, Any]) -> str:
     if code["commit"] is None:
         return "an installed version"

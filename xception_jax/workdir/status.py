@@ -32,6 +32,9 @@ class Status:
     The directory is locked by the kernel (`flock` on the file `lock`), which releases the lock however the process
     ends. If the last owner was on another host, or the file system does not support locks, its heartbeat decides.
 
+    If a start ends by an error before its state was updated, the file of the runs before is put back: a start that is
+    refused changes nothing.
+
     Args:
       workdir: the run's folder.
       sleep: `time.sleep`.
@@ -51,6 +54,7 @@ class Status:
         workdir.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(workdir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         self._refuse_if_owned(workdir, sleep)
+        self._before = self._path.read_bytes() if self._path.exists() else None
         self.update()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
@@ -93,9 +97,14 @@ class Status:
     def close(self, state: str, **fields: Any) -> None:
         """Writes the final state, and releases the directory."""
         self._closed.set()
-        if primary():
+        if not primary():
+            return
+        if state == "failed" and self._fields["state"] == "starting" and self._before is not None:
+            with self._writing, contextlib.suppress(OSError):
+                atomic.write_atomically(self._path, self._before, durable=False)
+        else:
             self.update(state=state, seconds_left=0 if state == "finished" else None, **fields)
-            os.close(self._lock)
+        os.close(self._lock)
 
     def __enter__(self) -> Self:
         return self

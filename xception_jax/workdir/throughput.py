@@ -69,6 +69,8 @@ def memory_bytes() -> int | None:
 class Profiler:
     """Traces some training steps into a folder for XProf (or TensorBoard's profile plugin) and Perfetto.
 
+    A run that resumes or ends among these steps traces those that it takes.
+
     Args:
       folder: the target folder.
       steps: the steps to trace; may be empty.
@@ -76,6 +78,26 @@ class Profiler:
 
     def __init__(self, folder: Path, steps: range):
         self._folder, self._steps = folder, steps
+        self._tracing = False
+
+    def missed(self, resume_step: int, total_steps: int) -> list[str]:
+        """A sentence if none of the steps to trace is left.
+
+        Args:
+          resume_step: number of training steps already done.
+          total_steps: length of training.
+
+        Raises:
+          UserError: training ends before the first of them.
+        """
+        if self._steps and self._steps[0] > total_steps:
+            raise UserError(
+                f"--profile asks for steps {self._steps[0]} to {self._steps[-1]}, but training ends at step "
+                f"{total_steps}; choose earlier ones"
+            )
+        if self._steps and self._steps[-1] <= resume_step:
+            return [f"--profile: steps {self._steps[0]} to {self._steps[-1]} are done already; nothing is traced"]
+        return []
 
     @contextlib.contextmanager
     def step(self, step: int, finish: Callable[[], None]) -> Iterator[None]:
@@ -88,12 +110,19 @@ class Profiler:
         if step not in self._steps:
             yield
             return
-        if step == self._steps[0]:
+        if not self._tracing:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._tracing = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
         if step == self._steps[-1]:
             finish()
+            self.close()
+
+    def close(self) -> None:
+        """Ends the trace, if there is one."""
+        if self._tracing:
+            self._tracing = False
             jax.profiler.stop_trace()
 
 

@@ -1,9 +1,9 @@
 """Data sets by name."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from xception_jax import paths
 from xception_jax.data.sources.base import Source
 from xception_jax.data.sources.builtin import Digits, Synthetic
 from xception_jax.data.sources.folder import Folder
@@ -15,7 +15,7 @@ Opener = Callable[..., Source]
 
 def open_folder(split: str, *, path: str, train_split: str) -> Source:
     """A folder laid out as split/class/image."""
-    return Folder(Path(path).expanduser(), split, train_split)
+    return Folder(paths.expanded(path), split, train_split)
 
 
 def open_digits(split: str) -> Source:

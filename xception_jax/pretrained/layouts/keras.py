@@ -135,19 +135,20 @@ def _ndim(tensors: Mapping[str, np.ndarray], layer: str) -> int:
     return 0 if kernel is None else kernel.ndim
 
 
-def keras_table(model: str, *, head: bool = True) -> Table:
+def keras_table(model: str, *, head: bool = True, middle_blocks: int = len(xception.MIDDLE)) -> Table:
     """The table of a network, in the order of Keras' layers.
 
     Args:
       model: "xception", or "inception_v3" of flavour "keras".
       head: whether to include the logits layer.
+      middle_blocks: of Xception's middle flow; keras.applications' has 8.
 
     Raises:
       UserError: Keras has no such network.
     """
     if model not in MODELS:
         raise UserError(f'Keras has no equivalent of model "{model}"; {suggest(model, MODELS)}')
-    entries = [*(_xception() if model == "xception" else _inception_v3())]
+    entries = [*(_xception(middle_blocks) if model == "xception" else _inception_v3())]
     if head:
         entries += _kernel(("head", "logits"), HEAD)
         entries.append(Entry("params", ("head", "logits", "bias"), f"{HEAD}/bias"))
@@ -168,12 +169,12 @@ def _separable(path: Path, layer: str) -> Iterator[Entry]:
     yield Entry("params", (*path, "pointwise", "kernel"), f"{layer}/pointwise_kernel")
 
 
-def _xception() -> Iterator[Entry]:
+def _xception(middle_blocks: int) -> Iterator[Entry]:
     for i in (1, 2):
         yield from _kernel(("block1", f"conv{i}"), f"block1_conv{i}")
         yield from norm_entries(("block1", f"conv{i}_bn"), f"block1_conv{i}_bn")
     shortcuts = 0
-    for name, widths, stride in xception.ENTRY + xception.MIDDLE + xception.EXIT:
+    for name, widths, stride in xception.ENTRY + xception.MIDDLE[:middle_blocks] + xception.EXIT:
         for i in range(len(widths)):
             yield from _separable((name, "sepconvs", i), f"{name}_sepconv{i + 1}")
             yield from norm_entries((name, "norms", i), f"{name}_sepconv{i + 1}_bn")

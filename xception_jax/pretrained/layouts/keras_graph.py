@@ -18,6 +18,7 @@ from xception_jax.errors import WeightsFileError
 from xception_jax.formats.layer_graph import Layer
 from xception_jax.inputs.spec import Normalization
 from xception_jax.models.head import SCORES, Scores, Step
+from xception_jax.models.xception import MIDDLE
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -27,6 +28,7 @@ LAYERS = {
     "xception": {"Conv2D": 6, "SeparableConv2D": 34, "BatchNormalization": 40, "MaxPooling2D": 4, "Add": 12},
     "inception_v3": {"Conv2D": 94, "BatchNormalization": 94, "MaxPooling2D": 4, "AveragePooling2D": 9},
 }
+IN_A_MIDDLE_BLOCK = {"SeparableConv2D": 3, "BatchNormalization": 3, "Add": 1}  # of Xception's
 BN_EPSILON = 1e-3
 INSTEAD = "; FILE@backbone loads the network without its head"
 
@@ -74,6 +76,7 @@ class Graph:
       logits: the layer of the logits; "" if there is none.
       activation: of the logits, "" if there is none.
       layers: names of all layers outside the backbone.
+      middle_blocks: of an Xception.
     """
 
     model: str
@@ -84,6 +87,7 @@ class Graph:
     logits: str
     activation: str
     layers: frozenset[str]
+    middle_blocks: int = len(MIDDLE)
 
 
 def follow(output: Layer, tensors: Tensors, source: str, *, head: bool = True) -> Graph:
@@ -108,13 +112,15 @@ def follow(output: Layer, tensors: Tensors, source: str, *, head: bool = True) -
     first = next(layer for layer in inside if layer.kind == "Conv2D")
     before = _chain(first.inputs[0], None, source) if first.inputs else []
     outside = {id(layer) for layer in before}
-    epsilon = _epsilon(model, [layer for layer in inside if id(layer) not in outside], source)
+    between = [layer for layer in inside if id(layer) not in outside]
+    epsilon = _epsilon(model, between, source)
     normalization, size = _input(before, tensors, source)
     after = _chain(output, last, source) if head else []
     steps, logits, activation = _head(after, source)
     backbone = {layer.name for layer in inside} - {layer.name for layer in before}
     names = frozenset(layer.name for layer in every) - backbone
-    return Graph(model, epsilon, size, normalization, steps, logits, activation, names)
+    blocks = _middle_blocks(model, between)
+    return Graph(model, epsilon, size, normalization, steps, logits, activation, names, blocks)
 
 
 def _chain(layer: Layer, end: Layer | None, source: str) -> list[Layer]:
@@ -133,6 +139,12 @@ def _chain(layer: Layer, end: Layer | None, source: str) -> list[Layer]:
     return chain[::-1]
 
 
+def _middle_blocks(model: str, layers: list[Layer]) -> int:
+    """The number of an Xception's middle blocks, each of which ends in a sum as four other blocks do."""
+    sums = sum(layer.kind == "Add" for layer in layers)
+    return min(max(sums - 4, 0), len(MIDDLE)) if model == "xception" else len(MIDDLE)
+
+
 def _epsilon(model: str, layers: list[Layer], source: str) -> float:
     """The epsilon of the backbone's batch normalization.
 
@@ -140,8 +152,9 @@ def _epsilon(model: str, layers: list[Layer], source: str) -> float:
       WeightsFileError: the backbone was changed: it has other layers or activations, or several epsilons.
     """
     found = collections.Counter(layer.kind for layer in layers)
+    omitted = len(MIDDLE) - _middle_blocks(model, layers)
     for kind, count in LAYERS[model].items():
-        if found[kind] != count:
+        if found[kind] != count - omitted * IN_A_MIDDLE_BLOCK.get(kind, 0):
             raise WeightsFileError(
                 f"{source}: its {model} was changed: it has {found[kind]} {kind}, Keras' has {count}"
             )
