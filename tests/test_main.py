@@ -116,7 +116,7 @@ def test_a_folder_with_some_of_the_classes_is_evaluated_by_their_names(trained, 
     others = ["--config.data.name=folder", f"--config.data.path={folder}"]
     result = command("--mode=evaluate", *SMALL_RUN, *others, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
-    (other,) = workdir.glob("evaluation-test-folder-*.json")
+    (other,) = workdir.glob("evaluation-test-pictures-*.json")
     for found in json.loads(other.read_text())["per_class"]:
         assert found["count"] == counts[found["name"]]
         assert found["correct"] == (before[found["name"]]["correct"] if found["count"] else 0)

@@ -104,7 +104,7 @@ def test_a_run_that_began_with_keras_weights_goes_on(tiny, tmp_path, monkeypatch
         loop.train(tiny, tmp_path / "new")
     written = json.loads((tmp_path / "new" / "config.json").read_text())
     del written["schema"], written["data"]["resize"], written["model"]["head"]
-    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "checkpoints" / "1").mkdir(parents=True)
     (tmp_path / "old" / "config.json").write_text(json.dumps(written))
     with pytest.raises(ReadyError, match="crop"):
         loop.train(tiny, tmp_path / "old")

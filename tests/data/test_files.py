@@ -172,7 +172,7 @@ def test_splits_are_found_in_any_case(tmp_path):
             "no class folders.*another split.*predict --weights",
         ),
         (["a/1.png", "b/1.png"], "train", "if these are classes, move them into a folder train"),
-        (["train/1.png", "train/2.png"], "train", "0 class folders.*no class folders"),
+        (["train/1.png", "train/2.png"], "train", "no class folders with pictures.*have no class folders"),
         (["test/a/1.png", "test/b/1.png"], "train", "train_split=test"),
     ],
 )

@@ -69,7 +69,6 @@ def test_label_is_the_training_split_s(tmp_path):
         (lambda root: None, "there is no folder"),
         (lambda root: make_folder(root, splits=("test",)), 'has no folder "train" \\(it contains: test\\)'),
         (lambda root: [(root / "train" / c).mkdir(parents=True) for c in "ab"], "no class folders with pictures"),
-        (lambda root: make_folder(root, classes=("one",)), "at least 2 are needed"),
     ],
 )
 def test_folder_says_what_is_missing(tmp_path, arrange, message):
@@ -178,6 +177,13 @@ class Counted:
         return self.records[index]
 
 
+def test_one_class_is_not_enough_to_train(tiny, tmp_path):
+    make_folder(tmp_path / "data", classes=("one",))
+    tiny.update_from_flattened_dict({"data.name": "folder", "data.path": str(tmp_path / "data")})
+    with pytest.raises(UserError, match=r"has 1 classes \(one\), but at least 2 are needed"):
+        experiment.create(tiny)
+
+
 def test_an_evaluation_reads_each_record_once(imagenet, tiny):
     """Although the names of its pictures, which the predictions are listed by, are in the records."""
     tiny.update_from_flattened_dict({"data.name": "imagenet2012", "data.data_dir": str(imagenet)})
@@ -190,7 +196,8 @@ def test_an_evaluation_reads_each_record_once(imagenet, tiny):
     run = experiment.create(tiny)
     assert not run.input.decoding.orientation  # pixels as published
     evaluator = Evaluator(run, "validation", step)
-    records = evaluator.source._records = Counted(evaluator.source._records)
+    source = evaluator.source._source  # in which labels are those of the run
+    records = source._records = Counted(source._records)
     predictions, seen = evaluator.predict(weights=None)
     found = dict(zip(predictions.ids, predictions.labels.tolist(), strict=True))
     assert (found, seen.skipped) == ({f"n{i}.JPEG": 100 + i for i in range(3)}, {})
