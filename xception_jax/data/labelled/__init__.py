@@ -1,0 +1,18 @@
+"""Labelled images, from folders of classes or tables of files: read, checked and split."""
+
+from xception_jax.data.labelled.columns import Columns
+from xception_jax.data.labelled.images import SPLITS, Labelled, LabelledSource, check_classes, split_source
+from xception_jax.data.labelled.opening import duplicates, open_labelled
+from xception_jax.data.labelled.saving import to_csv
+
+__all__ = [
+    "SPLITS",
+    "Columns",
+    "Labelled",
+    "LabelledSource",
+    "check_classes",
+    "duplicates",
+    "open_labelled",
+    "split_source",
+    "to_csv",
+]

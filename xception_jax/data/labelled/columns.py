@@ -1,0 +1,179 @@
+"""Tables of images as columns of texts, from CSV, TSV and Parquet files."""
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from xception_jax.errors import UserError, needs, suggest
+
+# A column's cells, by its name. Several values of one cell of a Parquet file have LISTED between them.
+Table = dict[str, list[str]]
+LISTED = "\x1f"
+LONGEST_CELL = 2**30  # characters; Python's own limit is 131,072
+TRUE, FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The names of a table's columns. None: found by the usual names; "": there is none.
+
+    Attributes:
+      file: the images' files.
+      label: the class, or classes with a separator between them, or a number; or several columns, of 0 and 1 for each
+        class, or of numbers.
+      split: train, validation or test.
+      group: what images belong to that have to be in one split, a patient, say.
+      weight: of the image in the loss.
+    """
+
+    file: str | None = None
+    label: str | tuple[str, ...] | None = None
+    split: str | None = None
+    group: str | None = None
+    weight: str | None = None
+
+
+# What people call them; the first that a table has is taken, whatever its case.
+USUAL = {
+    "file": (
+        *("file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_file", "image_path"),
+        *("image_id", "img", "picture", "photo"),
+    ),
+    "label": ("label", "labels", "class", "classes", "class_name", "category", "categories", "target", "tags", "tag"),
+    "split": ("split", "subset", "partition", "set"),
+    "group": (
+        *("group", "groups", "group_id", "patient", "patient_id", "patientid", "subject", "subject_id"),
+        *("slide", "slide_id", "case_id"),
+    ),
+    "weight": ("weight", "sample_weight"),
+}
+
+
+class Found(NamedTuple):
+    """The columns of one table; "" where there is none."""
+
+    file: str
+    label: tuple[str, ...]
+    split: str
+    group: str
+    weight: str
+
+    def __str__(self) -> str:
+        roles = {**self._asdict(), "label": some(self.label)}
+        return ", ".join(f'{role} from "{name}"' for role, name in roles.items() if name)
+
+
+def read_table(path: Path) -> Table:
+    """All columns of a table, as texts; an empty cell is "".
+
+    Raises:
+      UserError: the file is not a table, is damaged, or has no rows.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        table = _read_csv(path, "\t" if suffix == ".tsv" else ",")
+    elif suffix in (".parquet", ".pq"):
+        table = _read_parquet(path)
+    else:
+        raise UserError(f"{path} is not a table of images: expected a folder, or a file .csv, .tsv or .parquet")
+    if not table or not next(iter(table.values())):
+        raise UserError(f"{path} has no rows")
+    return table
+
+
+def _read_csv(path: Path, delimiter: str) -> Table:
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as f:
+            first = f.readline()
+            if delimiter not in first and ";" in first:  # as spreadsheets write it where the comma is in numbers
+                delimiter = ";"
+            f.seek(0)
+            reader = csv.reader(f, delimiter=delimiter, skipinitialspace=True, strict=True)
+            names = [name.strip() for name in next(reader, [])]
+            rows = []
+            for row in reader:
+                if row and len(row) != len(names):
+                    raise UserError(f"{path}, line {reader.line_num}: {len(row)} values for {len(names)} columns")
+                rows += [row] if row else []
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as CSV in UTF-8") from None
+    except csv.Error as e:
+        raise UserError(f"{path} is damaged: {e}") from None
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f'{path} has two columns "{twice[0]}"')
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _read_parquet(path: Path) -> Table:
+    with needs("train", f"the table {path.name}"):
+        import pyarrow
+        import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+        texts = [f.name for f in schema if not (pyarrow.types.is_struct(f.type) or pyarrow.types.is_binary(f.type))]
+        table = pyarrow.parquet.read_table(path, columns=texts)  # without images, which some have in them
+    except pyarrow.ArrowInvalid as e:
+        raise UserError(f"{path} is damaged: {str(e).splitlines()[0]}") from None
+    return {name: [_text(cell) for cell in table.column(name).to_pylist()] for name in table.column_names}
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, list):
+        return LISTED.join(map(_text, cell))
+    return "" if cell is None else str(cell)
+
+
+def find_columns(table: Table, wanted: Columns, where: Path) -> Found:
+    """Which column is what.
+
+    Raises:
+      UserError: a column is not there, or the file's or the label's cannot be told from the names.
+    """
+    labels = (wanted.label,) if isinstance(wanted.label, str) else wanted.label or ()
+    given = {**dataclasses.asdict(wanted), "label": None}
+    for name in (*labels, *given.values()):
+        if name and name not in table:
+            raise UserError(f'{where} has no column "{name}"; {suggest(name, table)}')
+    rest = [name for name in table if name not in labels and name not in given.values()]
+
+    def usual(role: str) -> str:
+        by_case = {name.casefold(): name for name in reversed(rest)}
+        name = next((by_case[n] for n in USUAL[role] if n in by_case), "")
+        rest.remove(name) if name else None
+        return name
+
+    file = usual("file") if given["file"] is None else given["file"]
+    if not file:
+        raise UserError(f"{where}: which column has the files? It has: {', '.join(table)}. Set columns.file")
+    others = {role: usual(role) if given[role] is None else given[role] for role in ("split", "group", "weight")}
+    return Found(file, labels or _label_columns(table, usual("label"), rest, where), **others)
+
+
+def _label_columns(table: Table, usual: str, rest: Sequence[str], where: Path) -> tuple[str, ...]:
+    """The columns of labels: of a usual name, of one like it, the only one left, or all that are left of 0 and 1."""
+    rest = [name for name in rest if name and not name.startswith("Unnamed:")]  # pandas' row numbers
+    alike = [name for name in rest if "label" in name.casefold() or "class" in name.casefold()]
+    if usual:
+        return (usual,)
+    for some in (alike, rest):
+        if len(some) == 1:
+            return tuple(some)
+    if len(rest) > 1 and all(are_flags(table[name]) for name in rest):
+        return tuple(rest)
+    there = f"It has: {', '.join(table)}" if rest else f"Besides {', '.join(table)} it has none"
+    raise UserError(f"{where}: which column has the labels? {there}. Set columns.label")
+
+
+def are_flags(cells: Sequence[str]) -> bool:
+    """Whether a column is of 0 and 1, or of false and true."""
+    return {cell.casefold() for cell in cells} <= {*TRUE, *FALSE}
+
+
+def some(names: Sequence[str] | Mapping[str, object], most: int = 3) -> str:
+    """A few names, and how many there are besides."""
+    shown = [name.encode(errors="replace").decode() for name in list(names)[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most:,} more" if len(names) > most else "")

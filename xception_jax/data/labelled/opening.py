@@ -1,0 +1,142 @@
+"""Opens labelled images: reads them, makes the split that is not given, and refuses what contradicts itself."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from xception_jax.data.labelled.columns import Columns, some
+from xception_jax.data.labelled.contents import same_contents
+from xception_jax.data.labelled.folders import read_folder
+from xception_jax.data.labelled.images import SPLITS, Labelled
+from xception_jax.data.labelled.splitting import ENOUGH, few, make_split, strata_of
+from xception_jax.data.labelled.tables import read_files
+from xception_jax.errors import UserError
+from xception_jax.tasks.task import Task
+
+
+def open_labelled(
+    path: Path,
+    columns: Columns | None = None,
+    *,
+    task: Task | None = None,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    max_missing: int = 100,
+    refuse_duplicates: bool = False,
+) -> Labelled:
+    """Labelled images from a folder, a table, or a table that was saved by `to_csv`.
+
+    Args:
+      path: a folder class/image or split/class/image; or a CSV, TSV or Parquet file, whose file names are relative to
+        its folder, or to the folder "images" beside it.
+      columns: of the table; None: found by their usual names.
+      task: None: inferred.
+      seed: of the split, if there is none.
+      fractions: of train, validation and test; (0, 0, 1) puts all images in test.
+      max_missing: how many of the table's files may be missing; they are left out.
+      refuse_duplicates: images of the same contents in two splits are an error, not only a remark.
+
+    Raises:
+      UserError: the data contradict themselves, or cannot be understood; the message says where and what to do.
+    """
+    path = path.expanduser().absolute()
+    if path.is_dir():
+        if columns is not None:
+            raise UserError(f"{path} is a folder, which has no columns; give the path of the table in it")
+        found = read_folder(path, task)
+    elif path.is_file():
+        found = read_files(path, columns, task, max_missing)
+    else:
+        raise UserError(f"there is no folder or table {path}")
+    same = same_contents(found.paths())
+    found = _with_split(found, same, fractions, seed)
+    _check_group(found)
+    return _checked(found, same, refuse_duplicates)
+
+
+def _with_split(data: Labelled, same: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Labelled:
+    """With a split if there is none, and with a validation split from train if there are only train and test."""
+    there = set(data.split.tolist())
+    if there == {"train", "test"}:
+        rows, made = data.rows("train"), "No validation split was given: a part of train is taken"
+        share = fractions[1] / (fractions[0] + fractions[1]) if fractions[0] else 0.0
+        fractions = (1 - share, share, 0.0)
+    elif there == {""}:
+        rows, made = np.arange(len(data.files)), "No split was given: one is made"
+    else:
+        return data
+    stratum, labels = strata_of(data.task, data.targets[rows]), data.labels()[rows]
+    units = np.unique(same[rows] if data.group is None else data.group[rows], return_inverse=True)[1]
+    split = data.split.copy()
+    split[rows] = make_split(
+        stratum,
+        np.eye(int(stratum.max()) + 1, dtype=bool)[stratum] if data.task == "regression" else labels,
+        units,
+        uneven=data.group is not None,
+        fractions=fractions,
+        seed=seed,
+    )
+    by = {"single_label": "the class", "multi_label": "an image's rarest label", "regression": "the first number"}
+    apart = "" if data.group is None else ", groups undivided"
+    counts = Counter(split.tolist())
+    sizes = ", ".join(f"{counts[name]:,} {name}" for name in SPLITS)
+    remark = f"{made}, with seed {seed}, in proportion by {by[data.task]}{apart}: {sizes}."
+    remarks = [*data.remarks, remark]
+    rare = [data.class_names[k] for k in np.unique(stratum[few(stratum, units)]) if k < labels.shape[1]]
+    if rare and max(fractions) < 1:
+        what = "images" if data.group is None else "groups"
+        remarks.append(f"Classes with less than {ENOUGH} {what}, which are all in train: {some(rare)} ({len(rare):,}).")
+    return dataclasses.replace(data, split=split, remarks=tuple(remarks))
+
+
+def _check_group(data: Labelled) -> None:
+    """Refuses a group that is in two splits."""
+    if data.group is None:
+        return
+    sides: dict[str, set[str]] = {}
+    for group, split in zip(data.group.tolist(), data.split.tolist(), strict=True):
+        sides.setdefault(group, set()).add(split)
+    if divided := [group for group, splits in sides.items() if len(splits) > 1]:
+        splits = " and ".join(name for name in SPLITS if name in sides[divided[0]])
+        raise UserError(
+            f"there are groups in two splits, {some(divided)} (the first in {splits}), which would be tested with what "
+            'was learnt of them. Move each to one, or set columns.split="" to have a split made'
+        )
+
+
+def _checked(data: Labelled, same: np.ndarray, refuse_duplicates: bool) -> Labelled:
+    """With remarks on what a split lacks, and on equal images in two splits; or refused."""
+    labels, remarks = data.labels(), list(data.remarks)
+    if data.task == "single_label" and len(data.class_names) < 2:
+        raise UserError(f'all images in {data.root} are of the class "{data.class_names[0]}"; at least 2 are needed')
+    for split in SPLITS:
+        if not len(data.rows(split)):
+            remarks.append(f"There is no {split} split.")
+            continue
+        lacks = labels.any(axis=0) & ~labels[data.rows(split)].any(axis=0)
+        lacking = [data.class_names[k] for k in np.flatnonzero(lacks)]
+        if lacking and split == "train" and data.task == "single_label":
+            raise UserError(f"train has no image of {some(lacking)}, which other splits have; it could not be learnt")
+        if lacking:
+            remarks.append(
+                f"{split} has no image of {len(lacking):,} of the {labels.shape[1]:,} classes: {some(lacking)}."
+            )
+    pairs = _between_splits(data, same)
+    if pairs:
+        named = [f"{data.files[a]} ({data.split[a]}) = {data.files[b]} ({data.split[b]})" for a, b in pairs]
+        text = f"{len(pairs):,} images are also in another split, byte for byte: {some(named)}"
+        if refuse_duplicates:
+            raise UserError(f"{text}; remove them from one")
+        remarks.append(f"{text}.")
+    return dataclasses.replace(data, remarks=tuple(dict.fromkeys(remarks)))
+
+
+def duplicates(data: Labelled) -> list[tuple[int, int]]:
+    """The rows of images with the same contents as the first such image, which is in another split: (first, row)."""
+    return _between_splits(data, same_contents(data.paths()))
+
+
+def _between_splits(data: Labelled, same: np.ndarray) -> list[tuple[int, int]]:
+    return [(int(a), b) for b, a in enumerate(same) if data.split[a] != data.split[b]]

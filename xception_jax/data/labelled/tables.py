@@ -1,0 +1,133 @@
+"""Labelled images in tables of their files."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xception_jax.data.files import ENDINGS
+from xception_jax.data.labelled.columns import Columns, Table, find_columns, read_table, some
+from xception_jax.data.labelled.images import SPLIT_NAMES, Labelled, from_labels, reordered
+from xception_jax.data.labelled.labels import read_labels
+from xception_jax.data.labelled.saving import read_about
+from xception_jax.errors import UserError, suggest
+from xception_jax.tasks.task import Task
+
+IMAGES = "images"  # the folder beside a table that its file names may be in
+
+
+def read_files(path: Path, columns: Columns | None, task: Task | None, max_missing: int) -> Labelled:
+    """The images of a table; the split is "" if it has none."""
+    table = read_table(path)
+    about = read_about(table, path)
+    root = Path(about["root"]) if about and Path(about["root"]).is_dir() else path.parent
+    if columns is not None:
+        about = {}
+    elif about:
+        columns = Columns(**about["columns"] | {"label": tuple(about["columns"]["label"])})
+    found = find_columns(table, columns or Columns(), path)
+    remarks = list(about["remarks"]) if about else [f"Columns of {path.name}: {found}."]
+    used = [name for name in (*found.label, found.split, found.group, found.weight) if name]
+    rows, files, said = _files(path, root, table[found.file], {name: table[name] for name in used}, max_missing)
+    cells = {name: [table[name][row] for row in rows] for name in used}
+    labels = read_labels(
+        {name: cells[name] for name in found.label},
+        files,
+        task=task or about.get("task"),
+        class_names=about.get("class_names") if task in (None, about.get("task")) else None,
+        separator=about.get("separator"),
+    )
+    group, weight = cells.get(found.group), cells.get(found.weight)
+    data = from_labels(
+        root,
+        files,
+        labels,
+        split=list(map(_split_name, cells[found.split], files)) if found.split else [""] * len(files),
+        group=_named(found.group, group, files) if group else None,
+        weight=list(map(_weight, weight, files)) if weight else None,
+        remarks=[*remarks, *said],
+    )
+    return data if about else _without_unseen(data)
+
+
+def _files(
+    path: Path, root: Path, names: Sequence[str], cells: Table, max_missing: int
+) -> tuple[list[int], list[str], list[str]]:
+    """The first row of each file that is there, its name from the root, and remarks on the other rows.
+
+    Raises:
+      UserError: too many files are missing, or rows of one file differ.
+    """
+    located = [_locate(root, name) for name in names]
+    missing = [name for name, file in zip(names, located, strict=True) if file is None]
+    if len(missing) > max_missing or len(missing) == len(located):
+        raise UserError(
+            f"{len(missing):,} of the {len(located):,} files of {path} are not in {root} nor in {root / IMAGES}: "
+            f"{some(missing)}; at most {max_missing} may be missing"
+        )
+    first: dict[str, int] = {}
+    repeated = 0
+    for row, file in enumerate(located):
+        if file is None or (before := first.setdefault(file, row)) == row:
+            continue
+        repeated += 1
+        for name, column in cells.items():
+            if column[before] != column[row]:
+                raise UserError(
+                    f'{path}: {file} is in two rows with different values of "{name}", "{column[before]}" and '
+                    f'"{column[row]}"; keep one of them'
+                )
+    remarks = [f"Files of the table that are missing and left out: {some(missing)} ({len(missing):,})."] * bool(missing)
+    remarks += [f"Rows that repeat another and are left out: {repeated:,}."] * bool(repeated)
+    return list(first.values()), list(first), remarks
+
+
+def _without_unseen(data: Labelled) -> Labelled:
+    """Without the classes that no image has, and labels of several that none has in train: they cannot be learnt."""
+    if data.task == "regression":
+        return data
+    rows = data.rows("train") if data.task == "multi_label" and len(data.rows("train")) else slice(None)
+    seen = data.labels()[rows].any(axis=0)
+    if seen.all():
+        return data
+    if not seen.any():
+        raise UserError(f"no image of the table in {data.root} has a label")
+    unseen = [data.class_names[k] for k in np.flatnonzero(~seen)]
+    data = reordered(data, [data.class_names[k] for k in np.flatnonzero(seen)])
+    remark = f"Left out, because no image {'to train on ' if data.split.any() else ''}has them: classes {some(unseen)}."
+    return dataclasses.replace(data, remarks=(*data.remarks, remark))
+
+
+def _locate(root: Path, name: str) -> str | None:
+    """The file of a table's name, from the root: there or in "images", with an image's suffix if the name has none."""
+    names = dict.fromkeys((name, name.replace("\\", "/"))) if name else ()
+    for suffix, folder, written in itertools.product(("", *sorted(ENDINGS)), ("", IMAGES), names):
+        path = os.path.normpath(root / folder / (written + suffix))
+        if os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, False for names that cannot be
+            return (Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(path)).as_posix()
+    return None
+
+
+def _split_name(cell: str, file: str) -> str:
+    if (split := SPLIT_NAMES.get(cell.strip().casefold())) is None:
+        raise UserError(f'{file}: unknown split "{cell}"; {suggest(cell, SPLIT_NAMES)}')
+    return split
+
+
+def _weight(cell: str, file: str) -> float:
+    try:
+        weight = float(cell)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight < np.inf:
+        raise UserError(f'{file}: the weight "{cell}" is not a number of 0 or more')
+    return weight
+
+
+def _named(column: str, groups: list[str], files: Sequence[str]) -> list[str]:
+    if empty := [file for file, group in zip(files, groups, strict=True) if not group]:
+        raise UserError(f'{some(empty)}: column "{column}" is empty; an image that is alone needs a group of its own')
+    return groups
