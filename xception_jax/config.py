@@ -55,6 +55,10 @@ def default() -> ConfigDict:
     m.flavour = config_dict.placeholder(str)  # inception_v3: torchvision, keras, paper or fid
     m.aux_head = config_dict.placeholder(bool)  # inception_v3
 
+    # Of trained weights, what is trained further; see docs/finetuning.md.
+    c.train_from = ""  # the first part that is trained: "block13", or "head"; those before it stay as they are
+    c.fixed_statistics = False  # normalize with the running statistics in training, too, all but the head
+
     c.data = d = ConfigDict()
     d.name = "imagenet2012"  # a TFDS data set, or "folder", "digits", "synthetic"
     d.path = ""  # folder: laid out as split/class/image
@@ -65,7 +69,7 @@ def default() -> ConfigDict:
     d.crop_area = (0.08, 1.0)  # training crops: fraction of the image's area
     d.crop_aspect = (3 / 4, 4 / 3)  # training crops: width over height
     d.flip = True  # training: mirror with probability 1/2
-    d.augment = ""  # training: your own function of a view and a random generator; "": none
+    d.augment = ""  # training: "histology", or your own function of a view and a random generator; "": none
     # The network's input. None: as its weights were trained; without weights, see inputs/spec.py.
     d.resize = config_dict.placeholder(str)  # evaluation, of other shapes than a square: squash, crop or pad
     d.crop_fraction = config_dict.placeholder(float)  # evaluation, crop: fraction of the side that is kept
@@ -102,6 +106,7 @@ def default() -> ConfigDict:
     o.epsilon = config_dict.placeholder(float)  # None: rmsprop 1.0, adamw 1e-8, lamb 1e-6
     o.weight_decay = 1e-5  # on kernels only. sgd, rmsprop: added to the gradient (L2); adamw, lamb: decoupled
     o.clip_norm = config_dict.placeholder(float)  # maximum global norm of the gradient
+    o.part_decay = 1.0  # factor of the learning rate from each part of the network to the one before it
     o.accumulate_steps = 1  # parts of a batch computed one at a time to save memory; each has its own batch statistics
 
     c.loss = "cross_entropy"  # or your own function of logits and labels
@@ -128,6 +133,14 @@ def default() -> ConfigDict:
     k.keep_best = 1
     k.best_metric = "top1"  # of the validation split: top1, top5, one of `metrics` (the highest), or loss (the lowest)
 
+    c.finetune = f = ConfigDict()  # read by `finetune` alone
+    f.task = config_dict.placeholder(str)  # single_label, multi_label or regression; None: as the data looks
+    f.head = ""  # layers before the outputs: "dense 512 relu, dropout 0.5", see models/head.py; "": a linear head
+    f.unfreeze = ""  # after the head, train from this part on ("block13", or "block1" for all); "": keep all frozen
+    f.balance = False  # weigh examples so that all classes count alike
+    f.calibrate = True  # divide the logits by a temperature fitted on the validation split
+    f.uncertainty = False  # dropout at inference, 30 passes of the head, which must have dropout
+
     c.user = ConfigDict()  # your own settings, read only by your own code
     return c
 
@@ -143,6 +156,7 @@ OPEN_SECTIONS = ("model.", "data.", "optimizer.", "user.")
 
 # Settings that a resumed run may change: they affect what is written and shown; results change only by rounding.
 MAY_CHANGE = (
+    "finetune.",
     "lowering",
     "log_every",
     "evaluation.",
@@ -360,6 +374,7 @@ def validate(config: ConfigDict) -> None:
         ("optimizer.epsilon", positive, "positive"),
         ("optimizer.weight_decay", lambda v: v >= 0, "0 or more"),
         ("optimizer.clip_norm", positive, "positive"),
+        ("optimizer.part_decay", whole_share, "above 0 and at most 1"),
         ("optimizer.accumulate_steps", positive, "positive"),
         ("label_smoothing", fraction, "from 0 to below 1"),
         ("aux_loss_weight", lambda v: v >= 0, "0 or more"),

@@ -15,10 +15,10 @@ from xception_jax.data import Source, open_source
 from xception_jax.data.augmentation import AUGMENTATIONS, Augmentation
 from xception_jax.data.sources.registry import as_published
 from xception_jax.data.sources.relabelled import Relabelled
-from xception_jax.errors import UserError
+from xception_jax.errors import UserError, suggest
 from xception_jax.extension.names import name_of
 from xception_jax.inputs.spec import InputSpec
-from xception_jax.models import check_options, create_model, variables
+from xception_jax.models import Backbone, check_options, create_model, variables
 from xception_jax.models.layers import check_image_size
 from xception_jax.models.variables import Weights
 from xception_jax.parallel import distributed
@@ -214,10 +214,24 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
     return config_lib.fill(config, decided)
 
 
-def build_model(config: ConfigDict, num_classes: int) -> nnx.Module:
+def build_model(config: ConfigDict, num_classes: int) -> Backbone:
     """The network of `config.model`, with parameters initialised from the seed."""
     rngs = nnx.Rngs(config.seed)
-    return create_model(config.model.name, num_classes=num_classes, rngs=rngs, **config_lib.model_options(config))
+    model = create_model(config.model.name, num_classes=num_classes, rngs=rngs, **config_lib.model_options(config))
+    model.frozen = parts_before(model.parts, config.train_from)
+    model.fixed_statistics = config.fixed_statistics
+    return model
+
+
+def parts_before(parts: tuple[str, ...], first: str) -> tuple[str, ...]:
+    """The parts of a network before the first that is trained; none if `first` is "".
+
+    Raises:
+      UserError: there is no such part.
+    """
+    if first and first not in parts:
+        raise UserError(f'config.train_from is "{first}", which is not a part of the network; {suggest(first, parts)}')
+    return parts[: parts.index(first)] if first else ()
 
 
 def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, Weights]:

@@ -293,11 +293,11 @@ class AlignedXception(Backbone):
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
     ) -> dict[int, Float[Array, "B h w C"]]:
         with jax.named_scope("block1"):
-            x = self.block1(images, train=train)
+            x = self.block1(images, train=self.trains("block1", train))
         maps = {}
         for i, (before, after) in enumerate(zip(self.strides, self.strides[1:], strict=False), 2):
-            with jax.named_scope(f"block{i}"):
-                maps[before], x = getattr(self, f"block{i}")(x, train=train, rngs=rngs)
+            with jax.named_scope(name := f"block{i}"):
+                maps[before], x = getattr(self, name)(x, train=self.trains(name, train), rngs=rngs)
                 if self.preactivation and i == len(self.strides):
                     x = nnx.relu(x)
             maps[after] = x

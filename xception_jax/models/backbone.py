@@ -31,6 +31,9 @@ class Backbone(nnx.Module):
       input_spec: the input that the network expects; trained weights bring their own.
       class_names: of the logits; () if unknown.
       deterministic: whether the network is in inference mode; set by `train()` and `eval()`.
+      parts: its modules by name, from the image to the logits: "block1" to "head", say; `create_model` notes them.
+      frozen: parts that training leaves as they are, parameters and statistics: they are always in inference mode.
+      fixed_statistics: whether all parts but the head are in inference mode, though their parameters are trained.
     """
 
     min_image_size: int = 1
@@ -39,6 +42,17 @@ class Backbone(nnx.Module):
     input_spec: InputSpec = InputSpec()
     class_names: tuple[str, ...] = ()
     deterministic: bool = True
+    parts: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    fixed_statistics: bool = False
+
+    def note_parts(self) -> None:
+        """Sets `parts`, while the attributes are in the order in which they were made."""
+        self.parts = tuple(name for name, part in vars(self).items() if isinstance(part, nnx.Module))
+
+    def trains(self, part: str, train: bool) -> bool:
+        """Whether a part is in training mode when the network is called with `train`."""
+        return train and part not in self.frozen and (part == "head" or not self.fixed_statistics)
 
     def maps(
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
@@ -110,7 +124,7 @@ class Backbone(nnx.Module):
         """Logits, float32. Arguments and errors as for `feature_pyramid`; `rngs` is also used for dropout."""
         x = self.features(images, train=train, rngs=rngs)
         with jax.named_scope("head"):
-            return self.head(x, train=self._trains(train), rngs=rngs)
+            return self.head(x, train=self.trains("head", self._trains(train)), rngs=rngs)
 
     def _trains(self, train: bool | None) -> bool:
         return not self.deterministic if train is None else train

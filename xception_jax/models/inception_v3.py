@@ -397,14 +397,14 @@ class InceptionV3(Backbone):
         self, images: Float[Array, "B H W 3"], *, train: bool, rngs: nnx.Rngs | None
     ) -> dict[int, Float[Array, "B h w C"]]:
         with jax.named_scope("stem"):
-            *before, x = self.stem(images, train=train)
+            *before, x = self.stem(images, train=self.trains("stem", train))
         *strides, stride = STEM_STRIDES[self.stem.kind]
         maps = dict(zip(strides, before, strict=True))
         for i in range(11):
             if i in (3, 8):
                 stride *= 2
-            with jax.named_scope(f"mixed{i}"):
-                maps[stride] = x = getattr(self, f"mixed{i}")(x, train=train)
+            with jax.named_scope(name := f"mixed{i}"):
+                maps[stride] = x = getattr(self, name)(x, train=self.trains(name, train))
         return maps
 
     def __call__(  # type: ignore[override]
@@ -417,8 +417,8 @@ class InceptionV3(Backbone):
         train = self._trains(train)
         *_, middle, x = self.feature_pyramid(images, train=train).values()
         with jax.named_scope("head"):
-            logits = self.head(x, train=train, rngs=rngs)
-        if self.aux is None or not train:
+            logits = self.head(x, train=self.trains("head", train), rngs=rngs)
+        if self.aux is None or not train or "aux" in self.frozen:
             return logits
         with jax.named_scope("aux"):
-            return logits, self.aux(middle, train=train)
+            return logits, self.aux(middle, train=self.trains("aux", train))

@@ -56,11 +56,13 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
       UserError: an unknown name or option (the message suggests the closest one), or a value out of range.
     """
     check_options(name, options)
-    if name not in OURS:
-        return _checked(MODELS.find(name)(num_classes, rngs=rngs, **options), name)
-    keys = _Keys(rngs)
-    model = OURS[name](num_classes, rngs=cast(nnx.Rngs, keys), **options)
-    keys.finish()
+    if name in OURS:
+        keys = _Keys(rngs)
+        model = OURS[name](num_classes, rngs=cast(nnx.Rngs, keys), **options)
+        keys.finish()
+    else:
+        model = _checked(MODELS.find(name)(num_classes, rngs=rngs, **options), name)
+    model.note_parts()
     return model
 
 

@@ -301,11 +301,11 @@ class Xception(Backbone):
     ) -> dict[int, Float[Array, "B h w C"]]:
         """The maps, each after the leading ReLU of the next block."""
         with jax.named_scope("block1"):
-            x = self.block1(images, train=train)
+            x = self.block1(images, train=self.trains("block1", train))
         maps = {self.strides[0]: x}
         for name, stride in zip(self.block_names, self.strides[1:], strict=True):
             with jax.named_scope(name):
-                maps[stride] = x = getattr(self, name)(x, train=train, rngs=rngs)
+                maps[stride] = x = getattr(self, name)(x, train=self.trains(name, train), rngs=rngs)
         with jax.named_scope("block14"):
-            maps[stride] = self.block14(x, train=train)
+            maps[stride] = self.block14(x, train=self.trains("block14", train))
         return {stride: nnx.relu(x) for stride, x in maps.items()}

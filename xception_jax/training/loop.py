@@ -82,37 +82,19 @@ def train(
             "preempted" if end.code == os.EX_TEMPFAIL else "failed", error=end.message
         )
         sharing.check_shared(workdir)
-        resumed = config_lib.read(workdir / "config.json") if has_checkpoints(workdir) else None
-        experiment = experiment_lib.create(config, source=source, loss=loss, resumed=resumed)
-        recipe = create_recipe(experiment)
-        config, step = experiment.config, eval_step(experiment)
-        validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
-        splits = {e.split: identity.of_source(e.source) for e in (validator, tester)}
-        splits[config.data.train_split] = identity.of_source(experiment.source)
-        listed = {
-            split: f"{found['num_examples']} examples, {found['examples'][:8]}" for split, found in splits.items()
-        }
-        sharing.agreed(lambda: listed, "data", waits=())
-        profiler = Profiler(workdir / "profile", profile)
-        remarks = compare(workdir, recipe, splits)
-        if primary():
-            summary.show(recipe)
-        checkpoints = Checkpoints(workdir, config.checkpoint)
-        latest = sharing.agreed(checkpoints.look, "checkpoints") or 0
-        if latest and (changes := identity.class_differences(checkpoints.class_names(latest), experiment.class_names)):
-            raise UserError(f"the training split now has {changes[0]}; restore the data, or use another --workdir")
-        check_length(latest, recipe.total_steps)
-        remarks += [*checkpoints.set_aside, *profiler.missed(latest, recipe.total_steps)]
-        # From here on the start is not refused any more: what it is goes into the work directory.
+        start = prepare(config, workdir, source, loss, profile)
+        recipe, checkpoints, tester, latest = start.recipe, start.checkpoints, start.tester, start.latest
+        experiment = recipe.experiment
+        config = experiment.config
         if primary():
             atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
-            identity.record(workdir, splits, latest)
+            identity.record(workdir, start.splits, latest)
         status.update(state="training", step=latest, total_steps=recipe.total_steps)
         train_step, state = ready(recipe, checkpoints)
         with RunLog(workdir, recipe.total_steps, resume_step=int(state.step), primary=primary()) as log:
-            for sentence in remarks:
+            for sentence in start.remarks:
                 log.note(sentence)
-            run = Run(recipe, train_step, validator, checkpoints, log, status, preemption, profiler)
+            run = Run(recipe, train_step, start.validator, checkpoints, log, status, preemption, start.profiler)
             state, speed, broken = fit(run, state)
             weights = state.evaluated(averaged=config.evaluation.averaged)
             with status.evaluating():
@@ -147,6 +129,66 @@ def train(
                 print(f"no curves.png: {e}")
     ending.hooks.before_leaving = lambda end: None
     return results
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A start that nothing refuses any more.
+
+    Attributes:
+      recipe: what is trained, and how.
+      validator, tester: evaluate the validation and the test split.
+      checkpoints: of the work directory.
+      latest: the step of the last one, or 0.
+      profiler: of the steps to trace.
+      splits: `identity.of_source` of each split, by its name.
+      remarks: what a user should know of this start, in sentences.
+    """
+
+    recipe: Recipe
+    validator: Evaluator
+    tester: Evaluator
+    checkpoints: Checkpoints
+    latest: int
+    profiler: Profiler
+    splits: dict[str, dict[str, Any]]
+    remarks: list[str]
+
+
+def prepare(
+    config: ConfigDict,
+    workdir: Path,
+    source: Callable[[str], Source] | None,
+    loss: Loss | None,
+    profile: range,
+) -> Start:
+    """Opens all that a run needs, and compares it with what is in the work directory; arguments as for `train`.
+
+    Nothing is written, but that damaged checkpoints are set aside.
+
+    Raises:
+      UserError: the config, the data or the work directory refuses this start.
+    """
+    resumed = config_lib.read(workdir / "config.json") if has_checkpoints(workdir) else None
+    experiment = experiment_lib.create(config, source=source, loss=loss, resumed=resumed)
+    recipe = create_recipe(experiment)
+    config, step = experiment.config, eval_step(experiment)
+    validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
+    splits = {e.split: identity.of_source(e.source) for e in (validator, tester)}
+    splits[config.data.train_split] = identity.of_source(experiment.source)
+    listed = {split: f"{found['num_examples']} examples, {found['examples'][:8]}" for split, found in splits.items()}
+    sharing.agreed(lambda: listed, "data", waits=())
+    profiler = Profiler(workdir / "profile", profile)
+    remarks = compare(workdir, recipe, splits)
+    if primary():
+        summary.show(recipe)
+    checkpoints = Checkpoints(workdir, config.checkpoint)
+    latest = sharing.agreed(checkpoints.look, "checkpoints") or 0
+    if latest and (changes := identity.class_differences(checkpoints.class_names(latest), experiment.class_names)):
+        raise UserError(f"the training split now has {changes[0]}; restore the data, or use another --workdir")
+    check_length(latest, recipe.total_steps)
+    remarks += [*checkpoints.set_aside, *profiler.missed(latest, recipe.total_steps)]
+    return Start(recipe, validator, tester, checkpoints, latest, profiler, splits, remarks)
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
 """Learning rate schedules and optimizers, by name, from the config."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -143,3 +143,28 @@ def create_optimizer(
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     return optimizer
+
+
+def by_part(
+    optimizer: optax.GradientTransformation, parts: Sequence[str], frozen: Sequence[str], decay: float
+) -> optax.GradientTransformation:
+    """An optimizer that leaves the frozen parts of a network as they are, and trains earlier parts more slowly.
+
+    Args:
+      optimizer: of the rest.
+      parts: the network's, from the image to the logits: the first levels of its parameters.
+      frozen: those that are not trained; no state is kept for them.
+      decay: factor of the updates from each part to the one before it.
+    """
+
+    factors = {name: decay ** (len(parts) - 1 - i) for i, name in enumerate(parts)}
+
+    def slowed(updates: dict, params: dict | None = None) -> dict:
+        return jax.tree_util.tree_map_with_path(lambda path, u: factors[path[0].key] * u, updates)
+
+    def labels(params: dict) -> dict:
+        return {name: "frozen" if name in frozen else "trained" for name in params}
+
+    if decay != 1:
+        optimizer = optax.chain(optimizer, optax.stateless(slowed))
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels) if frozen else optimizer

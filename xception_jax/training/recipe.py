@@ -15,7 +15,7 @@ from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import state_shardings
 from xception_jax.pretrained import fill, load, transplant
 from xception_jax.training.durations import in_steps
-from xception_jax.training.optimizers import create_optimizer, create_schedule
+from xception_jax.training.optimizers import by_part, create_optimizer, create_schedule
 from xception_jax.training.state import TrainState, create_state
 from xception_jax.training.step import TrainSettings, make_train_step
 
@@ -136,6 +136,8 @@ def create_recipe(experiment: Experiment) -> Recipe:
     config = experiment.config
     total_steps, schedule = length_and_schedule(experiment)
     optimizer = create_optimizer(dict(config.optimizer), schedule, config_lib.own_options(config, "optimizer"))
+    model = variables.merge(experiment.graphdef, experiment.abstract_weights)
+    optimizer = by_part(optimizer, model.parts, model.frozen, config.optimizer.part_decay)
     recipe = Recipe(experiment, total_steps, schedule, optimizer)
     for key in ("log_every", "evaluation.every", "checkpoint.every"):
         recipe.interval(key)

@@ -76,6 +76,9 @@ def make_train_step(
     def loss_fn(params: dict, batch_stats: dict, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
         params = in_use(params, mesh)
         model = variables.merge(graphdef, Weights(params, batch_stats))
+        if frozen := getattr(model, "frozen", ()):  # without their gradients, the parts before them need none either
+            params = {name: jax.lax.stop_gradient(x) if name in frozen else x for name, x in params.items()}
+            model = variables.merge(graphdef, Weights(params, batch_stats))
         outputs = model(settings.normalization(images), train=True, rngs=nnx.Rngs(dropout=key))
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = settings.loss(logits, labels).mean()
