@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from xception_jax.data import histology
 from xception_jax.data.decode import (
     COLUMNS_REVERSED,
     EXCHANGED,
@@ -39,7 +40,7 @@ OPENCV = {
 }
 # A user's augmentation: from a view, uint8 [S, S, 3], and its random generator to another view.
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-AUGMENTATIONS: Registry[Augment] = Registry("augmentation", {})
+AUGMENTATIONS: Registry[Augment] = Registry("augmentation", {"histology": histology.augment})
 
 
 def register_augmentation(name: str, function: Augment) -> Augment:
