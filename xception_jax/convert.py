@@ -1,6 +1,6 @@
 """Converts weights between formats, and finds the first layer where two networks differ.
 
-python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz --output=Y
+python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz|native --output=Y
 python -m xception_jax.convert --diff A B [--image=IMAGE]
 """
 
@@ -13,7 +13,7 @@ from xception_jax.cli import common
 from xception_jax.errors import UserError
 
 USAGE = (
-    "usage: python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz --output=Y, "
+    "usage: python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz|native --output=Y, "
     "or python -m xception_jax.convert --diff A B"
 )
 # Of a layer's largest activation: above what float32 rounding leaves after a hundred layers.
@@ -41,7 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
     )
-    flags.DEFINE_enum("to", None, ["timm", "torchvision", "keras", "npz"], "The format to write.")
+    flags.DEFINE_enum("to", None, ["timm", "torchvision", "keras", "npz", "native"], "The format to write.")
     common.define_path("output", None, "The file to write: .safetensors, .keras, .h5 or .npz.")
     common.define_ignore()
     flags.DEFINE_bool("diff", False, "Compare the activations of the two networks given.")

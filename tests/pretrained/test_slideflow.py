@@ -104,7 +104,7 @@ def test_params_that_do_not_fit_are_refused(copy, changes, message):
 def test_a_network_s_uncertainty_is_that_of_its_head_s_masks(expected):
     model = filled(slideflow.read(FOLDER))
     images, key = expected["standardized"], jax.random.key(3)
-    found = jax.jit(lambda x: monte_carlo_dropout(model, model.pooled_features(x), key, passes=400))(images)
+    found = jax.jit(lambda x: monte_carlo_dropout(model.head, model.pooled_features(x), key, passes=400))(images)
     assert np.all(found.std > 1e-3)
     # The same in float64 NumPy, with masks of its own: the two agree as far as 400 draws let them.
     mean, std = reference_uncertainty(slideflow.read(FOLDER).tensors, expected["features"], 4000)
@@ -122,7 +122,7 @@ class HeadAlone(Backbone):
 def test_a_picture_s_uncertainty_is_its_own():
     """The same in another row of a batch of another size."""
     model, features = HeadAlone(), np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    uncertain = jax.jit(lambda x: monte_carlo_dropout(model, x, jax.random.key(0), passes=3))
+    uncertain = jax.jit(lambda x: monte_carlo_dropout(model.head, x, jax.random.key(0), passes=3))
     three, two = uncertain(features), uncertain(features[[2, 0]])
     assert np.all(np.asarray(three.std) > 1e-3)
     for ours, theirs in zip(two, three, strict=True):
@@ -153,7 +153,7 @@ def test_without_dropout_there_is_no_uncertainty(expected):
     pathology.options.update(dropout=0.0, hidden_dropout=0.0)
     model = filled(pathology)
     features = model.pooled_features(expected["standardized"])
-    found = monte_carlo_dropout(model, features, jax.random.key(0), passes=3)
+    found = monte_carlo_dropout(model.head, features, jax.random.key(0), passes=3)
     np.testing.assert_allclose(found.std, 0, atol=1e-7)
     np.testing.assert_allclose(found.mean, expected["probabilities"], atol=1e-4)
 

@@ -15,9 +15,10 @@ from xception_jax.formats import hdf5
 Tensors = Mapping[str, np.ndarray]
 
 
-def safetensors(tensors: Tensors) -> bytes:
-    """A .safetensors file (huggingface.co/docs/safetensors)."""
-    return save({name: np.asarray(x, order="C") for name, x in tensors.items()})  # the library ignores strides
+def safetensors(tensors: Tensors, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A .safetensors file (huggingface.co/docs/safetensors), with texts of one's own as metadata."""
+    arrays = {name: np.asarray(x, order="C") for name, x in tensors.items()}  # the library ignores strides
+    return save(arrays, None if metadata is None else dict(metadata))
 
 
 def keras_h5(tensors: Tensors, layers: Sequence[str]) -> bytes:

@@ -12,6 +12,7 @@ from xception_jax.formats import writing
 from xception_jax.inputs.spec import Normalization
 from xception_jax.pretrained import card
 from xception_jax.pretrained.identify import OPTIONS
+from xception_jax.pretrained.layouts import native
 from xception_jax.pretrained.layouts.keras import keras_layers, keras_table, norm_entries
 from xception_jax.pretrained.layouts.keras_config import groups, keras_config
 from xception_jax.pretrained.layouts.table import Entry, Table, to_foreign
@@ -25,6 +26,7 @@ SUFFIXES = {
     "torchvision": (".safetensors",),
     "keras": (".keras", ".h5"),
     "npz": (".npz",),
+    "native": (".safetensors",),
 }
 # Our networks' defaults for options in which frameworks differ.
 DEFAULTS = {"bn_epsilon": 1e-3, "pool_padding": "same", "flavour": "torchvision"}
@@ -40,6 +42,8 @@ def files(pretrained: Pretrained, to: str, output: Path) -> dict[Path, bytes]:
     Raises:
       UserError: the framework has no such network, or no place for a part of this one.
     """
+    if to == "native":
+        return {output: native.write(pretrained)}
     for name, value in FIXED.items():
         if pretrained.options.get(name, value) != value and not (output.suffix == ".keras" and name in IN_A_GRAPH):
             hint = "; --to=keras --output=NAME.keras has a place for it" if name in IN_A_GRAPH else ""
@@ -117,6 +121,8 @@ def foreign(pretrained: Pretrained, table: Table, to: str) -> dict[str, np.ndarr
 
 def caveats(pretrained: Pretrained, to: str, output: Path) -> list[str]:
     """What the other framework has to be told in order to compute the same: a sentence each."""
+    if to == "native":
+        return []
     configured = output.suffix == ".keras"
     notes = []
     if differing := _differing(pretrained, "keras" if to in ("keras", "npz") else "timm", configured):
@@ -149,7 +155,7 @@ def convert(weights: str, to: str, output: Path, ignore: Sequence[str] = ()) -> 
 
     Args:
       weights, ignore: as for `pretrained.load`.
-      to: "timm", "torchvision", "keras" or "npz" (Keras' names).
+      to: "timm", "torchvision", "keras", "npz" (Keras' names) or "native" (ours: any network with any options).
       output: the file; its suffix must match the format. For timm and torchvision a config.json is written beside it.
 
     Raises:

@@ -13,7 +13,7 @@ from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.cards import usual_input
 from xception_jax.pretrained import card, hub, keras_files
 from xception_jax.pretrained.identify import FAMILIES, recognize
-from xception_jax.pretrained.layouts import slideflow
+from xception_jax.pretrained.layouts import native, slideflow
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
 
 IMAGENET = 1000
@@ -86,6 +86,8 @@ def read(
         return of_pathology(path, source)
     path = weights_in(path)
     form, tensors, facts = read_tensors(path)
+    if form == "safetensors" and native.is_native(facts):  # says all of it itself
+        return native.read(tensors, facts, source)
     pretrained = of_arrays(form, tensors, facts, source, with_head=which != BACKBONE, ignore=ignore, head=head)
     return card.with_cards(pretrained, path, card.inside(facts))
 
