@@ -56,6 +56,8 @@ finally:
     module, flags, _ = COMMANDS[name]
     assert all(f.split("=")[0] in ran.stdout for f in flags)
     assert f"xception_jax.{module}" in ran.stdout or f"xception-jax {name}" in ran.stdout
+    expected = {"main": "--workdir", "predict": "--output", "convert": "--ignore", "finetune": "--data"}
+    assert expected.get(module, "") in ran.stdout  # also flags that several commands have
 
 
 def test_names_are_imported_from_the_current_folder(tmp_path):

@@ -14,7 +14,8 @@ LAYERS = (
     ("ops",),
     ("inputs",),
     ("models",),
-    ("data", "tasks"),
+    ("tasks",),
+    ("data",),
     ("workdir",),
     ("config",),
     ("pretrained",),
@@ -22,10 +23,11 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("inference", "planning", "resilience"),
+    ("finetuning",),
     ("benchmarking",),
     ("cli",),
 )
-COMMANDS = {"main", "predict", "convert", "compare", "plan", "benchmark", "doctor"}
+COMMANDS = {"evaluate", "finetune", "main", "predict", "convert", "compare", "plan", "benchmark", "doctor"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The training command as `resilience` runs it, which writes down what it is given.
 EXCEPTIONS = {("resilience/recorded_run.py", "main")}

@@ -7,45 +7,21 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from xception_jax.cli import common
+from xception_jax.cli import common, weights_flags
 from xception_jax.errors import UserError
-from xception_jax.inputs.choices import INTERPOLATIONS, RESIZES
 
 USAGE = "usage: python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS [--model=NAME] [--output=FILE]"
-# Flags of what usually comes with the weights.
-OVERRIDES = (
-    *("image_size", "resize", "interpolation", "mean", "std", "input_range", "classes", "scores", "head"),
-    *("orientation", "background", "white", "max_pixels"),
-)
 
 
 def define_flags() -> None:
     """The command's flags."""
-    flags.DEFINE_string(
-        "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
-    )
-    flags.DEFINE_string("model", None, "The network expected; by default whichever the weights are of.")
-    common.define_ignore()
-    flags.DEFINE_string("head", None, "What is before the logits of a PyTorch file, as --head='dense 512 gelu'.")
+    weights_flags.define()
     flags.DEFINE_integer("top", 5, "Classes to report per image.", lower_bound=1)
     common.define_path("output", None, "A table to write: .csv, .jsonl or .parquet.")
     common.define_path("features", None, "Features to write: .npz or .parquet.")
     common.define_path("explain", None, "A folder for heat maps of the first class (Grad-CAM).")
     flags.DEFINE_enum("crops", "1", ["1", "10"], "Views of each image to average over.")
     flags.DEFINE_integer("batch_size", 16, "Images at a time.", lower_bound=1)
-    flags.DEFINE_integer("image_size", None, "Pixels; by default as the weights were trained.", lower_bound=1)
-    # The other things that are by default as the weights were trained.
-    flags.DEFINE_enum("resize", None, RESIZES, "How an image becomes a square, see docs/weights.md.")
-    flags.DEFINE_enum("interpolation", None, INTERPOLATIONS, "The filter by which it is resized, as Pillow's.")
-    flags.DEFINE_list("mean", None, "Subtracted from red, green and blue in 0..1.")
-    flags.DEFINE_list("std", None, "By which they are then divided.")
-    flags.DEFINE_list("input_range", None, "Instead of these, what black and white become: -1,1 or 0,1 or 0,255.")
-    flags.DEFINE_bool("orientation", None, "Turn pictures upright by their EXIF data.")
-    flags.DEFINE_list("background", None, "Red, green and blue, 0 to 255, behind transparent pictures.")
-    flags.DEFINE_integer("white", None, "The value of white in pictures of more than 8 bits.", lower_bound=1)
-    flags.DEFINE_integer("max_pixels", None, "Larger pictures are not decoded.", lower_bound=1)
-    flags.DEFINE_string("classes", None, "A text file with the name of each output's class, one per line.")
-    flags.DEFINE_enum("scores", None, ["softmax", "sigmoid", "linear"], "The meaning of the outputs.")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,14 +29,14 @@ def main(arguments: Sequence[str]) -> int:
     flag = flags.FLAGS
     if flag.weights is None or not arguments:
         raise UserError(USAGE)
-    from xception_jax.cli import overrides, predictions, tables
+    from xception_jax.cli import predictions
     from xception_jax.data import UnreadableImages
     from xception_jax.data.sources.images import find_images
     from xception_jax.evaluation.report import Seen
     from xception_jax.inference.predictor import Predictor
     from xception_jax.parallel import host_memory
-    from xception_jax.pretrained import load
     from xception_jax.terminal.console import progress
+    from xception_jax.workdir import tables
 
     if flag.output:
         tables.check_table(Path(flag.output))
@@ -70,12 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     files, remarks = find_images([Path(a) for a in arguments])
     for remark in remarks:
         print(remark)
-    given = {name: flag[name].value for name in OVERRIDES if flag[name].value is not None}
-    pretrained = overrides.override(load(flag.weights, flag.model, flag.ignore, flag.head), given)
-    print(overrides.described(pretrained, given))
-    for line in pretrained.assumed:
-        if not any(f"--{name}" in line for name in given):
-            print(f"assumed: {line}")
+    pretrained = weights_flags.load_given()
     predictor = Predictor(pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops))
     logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
     top = min(flag.top, pretrained.num_classes)

@@ -18,6 +18,9 @@ from absl import logging as absl_logging
 from xception_jax import paths
 from xception_jax.errors import StorageError, TrainingError, UserError, suggest
 
+# Flags that are defined here belong to the command that asks for them: its --help lists them.
+flags.disclaim_key_flags()
+
 
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
     """Prints one line and exits."""
@@ -123,18 +126,21 @@ def define_ignore() -> None:
     flags.DEFINE_list("ignore", [], "Arrays to leave out of a file: names or patterns, such as fc.*, with commas.")
 
 
-def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None]) -> None:
+def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None], config: Path | None = None) -> None:
     """Runs a command that takes arguments beside its flags.
 
     Args:
       main: takes the arguments; returns the exit code.
       define_flags: called only now: modules that are imported for other purposes define none.
+      config: the config file of a command that needs one, if --config names no other.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
         define_flags()
         try:
             own, paths = before_dashes(argv[1:])
+            if config and not config_files(own) and not any(argument.startswith("--help") for argument in own):
+                own = [f"--config={config}", *own]
             rest = flags.FLAGS([argv[0], *check_config_flags(list(map(with_underscores, own))), *paths])
         except (UserError, flags.Error) as e:
             fail(e)

@@ -11,9 +11,10 @@ from xception_jax.version import __version__
 # imported when their command is run, so that help is printed at once.
 COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "train": ("main", ["--mode=train"], "train an experiment, or resume it"),
-    "evaluate": ("main", ["--mode=evaluate"], "evaluate a checkpoint of a work directory"),
+    "evaluate": ("main", ["--mode=evaluate"], "measure a checkpoint of a work directory, or any --weights on --data"),
     "check": ("main", ["--mode=check"], "say what a config means, and whether its data is there"),
     "show-batch": ("main", ["--mode=show_batch"], "draw the batch of a training step"),
+    "finetune": ("finetune", [], "train a classifier of your own images from trained weights"),
     "predict": ("predict", [], "classify images with trained weights"),
     "convert": ("convert", [], "convert weights to another format, or find where two networks differ"),
     "compare": ("compare", [], "compare two evaluations of the same examples"),
@@ -65,6 +66,8 @@ def run() -> None:
         print(f'error: unknown command "{name}"; {suggest(name, COMMANDS)}', file=sys.stderr)
         sys.exit(2)
     module, flags, _ = COMMANDS[name]
+    if name == "evaluate" and any(argument.startswith(("--weights", "-weights")) for argument in arguments):
+        module, flags = "evaluate", []  # of weights, not of a work directory
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 as `python -m` does: users name functions of modules in this folder
     sys.argv[1:] = [*flags, *arguments]
     runpy.run_module(f"xception_jax.{module}", run_name="__main__", alter_sys=True)

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from xception_jax.models.backbone import Backbone
-from xception_jax.models.head import SCORES, Scores
+from xception_jax.models.head import SCORES, Head, Scores
 
 
 class Uncertain(NamedTuple):
@@ -22,7 +21,7 @@ class Uncertain(NamedTuple):
 
 
 def monte_carlo_dropout(
-    model: Backbone,
+    head: Head,
     pooled: Float[Array, "B D"],
     key: PRNGKeyArray,
     *,
@@ -35,15 +34,15 @@ def monte_carlo_dropout(
     have the same masks, so that the scores of one depend neither on its row nor on its batch.
 
     Args:
-      model: a network whose head has dropout; without dropout, the deviation is zero.
-      pooled: `model.pooled_features` of the images.
+      head: a network's; without dropout in it, the deviation is zero.
+      pooled: the network's `pooled_features` of the images.
       key: draws the masks.
       passes: number of masks; the pathology models were calibrated with 30.
       scores: what the logits mean.
     """
 
     def once(key: PRNGKeyArray, features: Float[Array, " D"]) -> Float[Array, " K"]:
-        (logits,) = model.head.classify(features[None], train=False, drop=True, rngs=nnx.Rngs(dropout=key))
+        (logits,) = head.classify(features[None], train=False, drop=True, rngs=nnx.Rngs(dropout=key))
         return SCORES[scores](logits)
 
     of_images = jax.vmap(once, in_axes=(None, 0))

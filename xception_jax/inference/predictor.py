@@ -98,7 +98,7 @@ class Predictor:
                 maps = model.features(images)
             pooled = model.head.pool(maps)
             if given.uncertainty:  # always the same masks, so that the same images get the same scores
-                scores, deviations = monte_carlo_dropout(model, pooled, jax.random.key(0), scores=given.scores)
+                scores, deviations = monte_carlo_dropout(model.head, pooled, jax.random.key(0), scores=given.scores)
             else:
                 logits = model.head.classify(pooled, train=False, drop=False, rngs=None)
                 scores = SCORES[given.scores](logits)

@@ -1,0 +1,128 @@
+"""Fine-tuning from a folder of pictures to a model that predicts, as a user runs it."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from xception_jax.config import default
+from xception_jax.errors import UserError
+from xception_jax.finetuning import run
+from xception_jax.finetuning.measure import measure
+from xception_jax.inference.features import FeatureExtractor
+from xception_jax.pretrained import load
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def settings(weights, data):
+    config = default()
+    config.model.weights, config.data.path = str(weights), str(data)
+    config.batch_size = 16
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(one_device, weights_file, digits, tmp_path_factory):
+    """A work directory, and the results that were returned."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, run.finetune(settings(weights_file, digits), workdir)
+
+
+def test_the_model_predicts_what_was_reported(finished, digits):
+    """By another path: the files are predicted from the model folder."""
+    from xception_jax.inference.predictor import Predictor
+
+    workdir, results = finished
+    model = load(workdir / "model")
+    files = sorted((digits / "test").rglob("*.png"))
+    names = np.array(model.class_names)
+    predictions = list(Predictor(model)(files))
+    correct = [names[p.scores.argmax()] == f.parent.name for p, f in zip(predictions, files, strict=True)]
+    assert results["splits"]["test"]["figures"]["accuracy"]["value"] == pytest.approx(np.mean(correct))
+    assert np.mean(correct) > 0.6  # chance is 0.25
+    assert json.loads((workdir / "results.json").read_text()) == json.loads(json.dumps(results))
+
+
+def test_predictions_are_listed_with_their_scores(finished):
+    workdir, _ = finished
+    lines = (workdir / "predictions-test.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4 * 6
+    assert lines[0].startswith("file,split,target,predicted,confidence")
+
+
+def test_a_second_start_computes_no_features(finished, weights_file, digits, monkeypatch):
+    workdir, results = finished
+    monkeypatch.setattr(FeatureExtractor, "__call__", lambda *_: pytest.fail("features were computed again"))
+    again = run.finetune(settings(weights_file, digits), workdir)
+    assert again["splits"] == results["splits"]
+
+
+def test_changed_data_is_refused(finished, weights_file, digits, tmp_path):
+    import shutil
+
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    other = shutil.copytree(digits, tmp_path / "digits")
+    shutil.copy(next((other / "train").rglob("*.png")), other / "test" / "digit 0" / "new.png")
+    with pytest.raises(UserError, match="use another --workdir"):
+        run.finetune(settings(weights_file, other), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_an_unfrozen_network_is_kept_if_it_is_better(weights_file, digits, tmp_path):
+    """What is kept is what the validation split says, and what is before the part keeps its weights."""
+    config = settings(weights_file, digits)
+    config.finetune.unfreeze = "block2"
+    config.num_steps, config.learning_rate, config.optimizer.name = 6, 0.003, "adamw"
+    config.model.bn_momentum, config.data.flip, config.data.crop_area = 0.9, False, (0.7, 1.0)
+    config.schedule.name, config.average_decay, config.evaluation.every = "constant", 0.0, "3 steps"
+    results = run.finetune(config, tmp_path)
+    losses = {name: found["validation_loss"] for name, found in results["candidates"].items()}
+    assert set(losses) == {"frozen", "unfrozen from block2"}
+    assert results["chosen"] == min(losses, key=losses.get)
+    kept = load(tmp_path / "model").weights.params["block1"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kept, load(weights_file).weights.params["block1"]["conv1"]["kernel"])
+
+
+def test_weights_are_measured_on_any_labelled_images(finished, digits, tmp_path):
+    """The model on the run's own test folder, without its splits: the same accuracy, by names of classes."""
+    workdir, results = finished
+    measure(load(workdir / "model"), digits / "test", "test", tmp_path, 16)
+    found = json.loads((tmp_path / "results.json").read_text())["splits"]["test"]["figures"]
+    assert found["accuracy"] == results["splits"]["test"]["figures"]["accuracy"]
+    assert found["log_loss"]["value"] == pytest.approx(results["splits"]["test"]["figures"]["log_loss"]["value"], 1e-3)
+
+
+def test_classes_that_the_weights_do_not_have_are_refused(finished, tmp_path):
+    for name in ("digit 1", "cat"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "data" / name / "1.png"), np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match="does not have 1 of the 2 classes of the data: cat"):
+        measure(load(finished[0] / "model"), tmp_path / "data", "test", tmp_path, 16)
+
+
+def test_uncertainty_is_that_of_predict(weights_file, digits, tmp_path):
+    """Means and deviations over dropout masks, as the predictor draws them from the files."""
+    from xception_jax.inference.predictor import Predictor
+
+    config = settings(weights_file, digits)
+    config.finetune.uncertainty, config.finetune.head = True, "dropout 0.2, dense 32 relu, dropout 0.2"
+    results = run.finetune(config, tmp_path)
+    assert results["thresholds"]["splits"]["test"]["images"]["count"] == 24
+    with (tmp_path / "predictions-test.csv").open() as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    for prediction in Predictor(load(tmp_path / "model"), batch_size=5)([digits / name for name in rows]):
+        row, best = rows[str(Path(prediction.file).relative_to(digits))], prediction.scores.argmax()
+        assert prediction.scores[best] == pytest.approx(float(row["confidence"]), abs=1e-4)
+        assert prediction.uncertainty[best] == pytest.approx(float(row["deviation"]), abs=1e-4)
+
+
+def test_uncertainty_without_dropout_is_refused(weights_file, digits, tmp_path):
+    config = settings(weights_file, digits)
+    config.finetune.uncertainty = True
+    with pytest.raises(UserError, match="needs dropout in the head"):
+        run.finetune(config, tmp_path)

@@ -1,0 +1,43 @@
+"""Trains a classifier of your own images: `python -m xception_jax.finetune --data=DATA --weights=imagenet`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from xception_jax.cli import common
+from xception_jax.errors import UserError
+
+USAGE = "usage: python -m xception_jax.finetune --data=FOLDER-or-TABLE [--weights=imagenet] [--workdir=FOLDER]"
+CONFIG = Path("configs/finetune.py")
+
+
+def define_flags() -> None:
+    """The command's flags."""
+    config_flags.DEFINE_config_file("config", None, f"The settings, a file in configs/. Default: {CONFIG}.")
+    common.define_path("data", None, "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE, or a table of files and labels.")
+    flags.DEFINE_string("weights", None, "The weights to start from, as for predict; by default imagenet.")
+    common.define_path("workdir", None, "Where results are written, and features kept. Default: runs/<data's name>.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fits, reports and says how to use the result."""
+    flag = flags.FLAGS
+    config = flag.config.copy_and_resolve_references()
+    config.data.path = flag.data or config.data.path
+    config.model.weights = flag.weights or config.model.weights
+    if arguments or not config.data.path:
+        raise UserError(USAGE)
+    from xception_jax.finetuning import run
+    from xception_jax.parallel import host_memory
+
+    host_memory.reuse_step_memory()
+    data = Path(config.data.path).expanduser()
+    workdir = Path(flag.workdir).expanduser() if flag.workdir else Path("runs", data.stem)
+    run.finetune(config, workdir.absolute())
+    return 0
+
+
+if __name__ == "__main__":
+    common.run(main, define_flags, CONFIG)

@@ -1,0 +1,101 @@
+"""Networks of which the validation split chooses one.
+
+Shape legend: N images, K outputs.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from xception_jax.data.labelled import Labelled
+from xception_jax.evaluation.outcome import Outcome
+from xception_jax.finetuning import calibration, heads
+from xception_jax.finetuning.fit import Features
+from xception_jax.finetuning.fitting import loss_per_example
+from xception_jax.inference.outcomes import logits_of
+from xception_jax.models.variables import Weights
+from xception_jax.pretrained import Pretrained
+from xception_jax.tasks.task import SCORES
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A network, calibrated, and what it says of the images that chose and measure it.
+
+    Attributes:
+      name: for people.
+      model: the network; the temperature is in its last layer.
+      temperature: by which its logits were divided.
+      outcomes: of the validation split, and of the test split if there is one.
+      validation_loss: mean loss on the validation split.
+    """
+
+    name: str
+    model: Pretrained
+    temperature: float
+    outcomes: tuple[Outcome, ...]
+    validation_loss: float
+
+
+def candidate(
+    config: ConfigDict,
+    labelled: Labelled,
+    name: str,
+    backbone: Pretrained,
+    weights: Weights,
+    features: Features,
+) -> Candidate:
+    """A candidate from a backbone and a head.
+
+    Args:
+      config: the settings.
+      labelled: the images.
+      name: for people.
+      backbone: the network without its head.
+      weights: the head's arrays, not calibrated.
+      features: of the backbone, for the images of the validation and the test split.
+    """
+    head = config.finetune.head
+    values = {split: features.of(labelled.rows(split)) for split in ("validation", "test")}
+    logits = {split: heads.logits(heads.after_pool(head), weights, x) for split, (_, x) in values.items()}
+    targets = labelled.targets[values["validation"][0]]
+    degrees = 1.0
+    if config.finetune.calibrate:
+        degrees = calibration.temperature(labelled.task, logits["validation"], targets)
+    cooled = calibration.cooled(weights, degrees)
+    model = heads.with_head(
+        backbone,
+        head,
+        cooled,
+        class_names=labelled.class_names,
+        scores=SCORES[labelled.task],
+        uncertainty=config.finetune.uncertainty,
+    )
+    scaled = jnp.asarray(logits["validation"] / np.float32(degrees))
+    loss = float(np.mean(loss_per_example(labelled.task, scaled, jnp.asarray(targets))))
+    outcomes = []
+    for split, (rows, x) in values.items():
+        if not len(rows):
+            continue
+        about = _about(labelled, split, rows)
+        if config.finetune.uncertainty:  # the scores are means over dropout masks, as `predict` has them
+            means, deviations = heads.uncertain(heads.after_pool(head), cooled, x, model.scores)
+            outcomes.append(Outcome(**about, logits=logits_of(means, model.scores), deviation=deviations))
+        else:
+            outcomes.append(Outcome(**about, logits=logits[split], temperature=degrees))
+    return Candidate(name, model, degrees, tuple(outcomes), loss)
+
+
+def _about(labelled: Labelled, split: str, rows: np.ndarray) -> dict[str, Any]:
+    """What an outcome says of its images."""
+    return {
+        "split": split,
+        "files": tuple(labelled.files[i] for i in rows),
+        "task": labelled.task,
+        "class_names": labelled.class_names,
+        "targets": labelled.targets[rows],
+        "group": None if labelled.group is None else labelled.group[rows],
+    }

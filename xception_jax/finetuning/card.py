@@ -1,0 +1,69 @@
+"""The description beside a fine-tuned model: config.json for programs, README.md for people and the hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xception_jax.pretrained import Pretrained
+from xception_jax.pretrained import card as pretrained_card
+from xception_jax.workdir import atomic
+
+FIGURES = 8  # of a table
+
+
+def write(folder: Path, model: Pretrained, record: dict[str, Any], steps: list[tuple[str, str]]) -> None:
+    """Writes config.json and README.md into the model's folder.
+
+    Args:
+      folder: with the weights.
+      model: the weights.
+      record: the contents of results.json.
+      steps: titles and lines that use the model.
+    """
+    config = pretrained_card.card_of(model, model.model, {})
+    atomic.write_atomically(folder / pretrained_card.CONFIG, json.dumps(config, indent=2) + "\n")
+    atomic.write_atomically(folder / "README.md", text(model, record, steps))
+
+
+def text(model: Pretrained, record: dict[str, Any], steps: list[tuple[str, str]]) -> str:
+    """The model card, in the form of the Hugging Face hub."""
+    names = record["class_names"]
+    images = ", ".join(f"{count:,} {split}" for split, count in record["images"].items())
+    lines = [
+        "---", "library_name: xception-jax", "pipeline_tag: image-classification",
+        *([f"license: {model.licence}"] if model.licence else []), "---", "",
+        f"# {model.model}, fine-tuned", "",
+        f"Trained from {record['weights']}, for {record['task'].replace('_', ' ')} of {len(names)} "
+        f"{'values' if record['task'] == 'regression' else 'classes'}: {', '.join(names[:50])}.", "",
+        f"Images: {images}. Input: {model.input.image_size} px, {model.input.resize}. "
+        f"Temperature {record['temperature']:.3f}, in the weights.", "", "## Figures", "",
+    ]  # fmt: skip
+    for split, found in record["splits"].items():
+        lines += [
+            f"Split {split}, {found['count']:,} images:",
+            "",
+            "| figure | value | 95 % interval |",
+            "|---|---|---|",
+        ]
+        for name, figure in [*found["figures"].items()][:FIGURES]:
+            lines.append(f"| {name.replace('_', ' ')} | {_number(figure['value'])} | {_interval(figure['interval'])} |")
+        lines.append("")
+    lines += ["The validation split chose the regularization and the temperature; the test split chose nothing.", ""]
+    lines += [
+        "## Limits",
+        "",
+        "Figures hold for images like these, seen as described above; others were not tried.",
+        "",
+    ]
+    lines += ["## Use", ""]
+    for title, code in steps:
+        lines += [f"{title}:", "", "```", code, "```", ""]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _interval(interval: list[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"

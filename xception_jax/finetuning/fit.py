@@ -1,0 +1,132 @@
+"""Fits a head to the features of labelled images.
+
+Shape legend: N examples, D features, K outputs.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from xception_jax.data.labelled import Labelled
+from xception_jax.errors import UserError
+from xception_jax.finetuning import deep, heads, linear
+from xception_jax.finetuning.fitting import Examples, Trial, best
+from xception_jax.models.head import parse
+from xception_jax.models.variables import Weights
+from xception_jax.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The features of labelled images.
+
+    Attributes:
+      rows: of `Labelled`, those that could be read, int [N], ascending.
+      values: float32 [N, D].
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the given rows that could be read, and their features."""
+        kept = rows[np.isin(rows, self.rows)]
+        return kept, self.values[np.searchsorted(self.rows, kept)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A fitted head.
+
+    Attributes:
+      weights: its arrays.
+      trials: the regularizations tried.
+    """
+
+    weights: Weights
+    trials: list[Trial]
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial whose head was taken."""
+        return best(self.trials)
+
+
+def fit(
+    labelled: Labelled,
+    features: Features,
+    *,
+    head: str = "",
+    balance: bool = False,
+    seed: int = 0,
+    report: Callable[[Trial], None] = lambda trial: None,
+) -> Fitted:
+    """Fits a head on the training split; the validation split chooses its regularization.
+
+    Args:
+      labelled: the images.
+      features: theirs.
+      head: layers before the outputs, as in `models.head`; none: a linear head.
+      balance: whether to weigh examples so that all classes count alike.
+      seed: of what is random in a head with hidden layers.
+      report: called after each regularization that was tried.
+
+    Raises:
+      UserError: the head is not understood, or no image of a split could be read.
+    """
+    layers = heads.after_pool(head)
+    train, validation = (examples(labelled, features, split, balance) for split in ("train", "validation"))
+    scale = _Scale.of(labelled.task, train.targets)
+    train, validation = (dataclasses.replace(e, targets=scale(e.targets)) for e in (train, validation))
+    if any(step.kind == "dense" for step in parse(layers)):
+        trials = deep.fit(labelled.task, layers, train, validation, report, seed=seed)
+    else:
+        trials = linear.fit(labelled.task, train, validation, report)
+    return Fitted(scale.undone(best(trials).head), trials)
+
+
+def examples(labelled: Labelled, features: Features, split: str, balance: bool = False) -> Examples:
+    """A split's readable images, to fit or to choose on."""
+    rows, values = features.of(labelled.rows(split))
+    if not len(rows):
+        raise UserError(f'no image of the split "{split}" could be read')
+    targets = labelled.targets[rows]
+    weights = np.ones(len(rows), np.float32) if labelled.weight is None else labelled.weight[rows]
+    if balance:
+        weights = weights * class_weights(labelled.task, labelled, rows)
+    return Examples(values, targets, (weights / weights.mean()).astype(np.float32), len(labelled.class_names))
+
+
+def class_weights(task: Task, labelled: Labelled, rows: np.ndarray) -> np.ndarray:
+    """Each example's weight, with which the classes of the training split count alike: float64 [n]."""
+    if task != "single_label":
+        raise UserError("config.finetune.balance is for one class per image; give weights in a column of the table")
+    counts = np.bincount(labelled.targets[labelled.rows("train")], minlength=len(labelled.class_names))
+    return 1 / np.maximum(counts, 1)[labelled.targets[rows]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scale:
+    """Targets of a regression as a head is fitted to them: with mean 0 and deviation 1 over the training split."""
+
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, task: Task, targets: np.ndarray) -> "_Scale":
+        if task != "regression":
+            return cls()
+        std = targets.std(0)
+        return cls(targets.mean(0), np.where(std > 0, std, 1))
+
+    def __call__(self, targets: np.ndarray) -> np.ndarray:
+        return targets if self.mean is None else ((targets - self.mean) / self.std).astype(np.float32)
+
+    def undone(self, head: Weights) -> Weights:
+        """A head for the targets as they are."""
+        if self.mean is None:
+            return head
+        kernel, bias = head.params["logits"]["kernel"] * self.std, head.params["logits"]["bias"] * self.std + self.mean
+        logits = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
+        return Weights(head.params | {"logits": logits}, head.batch_stats)

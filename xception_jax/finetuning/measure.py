@@ -1,0 +1,115 @@
+"""Measures trained weights on labelled images that need not be those of a run."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xception_jax.data import UnreadableImages
+from xception_jax.data.labelled import Labelled, check_classes, open_labelled
+from xception_jax.errors import UserError
+from xception_jax.evaluation import outcome as outcome_lib
+from xception_jax.evaluation.analysis import analyse
+from xception_jax.evaluation.page import Measured, Report, write_page
+from xception_jax.evaluation.report import hash_weights
+from xception_jax.finetuning.results import PAGE, RESULTS, short
+from xception_jax.inference.mistakes import mistakes
+from xception_jax.inference.outcomes import outcome
+from xception_jax.inference.predictor import Predictor
+from xception_jax.inputs.views import preprocessing_fingerprint
+from xception_jax.models.head import Scores
+from xception_jax.pretrained import Pretrained
+from xception_jax.tasks.task import SCORES, Task
+from xception_jax.terminal.console import progress
+from xception_jax.workdir import atomic, identity, tables
+
+ALL_TEST = (0.0, 0.0, 1.0)  # images without splits are all measured
+TASKS: dict[Scores, Task] = {scores: task for task, scores in SCORES.items()}
+
+
+def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch_size: int) -> Mapping[str, str]:
+    """Writes and prints the figures of weights on labelled images; classes are the same if their names are.
+
+    Writes results.json, predictions-<split>.csv and index.html.
+
+    Args:
+      pretrained: the weights, with class names.
+      data: a folder or a table, as for `open_labelled`.
+      split: what is measured.
+      workdir: where results are written.
+      batch_size: images at a time.
+
+    Returns:
+      The unreadable images, and why.
+
+    Raises:
+      UserError: the data is invalid, is for another task, or has classes that the network does not have.
+    """
+    labelled = _labelled(pretrained, data)
+    for sentence in labelled.remarks:
+        print(sentence)
+    rows = labelled.rows(split)
+    if not len(rows):
+        raise UserError(f'{data} has no images of the split "{split}"; choose another by --split')
+    broken = UnreadableImages()
+    predictor = Predictor(pretrained, batch_size=min(batch_size, len(rows)))
+    with progress("images") as bar:
+        task = bar.add_task("", total=len(rows))
+        found = outcome(predictor, labelled, split, broken, lambda count: bar.advance(task, count))
+    analysis = analyse(found)
+    record = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "weights": pretrained.source,
+        "weights_hash": hash_weights(pretrained.weights),
+        "data": str(data),
+        "task": labelled.task,
+        "class_names": list(labelled.class_names),
+        "skipped": sorted(broken.reasons),
+        "skipped_because": broken.reasons,
+        "preprocessing": preprocessing_fingerprint(pretrained.input),
+        "splits": {split: short(analysis)},
+        **identity.environment(),
+    }
+    atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    tables.write_table(workdir / f"predictions-{split}.csv", outcome_lib.columns(found))
+    shown = mistakes(pretrained, labelled.root, found)
+    title = f"{data.stem}: {pretrained.source}"
+    write_page(workdir / PAGE, Report(title, [Measured(found, analysis)], facts(record, pretrained), (), shown))
+    for name, figure in analysis["figures"].items():
+        print(f"{name.replace('_', ' ')}: {said(figure)}")
+    for name, reason in sorted(broken.reasons.items()):
+        print(f"not read: {name}: {reason}")
+    print(f"{len(found.files):,} images; see {workdir / PAGE}")
+    return broken.reasons
+
+
+def _labelled(pretrained: Pretrained, data: Path) -> Labelled:
+    """The images, with the network's classes."""
+    labelled = open_labelled(data, task=TASKS[pretrained.scores], fractions=ALL_TEST)
+    if not pretrained.class_names:
+        raise UserError(f"{pretrained.source} has no class names; give them by --classes=FILE, one per line")
+    return check_classes(labelled, pretrained.class_names)
+
+
+def said(figure: Mapping[str, Any]) -> str:
+    """A figure and its interval."""
+    if figure["value"] is None:
+        return "undefined"
+    interval = figure["interval"]
+    return f"{figure['value']:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
+
+
+def facts(record: Mapping[str, Any], pretrained: Pretrained) -> list[tuple[str, str]]:
+    """What was measured, for people."""
+    spec = pretrained.input
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
+    return [
+        ("Weights", record["weights"]),
+        ("Hash of the weights", record["weights_hash"][:16]),
+        ("Network", f"{pretrained.model}, {spec.image_size} px, {spec.resize}, {spec.interpolation}"),
+        ("Data", record["data"]),
+        ("Unreadable images", ", ".join(record["skipped"][:20]) or "none"),
+        ("Date", record["date"]),
+        ("Versions", versions),
+    ]

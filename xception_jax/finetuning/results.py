@@ -1,0 +1,155 @@
+"""What fine-tuning leaves behind: the model folder, predictions, figures, and the page that shows them."""
+
+import dataclasses
+import datetime
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from xception_jax.data.labelled import Labelled
+from xception_jax.evaluation import outcome as outcome_lib
+from xception_jax.evaluation.analysis import analyse
+from xception_jax.evaluation.page import Axis, Curve, Measured, Report, write_page
+from xception_jax.finetuning import card, thresholds
+from xception_jax.finetuning.candidates import Candidate
+from xception_jax.finetuning.fit import Fitted
+from xception_jax.inference.mistakes import mistakes
+from xception_jax.workdir import atomic, identity, tables
+
+PAGE, RESULTS, MODEL = "index.html", "results.json", Path("model", "model.safetensors")
+# By what the validation split's labels were used for.
+CHOSE = {
+    "head": "the regularization of the head",
+    "temperature": "the temperature",
+    "network": "the frozen or the unfrozen network",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What was found.
+
+    Attributes:
+      config: the settings.
+      labelled: the images.
+      fitted: the head on the frozen network.
+      candidates: the networks of which one was chosen by the validation split.
+      chosen: this one.
+      broken: the names of unreadable images.
+    """
+
+    config: ConfigDict
+    labelled: Labelled
+    fitted: Fitted
+    candidates: Sequence[Candidate]
+    chosen: Candidate
+    broken: Sequence[str]
+
+
+def write(found: Results, workdir: Path) -> dict[str, Any]:
+    """Writes predictions, results.json, the model folder's card and the page; returns the contents of results.json."""
+    analyses = {outcome.split: analyse(outcome) for outcome in found.chosen.outcomes}
+    for outcome in found.chosen.outcomes:
+        tables.write_table(workdir / f"predictions-{outcome.split}.csv", outcome_lib.columns(outcome))
+    record = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "weights": found.chosen.model.source,
+        "task": found.labelled.task,
+        "class_names": list(found.labelled.class_names),
+        "images": {split: len(found.labelled.rows(split)) for split in ("train", "validation", "test")},
+        "unreadable": sorted(found.broken),
+        "candidates": {c.name: {"validation_loss": c.validation_loss} for c in found.candidates},
+        "chosen": found.chosen.name,
+        "regularization": found.fitted.chosen.strength,
+        "temperature": found.chosen.temperature,
+        "splits": {name: short(analysis) for name, analysis in analyses.items()},
+        **identity.environment(),
+    }
+    if found.config.finetune.uncertainty and found.labelled.task == "single_label":
+        limits = thresholds.find(found.chosen.outcomes[0], found.config.seed)
+        kept = {outcome.split: thresholds.apply(outcome, limits) for outcome in found.chosen.outcomes}
+        record["thresholds"] = {**_finite(dataclasses.asdict(limits)), "splits": kept}
+    atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    steps = next_steps(workdir, found.chosen.model.model)
+    card.write(workdir / MODEL.parent, found.chosen.model, record, steps)
+    write_page(workdir / PAGE, _report(found, analyses, record, workdir, steps))
+    return record
+
+
+def _finite(values: dict[str, float | None]) -> dict[str, float | None]:
+    """JSON has no infinity: a threshold that leaves nothing out is None."""
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
+
+
+def short(analysis: dict[str, Any]) -> dict[str, Any]:
+    """What of an analysis is short: the rest is in the predictions."""
+    return {name: analysis[name] for name in ("count", "interval", "figures", "baseline", "per_class", "remarks")}
+
+
+def next_steps(workdir: Path, name: str) -> list[tuple[str, str]]:
+    """How the model is used, for the shell and for Python."""
+    folder = str(workdir / MODEL.parent)
+    return [
+        ("Predict", f"xception-jax predict --weights={shlex.quote(folder)} IMAGES-OR-FOLDERS"),
+        (
+            "From Python",
+            f"import xception_jax\n\nmodel = xception_jax.create_model({name!r}, weights={folder!r})\n"
+            "logits = model(model.preprocess(images))  # uint8 [H, W, 3] each",
+        ),
+    ]
+
+
+def _report(
+    found: Results, analyses: dict[str, Any], record: dict[str, Any], workdir: Path, steps: list[tuple[str, str]]
+) -> Report:
+    """The page's contents."""
+    used = {"head": True, "temperature": found.config.finetune.calibrate, "network": len(found.candidates) > 1}
+    chose = {"validation": [CHOSE[name] for name, is_used in used.items() if is_used], "test": []}
+    measured = [Measured(o, analyses[o.split], chose[o.split]) for o in reversed(found.chosen.outcomes)]
+    trials = sorted(found.fitted.trials, key=lambda trial: trial.strength)
+    strengths = [trial.strength for trial in trials]
+    curve = Curve(
+        "Loss by strength of the regularization",
+        Axis("regularization", log=True),
+        Axis("loss"),
+        {
+            "train": (strengths, [trial.train_loss for trial in trials]),
+            "validation": (strengths, [trial.validation_loss for trial in trials]),
+        },
+        found.fitted.chosen.strength,
+    )
+    return Report(
+        f"{workdir.name}: {found.labelled.task.replace('_', ' ')}",
+        measured,
+        facts(found, record),
+        [curve],
+        mistakes(found.chosen.model, found.labelled.root, measured[0].outcome),
+        steps,
+    )
+
+
+def facts(found: Results, record: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the result was made of, for people."""
+    data, spec = found.labelled, found.chosen.model.input
+    return [
+        ("Weights", found.chosen.model.source),
+        ("Network", f"{found.chosen.model.model}, {spec.image_size} px, {spec.resize}, {spec.interpolation}"),
+        ("Data", str(data.root)),
+        ("Images", ", ".join(f"{count:,} {split}" for split, count in record["images"].items())),
+        ("Classes", f"{len(data.class_names)}: {', '.join(data.class_names[:20])}"),
+        *(("Data", sentence) for sentence in data.remarks),
+        ("Unreadable images", ", ".join(record["unreadable"][:20]) or "none"),
+        ("Head", found.config.finetune.head or "linear"),
+        ("Regularization", f"{found.fitted.chosen.strength:.3g}, by the loss on the validation split"),
+        *(
+            (f"Network {c.name}", f"loss on validation {c.validation_loss:.4f}{', kept' if c is found.chosen else ''}")
+            for c in found.candidates
+        ),
+        ("Date", record["date"]),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)),
+    ]

@@ -1,0 +1,195 @@
+"""The steps of fine-tuning, from labelled images to a model folder and a page of results."""
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from xception_jax import config as config_lib
+from xception_jax.data import UnreadableImages
+from xception_jax.data.labelled import SPLITS, Labelled, LabelledSource, open_labelled, split_source, to_csv
+from xception_jax.errors import UserError
+from xception_jax.finetuning import heads, results
+from xception_jax.finetuning.candidates import Candidate, candidate
+from xception_jax.finetuning.features import FeatureStore, features_of
+from xception_jax.finetuning.fit import Features, Fitted, fit
+from xception_jax.finetuning.fitting import Trial
+from xception_jax.inference.features import FeatureExtractor, backbone_of
+from xception_jax.models.variables import Weights
+from xception_jax.pretrained import Pretrained, load
+from xception_jax.pretrained.layouts import native
+from xception_jax.terminal.console import progress
+from xception_jax.training import loop
+from xception_jax.workdir import atomic
+from xception_jax.workdir.status import Status
+
+TABLE = "splits.csv"
+TIMED_SECONDS = 10  # after which the duration of the pass over all images is said
+
+
+def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Fits a head on the features of a frozen network, and writes model and results.
+
+    Writes, into the work directory: config.json, splits.csv, features/, model/, results.json, predictions-<split>.csv
+    and index.html.
+
+    Args:
+      config: the settings; `data.path` and `model.weights` say what is fine-tuned on what.
+      workdir: where results are written; features that are there are reused.
+
+    Returns:
+      The contents of results.json.
+
+    Raises:
+      UserError: the data or the settings are invalid, or another run is using `workdir`.
+    """
+    config_lib.validate(config)
+    if config.finetune.uncertainty and "dropout" not in config.finetune.head:
+        raise UserError(
+            "config.finetune.uncertainty needs dropout in the head: "
+            '--config.finetune.head="dropout 0.1, dense 512 relu, dropout 0.1", say'
+        )
+    if jax.process_count() > 1:
+        raise UserError("fine-tuning runs as one process, on all devices of one host")
+    with Status(workdir) as status:
+        labelled = _data(config, workdir)
+        backbone = backbone_of(load(config.model.weights), heads.pool_of(config.finetune.head))
+        print(f"weights: {backbone.source}: {backbone.model}, {backbone.input.image_size} px, {backbone.input.resize}")
+        atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
+        status.update(state="training")
+        broken = UnreadableImages(config.data.max_unreadable)
+        features = _features(config, labelled, backbone, workdir, broken, SPLITS)
+        fitted = _fit(config, labelled, features)
+        candidates = [candidate(config, labelled, "frozen", backbone, fitted.weights, features)]
+        if config.finetune.unfreeze:
+            candidates.append(_unfrozen(config, labelled, candidates[0].model, workdir, broken))
+        chosen = min(candidates, key=lambda c: c.validation_loss)
+        for c in candidates:
+            print(f"{c.name}: loss on validation {c.validation_loss:.4f}{', kept' if c is chosen else ''}")
+        atomic.write_atomically(workdir / results.MODEL, native.write(chosen.model))
+        return results.write(
+            results.Results(config, labelled, fitted, candidates, chosen, sorted(broken.names)), workdir
+        )
+
+
+def _data(config: ConfigDict, workdir: Path) -> Labelled:
+    """The labelled images; the splits of the first start are kept.
+
+    Raises:
+      UserError: the data is invalid, or has changed since then.
+    """
+    path, saved = Path(config.data.path).expanduser(), workdir / TABLE
+    labelled = open_labelled(path, task=config.finetune.task, seed=config.seed)
+    if saved.exists():
+        before = open_labelled(saved)
+        if to_csv(before) != to_csv(labelled):
+            gone, added = set(before.files) - set(labelled.files), set(labelled.files) - set(before.files)
+            raise UserError(
+                f"{path} is not what {saved} says of it: {len(added):,} images are new, {len(gone):,} are gone, or "
+                "labels or splits are others; use another --workdir, or delete that file, by which images may change "
+                "sides"
+            )
+    for sentence in labelled.remarks:
+        print(sentence)
+    for split in SPLITS:
+        print(f"{split}: {len(labelled.rows(split)):,} images")
+    atomic.write_atomically(saved, to_csv(labelled))
+    return labelled
+
+
+def _features(
+    config: ConfigDict,
+    labelled: Labelled,
+    backbone: Pretrained,
+    workdir: Path,
+    broken: UnreadableImages,
+    splits: Sequence[str],
+) -> Features:
+    """The features of some splits' images, computed or found; says how long it takes."""
+    store = FeatureStore(workdir / "features", backbone)
+    rows = np.concatenate([labelled.rows(split) for split in splits])
+    source = LabelledSource(labelled, rows)
+    began = time.monotonic()
+    with progress("images") as bar:
+        task = bar.add_task("", total=len(source))
+        estimate = Estimate(len(source))
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            if sentence := estimate(count):
+                print(sentence, flush=True)
+
+        kept, values = features_of(
+            source, store, lambda: FeatureExtractor(backbone, batch_size=config.batch_size), broken, advance
+        )
+    print(f"features: {len(kept):,} images in {time.monotonic() - began:.0f} s")
+    order = np.argsort(rows[kept])
+    return Features(rows[kept][order], values[order])
+
+
+class Estimate:
+    """How long a pass over images will take, said once, when it is known.
+
+    Args:
+      total: number of images.
+    """
+
+    def __init__(self, total: int):
+        self._total, self._done, self._said = total, 0, False
+        self._starts: list[tuple[float, int]] = []
+
+    def __call__(self, count: int) -> str:
+        """Counts images; returns a sentence when enough of them were timed, and "" otherwise.
+
+        The first two counts are not timed: of images that need no computing, and of those before which all is compiled.
+        """
+        self._done += count
+        now = time.monotonic()
+        if len(self._starts) < 2:
+            self._starts.append((now, self._done))
+        began, before = self._starts[-1]
+        if self._said or now - began < TIMED_SECONDS or self._done == before:
+            return ""
+        self._said = True
+        speed = (self._done - before) / (now - began)
+        return f"features: {speed:.1f} images/s, about {(self._total - self._done) / speed / 60:.1f} minutes left"
+
+
+def _fit(config: ConfigDict, labelled: Labelled, features: Features) -> Fitted:
+    """The head; prints each regularization that is tried."""
+
+    def report(trial: Trial) -> None:
+        print(
+            f"regularization {trial.strength:<9.3g} loss: training {trial.train_loss:.4f}, "
+            f"validation {trial.validation_loss:.4f}",
+            flush=True,
+        )
+
+    f = config.finetune
+    fitted = fit(labelled, features, head=f.head, balance=f.balance, seed=config.seed, report=report)
+    print(f"chosen by the loss on validation: {fitted.chosen.strength:.3g}")
+    return fitted
+
+
+def _unfrozen(
+    config: ConfigDict, labelled: Labelled, start: Pretrained, workdir: Path, broken: UnreadableImages
+) -> Candidate:
+    """The network trained further from a part on, by the training loop, which resumes in its own work directory."""
+    folder = workdir / "unfrozen"
+    weights = folder / "start.safetensors"
+    atomic.write_atomically(weights, native.write(start))
+    settings = config.copy_and_resolve_references()
+    settings.model.name, settings.model.weights = start.model, str(weights)
+    settings.train_from = config.finetune.unfreeze
+    settings.data.test_split = settings.data.validation_split = "validation"  # the test split is not looked at
+    loop.train(settings, folder, source=functools.partial(split_source, labelled))
+    trained = load(folder)
+    backbone = backbone_of(trained, heads.pool_of(config.finetune.head))
+    features = _features(config, labelled, backbone, workdir, broken, ("validation", "test"))
+    head = Weights(trained.weights.params["head"], trained.weights.batch_stats.get("head", {}))
+    return candidate(config, labelled, f"unfrozen from {config.finetune.unfreeze}", backbone, head, features)
