@@ -19,6 +19,7 @@ from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
 from xception_jax.finetuning.fit import Features, Fitted, fit
 from xception_jax.finetuning.fitting import Trial
+from xception_jax.finetuning.measure import said
 from xception_jax.inference.features import FeatureExtractor, backbone_of
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained, load
@@ -29,6 +30,7 @@ from xception_jax.workdir import atomic
 from xception_jax.workdir.status import Status
 
 TABLE = "splits.csv"
+SHOWN = 3  # figures of a split
 TIMED_SECONDS = 10  # after which the duration of the pass over all images is said
 
 
@@ -72,9 +74,22 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         for c in candidates:
             print(f"{c.name}: loss on validation {c.validation_loss:.4f}{', kept' if c is chosen else ''}")
         atomic.write_atomically(workdir / results.MODEL, native.write(chosen.model))
-        return results.write(
-            results.Results(config, labelled, fitted, candidates, chosen, sorted(broken.names)), workdir
-        )
+        found = results.Results(config, labelled, fitted, candidates, chosen, sorted(broken.reasons))
+        record = results.write(found, workdir)
+    _show(record, broken, workdir, chosen.model.model)
+    return record
+
+
+def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, network: str) -> None:
+    """Prints the figures, what could not be read, and how the model is used."""
+    for split, found in record["splits"].items():
+        figures = [f"{name.replace('_', ' ')} {said(figure)}" for name, figure in [*found["figures"].items()][:SHOWN]]
+        print(f"{split}, {found['count']:,} images: {', '.join(figures)}")
+    for name, reason in sorted(broken.reasons.items()):
+        print(f"not read: {name}: {reason}")
+    print(f"see {workdir / results.PAGE}")
+    for title, lines in results.next_steps(workdir, network):
+        print(f"\n# {title}\n{lines}")
 
 
 def _data(config: ConfigDict, workdir: Path) -> Labelled:
