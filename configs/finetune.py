@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     c.data.crop_area = (0.25, 1.0)
     # After the head, if asked for.
     c.num_epochs = 10.0
+    c.patience = 3
     c.fixed_statistics = True  # of the images that the weights were trained on: a batch of few would replace them
     c.optimizer.name = "adamw"
     c.optimizer.weight_decay = 0.05

@@ -30,6 +30,7 @@ def default() -> ConfigDict:
     c.num_epochs = 100.0  # length of training; num_steps or num_examples take precedence if set
     c.num_steps = config_dict.placeholder(int)
     c.num_examples = config_dict.placeholder(int)
+    c.patience = config_dict.placeholder(int)  # evaluations in a row that are not the best, which end training early
 
     c.model = m = ConfigDict()  # an option that is None has the model's default
     m.name = "xception"
@@ -171,6 +172,7 @@ MAY_CHANGE = (
     "num_epochs",
     "num_steps",
     "num_examples",
+    "patience",
 )
 # Settings that an evaluation may change in addition: its data and the preprocessing of images.
 EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size")
@@ -341,6 +343,7 @@ def validate(config: ConfigDict) -> None:
         ("num_epochs", positive, "positive"),
         ("num_steps", positive, "positive"),
         ("num_examples", positive, "positive"),
+        ("patience", positive, "a positive number of evaluations"),
         ("model.dropout", fraction, "from 0 to below 1"),
         ("model.middle_blocks", lambda v: 0 <= v <= 8, "from 0 to 8"),
         ("model.drop_path", fraction, "from 0 to below 1"),

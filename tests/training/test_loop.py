@@ -1,9 +1,11 @@
 """What the loop keeps, and runs that are made longer."""
 
 import errno
+import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from xception_jax.data.sources.builtin import Synthetic
 from xception_jax.data.storage import Patience
 from xception_jax.errors import StorageError, UserError
 from xception_jax.pretrained import load
+from xception_jax.tasks.metrics import register_metric
 from xception_jax.training import loop
 from xception_jax.workdir.checkpoints import Checkpoints
 from xception_jax.workdir.log import read_log
@@ -109,6 +112,18 @@ def test_classes_of_a_checkpoint_are_not_forgotten(run, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "Synthetic", Renamed)
     with pytest.raises(UserError, match=r"now has different classes \(without class0; with apple\); restore the data"):
         loop.train(run[1], tmp_path / "run")
+
+
+def test_training_ends_where_nothing_gets_better(tiny, tmp_path):
+    """A metric that is always the same is best at first; the second evaluation after that is one too many."""
+    register_metric("constant", lambda logits, labels: jnp.zeros(logits.shape[0]))
+    tiny.metrics, tiny.checkpoint.best_metric = ("constant",), "constant"
+    tiny.num_steps, tiny.evaluation.every, tiny.checkpoint.every, tiny.patience = 100, "1 steps", "never", 2
+    assert loop.train(tiny, tmp_path)["step"] == 3
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [1, 3]
+    seconds = json.loads((tmp_path / "results.json").read_text())["wall_time"]
+    again = loop.train(tiny, tmp_path)  # has ended already
+    assert (again["step"], again["wall_time"]) == (3, seconds)
 
 
 def test_never_is_not_at_all(tiny, tmp_path):

@@ -109,7 +109,7 @@ def train(
             "broken_pictures": gather(broken.reasons),
             "broken_because": gather_texts(broken.reasons),
         }
-        if latest == recipe.total_steps:  # nothing was left to train
+        if latest == int(state.step):  # nothing was left to train
             training |= recorded_training(workdir, latest, training)
         results = {
             "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss", *experiment.metrics)},
@@ -226,6 +226,9 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
         every = intervals[key]
         return every is not None and (step % every == 0 or step == total)
 
+    def exhausted() -> bool:
+        return config.patience is not None and any_of(evaluations_since_best(log, run.checkpoints) >= config.patience)
+
     def evaluate(step: int) -> dict[str, float]:
         reader.finish()
         with clock.stopped(), status.evaluating():
@@ -237,10 +240,15 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
     batches = batches_on_devices(experiment, start, broken, run.preemption)
     evaluated = None
     try:
-        if start and due("evaluation.every", start) and not any_of(log.has_evaluation(start)):
+        if start and due("evaluation.every", start) and not any_of(start in log.evaluations):
             evaluate(start)  # SIGTERM had interrupted it
         for step in range(start + 1, total + 1):
             check()
+            if (evaluated is not None or step == start + 1) and exhausted():
+                log.note(
+                    f"training ends at step {step - 1:,}: none of the last {config.patience} evaluations was the best"
+                )
+                break
             with clock.waiting():
                 batch = next(batches)
             with run.profiler.step(step, finish=reader.finish):
@@ -273,6 +281,15 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
     saver.finish(state, evaluated)
     run.preemption.nothing_to_lose = True
     return state, clock.mean(), broken
+
+
+def evaluations_since_best(log: RunLog, checkpoints: Checkpoints) -> int:
+    """How many evaluations of the run came after the one with the best score, the first of equals; 0 if none is."""
+    metrics = [log.evaluations[step] for step in sorted(log.evaluations)]
+    if not metrics:
+        return 0
+    scores = [checkpoints.score(m) for m in metrics]
+    return len(scores) - 1 - scores.index(max(scores))
 
 
 def check_length(step: int, total_steps: int) -> None:

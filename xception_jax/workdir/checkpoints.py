@@ -4,7 +4,9 @@ import functools
 import itertools
 import json
 import logging
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ class Checkpoints:
         _quieten_orbax()
         metric, policies = settings.best_metric, checkpoint_managers
 
-        def score(metrics: dict[str, float]) -> float:
+        def score(metrics: Mapping[str, float]) -> float:
             return metrics[metric]
 
         self._score, self._lowest = score, metric == "loss"
@@ -175,10 +177,10 @@ class Checkpoints:
         run = self._directory / str(step) / "run" / "metadata"
         return tuple(json.loads(run.read_text())["class_names"])
 
-    def score(self, metrics: dict[str, float]) -> float:
-        """The score that the best checkpoint maximizes."""
+    def score(self, metrics: Mapping[str, Any]) -> float:
+        """The score that the best checkpoint maximizes; the lowest of all if the log has none, as it was not finite."""
         score = self._score(metrics)
-        return -score if self._lowest else score
+        return -math.inf if score is None else -score if self._lowest else score
 
     @property
     def best_score(self) -> float | None:

@@ -39,6 +39,7 @@ class RunLog:
 
     Attributes:
       seconds_left: estimate at the last report of a training step, or None.
+      evaluations: their metrics, by step, also of earlier starts; only in the process that writes.
 
     Raises:
       UserError: the existing log is damaged.
@@ -57,7 +58,7 @@ class RunLog:
         self._in_place = False  # whether the cursor is in a progress line
         self._since: tuple[int, float] = resume_step, clock()
         self._timed = False
-        self._evaluated: set[int] = set()
+        self.evaluations: dict[int, Mapping[str, Any]] = {}
         self.seconds_left: float | None = None
         if not primary:
             return
@@ -66,7 +67,7 @@ class RunLog:
         path = _path(workdir)
         kept = [record for record in read_log(workdir) if record["step"] <= resume_step] if path.exists() else []
         atomic.write_atomically(path, "".join(map(_line, kept)))
-        self._evaluated = {record["step"] for record in kept if record["kind"] == "evaluation"}
+        self.evaluations = {record["step"]: record for record in kept if record["kind"] == "evaluation"}
         self._file = PatientFile(path)
         self._events = EventFile(workdir / "tensorboard", first_step=resume_step + 1)
 
@@ -106,13 +107,10 @@ class RunLog:
         """Reports a split's metrics (loss, top1, top5) after `step` steps."""
         if not self._primary:
             return
+        self.evaluations[step] = metrics
         self._record("evaluation", step, {"split": split, **metrics})
         self._events.add_scalars(f"evaluation/{split}", step, metrics)
         self._say(f"step {step:,}, {split}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}")
-
-    def has_evaluation(self, step: int) -> bool:
-        """Whether the existing log has an evaluation after `step` steps."""
-        return step in self._evaluated
 
     def saved(self, step: int, seconds: float) -> None:
         """Reports that the state after `step` steps is on disk, `seconds` after its save started."""
