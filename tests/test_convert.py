@@ -164,7 +164,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "headless" else ()) for kind in HEADS]
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("headless", "inception") else ()) for kind in HEADS]
 )
 def test_keras_computes_the_same(tmp_path, kind):
     """From pixels 0..255: the range is in the file."""

@@ -76,6 +76,7 @@ def test_restarts_what_may_go_on(stand_in, tmp_path, codes, tries, last):
     assert calls(tmp_path) == ["train", "a b"] * tries
 
 
+@pytest.mark.slow
 def test_hosts_are_one_run(stand_in, tmp_path, monkeypatch):
     """Two real processes on this machine, as a dry run; ssh runs here what it is given."""
     stand_in("ssh", '#!/usr/bin/env bash\nexec bash -c "$3"\n')

@@ -36,7 +36,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
             ["--config=configs/xceptoin.py"],
             'error: there is no config file configs/xceptoin.py; did you mean "configs/xc',
         ),
-        (["--config=README.md"], "error: there is no config file README.md; choose from: configs/folder.py"),
+        (["--config=README.md"], "error: there is no config file README.md; choose from: configs/finetune.py"),
         ([*SMALL_RUN, "--workdir=README.md"], "README.md cannot be used"),
         ([*SMALL_RUN, "--config.lerning_rate=1"], 'has no key "lerning_rate"; did you mean "learning_rate"?'),
         ([*SMALL_RUN, "--config.learning_rate=fast"], "could not convert string to float: 'fast'"),

@@ -16,13 +16,13 @@ from flax import nnx
 from PIL import Image
 
 from tests.conftest import RECORDED_RUN
-from xception_jax.cli import tables
 from xception_jax.data import UnreadableImages
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.predictor import Predictor
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models import create_model, variables
 from xception_jax.pretrained import Pretrained, load
+from xception_jax.workdir import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("cat", "dog", "owl", "rat", "yak")

@@ -43,6 +43,7 @@ def test_during_compilation_it_ends_at_once(tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_during_evaluation_the_step_is_saved_and_its_evaluation_made_up_for(tiny, tmp_path, monkeypatch):
     predict, signalled = Evaluator.predict, []

@@ -23,7 +23,10 @@ from xception_jax.training.recipe import Recipe, create_recipe
 from xception_jax.training.summary import saved_bytes
 from xception_jax.workdir.checkpoints import Checkpoints
 
-MESHES = [pytest.param(True, 1, marks=pytest.mark.slow), (False, 4), (True, 4)]  # fully_sharded, model
+MESHES = [
+    *(pytest.param(*mesh, marks=pytest.mark.slow) for mesh in ((True, 1), (False, 4))),
+    (True, 4),
+]  # fully_sharded, model
 
 
 @pytest.mark.parametrize(

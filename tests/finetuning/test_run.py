@@ -105,6 +105,7 @@ def test_classes_that_the_weights_do_not_have_are_refused(finished, tmp_path):
         measure(load(finished[0] / "model"), tmp_path / "data", "test", tmp_path, 16)
 
 
+@pytest.mark.slow
 def test_uncertainty_is_that_of_predict(weights_file, digits, tmp_path):
     """Means and deviations over dropout masks, as the predictor draws them from the files."""
     from xception_jax.inference.predictor import Predictor

@@ -16,7 +16,7 @@ from xception_jax.models.layers import SeparableConv
 from xception_jax.ops.lowering import as_reference
 
 KINDS = ("inception_v3", "xception", "xception41", "xception41p")  # the others have more blocks of the same kinds
-SOME = [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("xception41")) for name in KINDS]
+SOME = [pytest.param(name, marks=[pytest.mark.slow] * (name != "xception")) for name in KINDS]
 
 
 @functools.cache
@@ -126,7 +126,7 @@ def test_too_small_images_are_refused_with_the_reason(name, stem, smallest):
         feature_shape(model, smallest - 1)
 
 
-@pytest.mark.parametrize(("stem", "smallest"), [("imagenet", 299), ("small", 71)])
+@pytest.mark.parametrize(("stem", "smallest"), [pytest.param("imagenet", 299, marks=pytest.mark.slow), ("small", 71)])
 def test_aux_head_trains_from_its_smallest_size_and_is_idle_in_evaluation(stem, smallest):
     model = abstract("inception_v3", aux_head=True, stem=stem, width=0.05, num_classes=5)
 

@@ -19,7 +19,14 @@ def all_outputs(graphdef, weights, images):
     return [getattr(model, method)(images) for method in METHODS]
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "xception", "xception41", "xception41p"])
+SOME = [
+    "xception",
+    "xception41p",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("inception_v3", "xception41")),
+]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_features_and_pooled_features_are_of_the_last_map(name):
     """And so is the output of a network without logits."""
     graphdef, weights = peers.tiny(name, stem="small", num_classes=0)

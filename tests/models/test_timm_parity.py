@@ -13,7 +13,9 @@ from xception_jax.pretrained.layouts.table import to_ours
 from xception_jax.pretrained.layouts.timm import timm_table
 
 DEEPER = ("xception65", "xception65p")  # with more blocks of the same kinds
-EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER else []) for name in list_models()]
+EACH = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in (*DEEPER, "xception71") else []) for name in list_models()
+]
 
 
 @pytest.fixture(scope="module", params=EACH)

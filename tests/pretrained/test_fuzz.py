@@ -18,7 +18,7 @@ from xception_jax.errors import WeightsFileError
 from xception_jax.formats import sandbox
 from xception_jax.formats.detect import read_tensors
 
-DAMAGES = 1000
+DAMAGES = 500
 FEWER = {"torch_old": 150}  # a tenth of a second each: its pickles are read in Python
 CHECKED = {"npz", "npz_deflated", "bundle", "keras", "torch"}
 IN_C = ("h5", "h5_groups", "h5_chunked", "torch", "torch_old")

@@ -78,6 +78,7 @@ class Away(Synthetic):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 def test_data_that_goes_away_loses_no_step(tiny, tmp_path, monkeypatch):
     """Not even those since the last save, and when it is back, the run goes on."""
     monkeypatch.setattr(registry, "Synthetic", Away)

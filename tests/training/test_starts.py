@@ -108,6 +108,7 @@ def fine_tuned(tiny_config, tmp_path_factory):
     return folder / "run", tuned
 
 
+@pytest.mark.slow
 def test_fine_tuned_run_resumes_without_the_weights_it_began_with(fine_tuned):
     workdir, config = fine_tuned
     longer = config.copy_and_resolve_references()
