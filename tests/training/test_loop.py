@@ -115,6 +115,13 @@ def test_classes_of_a_checkpoint_are_not_forgotten(run, tmp_path, monkeypatch):
         loop.train(run[1], tmp_path / "run")
 
 
+def test_checkpoints_that_are_gone_are_missed(run, tmp_path):
+    """Training begins anew without a word in other programs (facebookresearch/metaseq#602)."""
+    (sentence,) = loop.lost(run[0], 0)
+    assert sentence.startswith(f"step 8 was saved, but {run[0] / 'checkpoints'} has no intact checkpoint")
+    assert loop.lost(run[0], 8) == loop.lost(tmp_path, 0) == []
+
+
 def test_training_ends_where_nothing_gets_better(tiny, tmp_path):
     """A metric that is always the same is best at first; the second evaluation after that is one too many."""
     register_metric("constant", lambda logits, labels: jnp.zeros(logits.shape[0]))

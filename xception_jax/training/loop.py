@@ -35,7 +35,7 @@ from xception_jax.training.recipe import Recipe, create_recipe, length_and_sched
 from xception_jax.training.state import TrainState
 from xception_jax.workdir import atomic, curves, identity, sharing
 from xception_jax.workdir.checkpoints import Checkpoints, has_checkpoints
-from xception_jax.workdir.log import RunLog
+from xception_jax.workdir.log import RunLog, read_log
 from xception_jax.workdir.saver import Saver
 from xception_jax.workdir.status import Status
 from xception_jax.workdir.throughput import Clock, Profiler
@@ -187,8 +187,20 @@ def prepare(
     if latest and (changes := identity.class_differences(checkpoints.class_names(latest), experiment.class_names)):
         raise UserError(f"the training split now has {changes[0]}; restore the data, or use another --workdir")
     check_length(latest, recipe.total_steps)
-    remarks += [*checkpoints.set_aside, *profiler.missed(latest, recipe.total_steps)]
+    remarks += [*checkpoints.set_aside, *profiler.missed(latest, recipe.total_steps), *lost(workdir, latest)]
     return Start(recipe, validator, tester, checkpoints, latest, profiler, splits, remarks)
+
+
+def lost(workdir: Path, latest: int) -> list[str]:
+    """What the log says was saved, but is not there: a sentence, or none."""
+    if latest or not (workdir / "log.jsonl").exists():
+        return []
+    saved = [record["step"] for record in read_log(workdir) if record["kind"] == "save"]
+    if not saved:
+        return []
+    return [
+        f"step {max(saved):,} was saved, but {workdir / 'checkpoints'} has no intact checkpoint: training begins anew"
+    ]
 
 
 @dataclasses.dataclass
