@@ -82,6 +82,7 @@ class Saver:
             self.save(state, metrics)
             self._settle()
             if not self._failures:
+                self._checkpoints.discard_unfinished()  # a thread of Orbax may have written on after an earlier failure
                 return
         raise TrainingError(
             f"step {int(state.step)} could not be saved; {self._kept()}. Fix the cause, then run the same command "
