@@ -100,7 +100,7 @@ def ticks(low: float, high: float, log: bool = False) -> list[float]:
     """Round numbers in a range."""
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        few = len(decades) <= TICKS - 1
+        few = high < 101 * low
         every = 1 if few else math.ceil(len(decades) / (TICKS + 2))
         numbers = [m * 10.0**e for e in decades[::every] for m in ((1, 2, 5) if few else (1,))]
         found = [x for x in numbers if low * 0.999 <= x <= high * 1.001]
