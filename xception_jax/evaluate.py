@@ -5,6 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
+from xception_jax import paths
 from xception_jax.cli import common, weights_flags
 from xception_jax.errors import UserError
 
@@ -29,9 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     from xception_jax.parallel import host_memory
 
     host_memory.reuse_step_memory()
-    data = Path(flag.data).expanduser()
-    workdir = Path(flag.workdir).expanduser() if flag.workdir else Path("runs", f"evaluation-{data.stem}")
-    broken = measure.measure(weights_flags.load_given(), data, flag.split, workdir.absolute(), flag.batch_size)
+    data = paths.expanded(flag.data)
+    workdir = paths.workdir(flag.workdir or Path("runs", f"evaluation-{data.stem}"))
+    broken = measure.measure(weights_flags.load_given(), data, flag.split, workdir, flag.batch_size)
     return 1 if broken else 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from xception_jax import paths
 from xception_jax.cli import common
 from xception_jax.errors import UserError
 
@@ -33,9 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     from xception_jax.parallel import host_memory
 
     host_memory.reuse_step_memory()
-    data = Path(config.data.path).expanduser()
-    workdir = Path(flag.workdir).expanduser() if flag.workdir else Path("runs", data.stem)
-    run.finetune(config, workdir.absolute())
+    run.finetune(config, paths.workdir(flag.workdir or Path("runs", Path(config.data.path).stem)))
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xception_jax import paths
 from xception_jax.data.labelled.columns import Columns, some
 from xception_jax.data.labelled.contents import same_contents
 from xception_jax.data.labelled.folders import read_folder
@@ -41,7 +42,7 @@ def open_labelled(
     Raises:
       UserError: the data contradict themselves, or cannot be understood; the message says where and what to do.
     """
-    path = path.expanduser().absolute()
+    path = paths.expanded(path).absolute()
     if path.is_dir():
         if columns is not None:
             raise UserError(f"{path} is a folder, which has no columns; give the path of the table in it")
