@@ -15,7 +15,7 @@ from xception_jax.evaluation.outcome import Outcome
 from xception_jax.finetuning import calibration, heads
 from xception_jax.finetuning.fit import Features
 from xception_jax.finetuning.fitting import loss_per_example
-from xception_jax.inference.outcomes import logits_of
+from xception_jax.inference.outcomes import logits_of, of_rows
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained
 from xception_jax.tasks.task import SCORES
@@ -59,7 +59,8 @@ def candidate(
       features: of the backbone, for the images of the validation and the test split.
     """
     head = config.finetune.head
-    values = {split: features.of(labelled.rows(split)) for split in ("validation", "test")}
+    found = {split: features.of(labelled.rows(split)) for split in ("validation", "test")}
+    values = {split: (rows, x) for split, (rows, x) in found.items() if len(rows)}
     logits = {split: heads.logits(heads.after_pool(head), weights, x) for split, (_, x) in values.items()}
     targets = labelled.targets[values["validation"][0]]
     degrees = 1.0
@@ -78,24 +79,10 @@ def candidate(
     loss = float(np.mean(loss_per_example(labelled.task, scaled, jnp.asarray(targets))))
     outcomes = []
     for split, (rows, x) in values.items():
-        if not len(rows):
-            continue
-        about = _about(labelled, split, rows)
+        said: np.ndarray = logits[split]
+        more: dict[str, Any] = {"temperature": degrees}
         if config.finetune.uncertainty:  # the scores are means over dropout masks, as `predict` has them
             means, deviations = heads.uncertain(heads.after_pool(head), cooled, x, model.scores)
-            outcomes.append(Outcome(**about, logits=logits_of(means, model.scores), deviation=deviations))
-        else:
-            outcomes.append(Outcome(**about, logits=logits[split], temperature=degrees))
+            said, more = logits_of(means, model.scores), {"deviation": deviations}
+        outcomes.append(of_rows(labelled, split, rows, said, **more))
     return Candidate(name, model, degrees, tuple(outcomes), loss)
-
-
-def _about(labelled: Labelled, split: str, rows: np.ndarray) -> dict[str, Any]:
-    """What an outcome says of its images."""
-    return {
-        "split": split,
-        "files": tuple(labelled.files[i] for i in rows),
-        "task": labelled.task,
-        "class_names": labelled.class_names,
-        "targets": labelled.targets[rows],
-        "group": None if labelled.group is None else labelled.group[rows],
-    }

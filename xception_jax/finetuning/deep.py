@@ -25,8 +25,6 @@ LEARNING_RATE = 1e-3
 MOST_EPOCHS = 100
 PATIENCE = 8  # epochs in a row without a lower loss on the validation split
 
-Step = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
-
 
 def fit(
     task: Task,

@@ -25,7 +25,6 @@ from xception_jax.pretrained import Pretrained
 from xception_jax.workdir import atomic
 
 SAVE_SECONDS = 60
-MISSING = -1
 
 
 class Subset:

@@ -4,6 +4,7 @@ Shape legend: N examples, D features, K outputs.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xception_jax.inference.mc_dropout import Uncertain, monte_carlo_dropout
+from xception_jax.inference.mc_dropout import monte_carlo_dropout
 from xception_jax.models.head import POOLS, Head, Scores, as_text, parse, steps_of
 from xception_jax.models.variables import Weights, merge, split
 from xception_jax.pretrained import Pretrained
@@ -43,16 +44,8 @@ def logits(head: str, weights: Weights, features: np.ndarray) -> np.ndarray:
       weights: its arrays.
       features: float32 [N, D].
     """
-    outputs = weights.params["logits"]["bias"].shape[0]
-    graphdef, _ = nnx.eval_shape(lambda: build(head, features.shape[1], outputs))
-
-    @jax.jit
-    def classify(weights: Weights, x: jax.Array) -> jax.Array:
-        return merge(graphdef, weights).classify(x, train=False, drop=False, rngs=None)
-
-    parts = range(0, len(features), MOST_TOGETHER)
-    found = [np.asarray(classify(weights, jnp.asarray(features[i : i + MOST_TOGETHER]))) for i in parts]
-    return np.concatenate(found) if found else np.zeros((0, outputs), np.float32)
+    (found,) = _in_parts(head, weights, features, lambda h, x: (h.classify(x, train=False, drop=False, rngs=None),))
+    return found
 
 
 def uncertain(head: str, weights: Weights, features: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
@@ -60,15 +53,23 @@ def uncertain(head: str, weights: Weights, features: np.ndarray, scores: Scores)
 
     Arguments as for `logits`; `scores` is what the logits mean.
     """
-    graphdef, _ = nnx.eval_shape(lambda: build(head, features.shape[1], weights.params["logits"]["bias"].shape[0]))
+    mean, std = _in_parts(
+        head, weights, features, lambda h, x: monte_carlo_dropout(h, x, jax.random.key(0), scores=scores)
+    )
+    return mean, std
 
-    @jax.jit
-    def draw(weights: Weights, x: jax.Array) -> Uncertain:
-        return monte_carlo_dropout(merge(graphdef, weights), x, jax.random.key(0), scores=scores)
 
-    parts = range(0, len(features), MOST_TOGETHER)
-    found = [draw(weights, jnp.asarray(features[i : i + MOST_TOGETHER])) for i in parts]
-    return np.concatenate([part.mean for part in found]), np.concatenate([part.std for part in found])
+def _in_parts(
+    head: str, weights: Weights, features: np.ndarray, function: Callable[[Head, jax.Array], tuple[jax.Array, ...]]
+) -> list[np.ndarray]:
+    """What a function of a head and of features returns, float32 [N, K] each, some examples at a time."""
+    outputs = weights.params["logits"]["bias"].shape[0]
+    graphdef, _ = nnx.eval_shape(lambda: build(head, features.shape[1], outputs))
+    compiled = jax.jit(lambda weights, x: tuple(function(merge(graphdef, weights), x)))
+    # Without an example, one part of none: the results have their shapes.
+    parts = range(0, max(1, len(features)), MOST_TOGETHER)
+    found = [compiled(weights, jnp.asarray(features[i : i + MOST_TOGETHER])) for i in parts]
+    return [np.concatenate(results) for results in zip(*found, strict=True)]
 
 
 def with_head(backbone: Pretrained, head: str, weights: Weights, **facts: Any) -> Pretrained:

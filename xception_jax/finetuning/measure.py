@@ -13,7 +13,7 @@ from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
 from xception_jax.evaluation.page import Measured, Report, write_page
 from xception_jax.evaluation.report import hash_weights
-from xception_jax.finetuning.results import PAGE, RESULTS, short
+from xception_jax.finetuning.results import PAGE, RESULTS, common_facts, said, short, show_unreadable
 from xception_jax.inference.mistakes import mistakes
 from xception_jax.inference.outcomes import outcome
 from xception_jax.inference.predictor import Predictor
@@ -78,8 +78,7 @@ def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch
     write_page(workdir / PAGE, Report(title, [Measured(found, analysis)], facts(record, pretrained), (), shown))
     for name, figure in analysis["figures"].items():
         print(f"{name.replace('_', ' ')}: {said(figure)}")
-    for name, reason in sorted(broken.reasons.items()):
-        print(f"not read: {name}: {reason}")
+    show_unreadable(broken)
     print(f"{len(found.files):,} images; see {workdir / PAGE}")
     return broken.reasons
 
@@ -92,24 +91,11 @@ def _labelled(pretrained: Pretrained, data: Path) -> Labelled:
     return check_classes(labelled, pretrained.class_names)
 
 
-def said(figure: Mapping[str, Any]) -> str:
-    """A figure and its interval."""
-    if figure["value"] is None:
-        return "undefined"
-    interval = figure["interval"]
-    return f"{figure['value']:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
-
-
 def facts(record: Mapping[str, Any], pretrained: Pretrained) -> list[tuple[str, str]]:
     """What was measured, for people."""
-    spec = pretrained.input
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
     return [
         ("Weights", record["weights"]),
         ("Hash of the weights", record["weights_hash"][:16]),
-        ("Network", f"{pretrained.model}, {spec.image_size} px, {spec.resize}, {spec.interpolation}"),
         ("Data", record["data"]),
-        ("Unreadable images", ", ".join(record["skipped"][:20]) or "none"),
-        ("Date", record["date"]),
-        ("Versions", versions),
+        *common_facts(pretrained, record["skipped"], record),
     ]

@@ -5,12 +5,13 @@ import datetime
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled
 from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
@@ -19,6 +20,7 @@ from xception_jax.finetuning import card, thresholds
 from xception_jax.finetuning.candidates import Candidate
 from xception_jax.finetuning.fit import Fitted
 from xception_jax.inference.mistakes import mistakes
+from xception_jax.pretrained import Pretrained
 from xception_jax.workdir import atomic, identity, tables
 
 PAGE, RESULTS, MODEL = "index.html", "results.json", Path("model", "model.safetensors")
@@ -135,21 +137,49 @@ def _report(
 
 def facts(found: Results, record: dict[str, Any]) -> list[tuple[str, str]]:
     """What the result was made of, for people."""
-    data, spec = found.labelled, found.chosen.model.input
+    data = found.labelled
     return [
         ("Weights", found.chosen.model.source),
-        ("Network", f"{found.chosen.model.model}, {spec.image_size} px, {spec.resize}, {spec.interpolation}"),
         ("Data", str(data.root)),
         ("Images", ", ".join(f"{count:,} {split}" for split, count in record["images"].items())),
         ("Classes", f"{len(data.class_names)}: {', '.join(data.class_names[:20])}"),
         *(("Data", sentence) for sentence in data.remarks),
-        ("Unreadable images", ", ".join(record["unreadable"][:20]) or "none"),
         ("Head", found.config.finetune.head or "linear"),
         ("Regularization", f"{found.fitted.chosen.strength:.3g}, by the loss on the validation split"),
         *(
             (f"Network {c.name}", f"loss on validation {c.validation_loss:.4f}{', kept' if c is found.chosen else ''}")
             for c in found.candidates
         ),
+        *common_facts(found.chosen.model, record["unreadable"], record),
+    ]
+
+
+def common_facts(model: Pretrained, unreadable: Sequence[str], record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What people should know of any measurement: the network, what it was not shown, and when and with what.
+
+    Args:
+      model: the network.
+      unreadable: the names of the images that could not be read.
+      record: with "date" and "versions".
+    """
+    spec = model.input
+    return [
+        ("Network", f"{model.model}, {spec.image_size} px, {spec.resize}, {spec.interpolation}"),
+        ("Unreadable images", ", ".join(unreadable[:20]) or "none"),
         ("Date", record["date"]),
         ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)),
     ]
+
+
+def show_unreadable(broken: UnreadableImages) -> None:
+    """Prints the images that could not be read, and why."""
+    for name, reason in sorted(broken.reasons.items()):
+        print(f"not read: {name}: {reason}")
+
+
+def said(figure: Mapping[str, Any]) -> str:
+    """A figure and its interval."""
+    if figure["value"] is None:
+        return "undefined"
+    interval = figure["interval"]
+    return f"{figure['value']:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")

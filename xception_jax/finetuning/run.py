@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
+from xception_jax import paths
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import SPLITS, Labelled, LabelledSource, open_labelled, split_source, to_csv
 from xception_jax.errors import UserError
@@ -19,7 +20,6 @@ from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
 from xception_jax.finetuning.fit import Features, Fitted, fit
 from xception_jax.finetuning.fitting import Trial
-from xception_jax.finetuning.measure import said
 from xception_jax.inference.features import FeatureExtractor, backbone_of
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained, load
@@ -83,10 +83,11 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, network: str) -> None:
     """Prints the figures, what could not be read, and how the model is used."""
     for split, found in record["splits"].items():
-        figures = [f"{name.replace('_', ' ')} {said(figure)}" for name, figure in [*found["figures"].items()][:SHOWN]]
+        figures = [
+            f"{name.replace('_', ' ')} {results.said(figure)}" for name, figure in [*found["figures"].items()][:SHOWN]
+        ]
         print(f"{split}, {found['count']:,} images: {', '.join(figures)}")
-    for name, reason in sorted(broken.reasons.items()):
-        print(f"not read: {name}: {reason}")
+    results.show_unreadable(broken)
     print(f"see {workdir / results.PAGE}")
     for title, lines in results.next_steps(workdir, network):
         print(f"\n# {title}\n{lines}")
@@ -98,7 +99,7 @@ def _data(config: ConfigDict, workdir: Path) -> Labelled:
     Raises:
       UserError: the data is invalid, or has changed since then.
     """
-    path, saved = Path(config.data.path).expanduser(), workdir / TABLE
+    path, saved = paths.expanded(config.data.path), workdir / TABLE
     labelled = open_labelled(path, task=config.finetune.task, seed=config.seed)
     if saved.exists():
         before = open_labelled(saved)

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from xception_jax import ops
 from xception_jax.data import Source, UnreadableImages, evaluation_batches
-from xception_jax.models import create_model, variables
+from xception_jax.inference.placed import placed
+from xception_jax.models import variables
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import batch_sharded, data_mesh, put_batch, replicated
-from xception_jax.pretrained import Pretrained, transplant
+from xception_jax.pretrained import Pretrained
 from xception_jax.pretrained.transplant import HEADS
 
 # Options of networks that describe what comes after the last map.
@@ -51,14 +51,7 @@ class FeatureExtractor:
 
     def _compile(self) -> Any:
         given = self.backbone
-
-        def build() -> tuple:
-            return variables.split(create_model(given.model, num_classes=0, rngs=nnx.Rngs(0), **given.options))
-
-        lowering = ops.trusted(ops.current(), given.options.get("dtype", "float32"))
-        graphdef, shapes = nnx.eval_shape(build)
-        weights, _ = transplant(given, shapes)
-        self._weights = jax.device_put(weights, replicated(self._mesh))
+        graphdef, self._weights, lowering = placed(given, self._mesh)
 
         def step(weights: Weights, images: jax.Array) -> jax.Array:
             with ops.use(lowering), jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):

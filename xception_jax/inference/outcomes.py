@@ -4,6 +4,7 @@ Shape legend: N images, K classes.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,28 @@ def logits_of(scores: np.ndarray, kind: Scores) -> np.ndarray:
     if kind == "softmax":
         return np.log(probabilities)
     return np.log(probabilities) - np.log(np.clip(1 - np.asarray(scores, np.float64), TINY, None))
+
+
+def of_rows(labelled: Labelled, split: str, rows: np.ndarray, logits: np.ndarray, **more: Any) -> Outcome:
+    """The outcome of labelled images, of which a network said `logits`, float [n, K].
+
+    Args:
+      labelled: all images.
+      split: the name of theirs.
+      rows: the positions of these, int [n].
+      logits: of these.
+      **more: further attributes of `Outcome`.
+    """
+    return Outcome(
+        split,
+        tuple(labelled.files[i] for i in rows),
+        labelled.task,
+        labelled.class_names,
+        labelled.targets[rows],
+        logits,
+        None if labelled.group is None else labelled.group[rows],
+        **more,
+    )
 
 
 def outcome(
@@ -63,13 +86,5 @@ def outcome(
         advance(1)
     if not kept:
         raise UserError(f'no image of the split "{split}" could be read')
-    return Outcome(
-        split,
-        tuple(labelled.files[i] for i in kept),
-        labelled.task,
-        labelled.class_names,
-        labelled.targets[kept],
-        logits_of(np.stack(scores), given.scores),
-        None if labelled.group is None else labelled.group[kept],
-        np.stack(deviations) if given.uncertainty else None,
-    )
+    deviation = np.stack(deviations) if given.uncertainty else None
+    return of_rows(labelled, split, np.array(kept), logits_of(np.stack(scores), given.scores), deviation=deviation)

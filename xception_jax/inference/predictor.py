@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from xception_jax import ops
 from xception_jax.data import UnreadableImages, evaluation_batches
@@ -19,12 +18,13 @@ from xception_jax.data.sources.images import ImageFiles
 from xception_jax.errors import UserError
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
+from xception_jax.inference.placed import placed
 from xception_jax.inputs.views import central_view, ten_views
-from xception_jax.models import create_model, variables
+from xception_jax.models import variables
 from xception_jax.models.head import SCORES
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import batch_sharded, data_mesh, put_batch, replicated
-from xception_jax.pretrained import Pretrained, transplant
+from xception_jax.pretrained import Pretrained
 
 VIEWS = {1: central_view, 10: ten_views}
 
@@ -80,15 +80,7 @@ class Predictor:
 
     def _compile(self) -> Any:
         given = self.pretrained
-
-        def build() -> tuple:
-            model = create_model(given.model, num_classes=given.num_classes, rngs=nnx.Rngs(0), **given.options)
-            return variables.split(model)
-
-        lowering = ops.trusted(ops.current(), given.options.get("dtype", "float32"))
-        graphdef, shapes = nnx.eval_shape(build)
-        weights, _ = transplant(given, shapes)
-        self._weights = jax.device_put(weights, replicated(self._mesh))
+        graphdef, self._weights, lowering = placed(given, self._mesh)
 
         def step(weights: Weights, views: jax.Array) -> dict[str, jax.Array]:
             model = variables.merge(graphdef, weights)
