@@ -23,13 +23,14 @@ def shared_files(train: Iterable[Path], other: Iterable[Path], looked_at: Callab
     for path in other:
         if (size := path.stat().st_size) in sizes:
             if size not in hashes:
-                hashes[size] = {_digest(same_size): same_size for same_size in sizes[size]}
-            if (match := hashes[size].get(_digest(path))) is not None:
+                hashes[size] = {digest(same_size): same_size for same_size in sizes[size]}
+            if (match := hashes[size].get(digest(path))) is not None:
                 shared[path] = match
         looked_at(path)
     return shared
 
 
-def _digest(path: Path) -> bytes:
+def digest(path: Path) -> bytes:
+    """A hash of a file's bytes."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").digest()

@@ -1,11 +1,12 @@
 """Files of the same contents."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from xception_jax.data.duplicates import digest
 
 SAMPLE_BYTES = 4096
 
@@ -18,7 +19,7 @@ def same_contents(files: Sequence[Path]) -> np.ndarray:
     """
     first = np.arange(len(files))
     together = [list(range(len(files)))]
-    for key in (_size, _last_bytes, _digest):
+    for key in (_size, _last_bytes, digest):
         together = [rows for candidates in together for rows in _alike(candidates, files, key)]
     for rows in together:
         first[rows] = rows[0]
@@ -45,8 +46,3 @@ def _last_bytes(file: Path) -> bytes:
     with file.open("rb") as f:
         f.seek(max(0, file.stat().st_size - SAMPLE_BYTES))
         return f.read(SAMPLE_BYTES)
-
-
-def _digest(file: Path) -> bytes:
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").digest()
