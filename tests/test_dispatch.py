@@ -100,6 +100,20 @@ def test_a_mistyped_config_is_compared_with_both(name, nearest, tmp_path, monkey
         find_config_file(Path(name))
 
 
+def test_a_config_file_may_offer_a_choice(tmp_path):
+    """`--config=FILE:CHOICE`, as ml_collections passes it on: settings that only the choice has are known."""
+    path = tmp_path / "many.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(choice='small'):\n"
+        "    return ConfigDict({'own': 1} if choice == 'large' else {})\n"
+    )
+    arguments = [f"--config={path}:large", "--config.own=2"]
+    assert check_config_flags(arguments) == arguments
+    with pytest.raises(UserError, match='no key "own"'):
+        check_config_flags([f"--config={path}", "--config.own=2"])
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_nobody_reads_ends_quietly(unbuffered):
     """`xception-jax predict --help | head -1`, with a pipe whose reading end is closed before the program starts."""

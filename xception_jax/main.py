@@ -79,7 +79,8 @@ def workdir() -> Path:
     if _WORKDIR.value is not None:
         return paths.local(_WORKDIR.value).absolute()
     config()
-    return Path("runs", Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem).absolute()
+    path, _, choice = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return Path("runs", *filter(None, [Path(path).stem, choice])).absolute()
 
 
 def train(workdir: Path) -> None:

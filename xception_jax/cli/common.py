@@ -163,9 +163,9 @@ def check_config_flags(arguments: Sequence[str]) -> list[str]:
     checked: list[str] = []
     for argument in arguments:
         if checked and checked[-1] in ("--config", "-config"):
-            argument = str(find_config_file(Path(argument)))
+            argument = find_config(argument)
         elif path := re.match(r"--?config=(.+)", argument):
-            argument = f"--config={find_config_file(Path(path[1]))}"
+            argument = f"--config={find_config(path[1])}"
         checked.append(argument)
     keys = [found[1] for argument in arguments if (found := re.match(r"--config\.([^=]+)", argument))]
     if keys:
@@ -178,14 +178,21 @@ def check_config_flags(arguments: Sequence[str]) -> list[str]:
 
 
 def config_files(arguments: Sequence[str]) -> list[str]:
-    """The config files that arguments name."""
+    """The config files that arguments name, each with its choice."""
     after = [path for flag, path in itertools.pairwise(arguments) if flag in ("--config", "-config")]
     return after + [found[1] for argument in arguments if (found := re.match(r"--?config=(.+)", argument))]
 
 
-def config_of(path: str) -> Any:
-    """The settings of a config file, which may have some of its own."""
-    return runpy.run_path(path)["get_config"]()
+def config_of(given: str) -> Any:
+    """The settings of a config file, which may have some of its own: "FILE", or "FILE:CHOICE" of those it offers."""
+    path, _, choice = given.partition(":")
+    return runpy.run_path(path)["get_config"](*filter(None, [choice]))
+
+
+def find_config(given: str) -> str:
+    """`given`, "FILE" or "FILE:CHOICE", with the path of a file that exists; errors as of `find_config_file`."""
+    path, colon, choice = given.partition(":")
+    return f"{find_config_file(Path(path))}{colon}{choice}"
 
 
 def find_config_file(path: Path) -> Path:
