@@ -1,4 +1,4 @@
-"""Compiles what the benchmarks of run.sh run, all at once, into the caches: `python compile_all.py BATCH SIZE DTYPE`.
+"""Compiles what the benchmarks of run.sh run into the caches: `python compile_all.py BATCH SIZE DTYPE SIDES`.
 
 Compiling takes most of a benchmark's time and one core for each program; measuring takes the whole GPU for itself.
 """
@@ -24,13 +24,14 @@ def prepare(program: str, task: dict[str, Any]) -> None:
     print(task["what"], task["model"], program, answer.get("left_out", "compiled"), flush=True)
 
 
-def main(batch: str, image_size: str, dtype: str) -> None:
-    """Compiles everything."""
+def main(batch: str, image_size: str, dtype: str, sides: str) -> None:
+    """Compiles everything of these sides, named with commas."""
     shared = {"batch": int(batch), "image_size": int(image_size), "dtype": dtype, "options": {}}
     tasks = [
         (program, {**shared, **own, "model": model, "what": what})
         for what in ("train", "infer")
         for program, own in SIDES
+        if program in sides.split(",")
         for model in NETWORKS
     ]
     with ThreadPoolExecutor(len(tasks)) as pool:
