@@ -20,11 +20,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import NamedTuple
 
 from experiments import records
 from xception_jax.errors import UserError, suggest
@@ -80,14 +81,24 @@ def planned(arguments: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def slots(jobs: int) -> Iterator[dict[str, str]]:
-    """For each of the runs that go on together, the environment that gives it its part of the GPUs, if any."""
+class Slot(NamedTuple):
+    """A part of the machine for one run: what stands before its command, and variables of its environment."""
+
+    prefix: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
+
+
+def slots(jobs: int) -> list[Slot]:
+    """The parts of the machine for runs that go on together: their GPUs or, without any, their cores."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = _gpus() if visible is None else visible.split(",")
-    for i in range(jobs):
-        together = -(-jobs // len(gpus)) if gpus else 1
-        share = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
-        yield share | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / together:.3f}"} if together > 1 else share
+    gpus = _gpus() if visible is None else [gpu for gpu in visible.split(",") if gpu]
+    if gpus:
+        share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / -(-jobs // len(gpus)):.3f}"}
+        return [Slot((), {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **share}) for i in range(jobs)]
+    cores = sorted(os.sched_getaffinity(0)) if shutil.which("taskset") else []
+    if not 1 < jobs <= len(cores):
+        return [Slot()] * jobs
+    return [Slot(("taskset", "-c", ",".join(map(str, cores[i::jobs])))) for i in range(jobs)]
 
 
 def _gpus() -> list[str]:
@@ -98,12 +109,12 @@ def _gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(listed.splitlines())]
 
 
-def train(run: Run, environment: dict[str, str], processes: set[subprocess.Popen[bytes]]) -> int:
+def train(run: Run, slot: Slot, processes: set[subprocess.Popen[bytes]]) -> int:
     """Runs a training to its end; returns its exit code."""
     run.workdir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "xception_jax.main", *run.flags, f"--workdir={run.workdir}"]
+    command = [*slot.prefix, sys.executable, "-m", "xception_jax.main", *run.flags, f"--workdir={run.workdir}"]
     with (run.workdir / OUTPUT).open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | slot.environment)
         processes.add(process)
         code = process.wait()
     processes.discard(process)
@@ -115,7 +126,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     runs = planned(arguments)
     waiting = [run for run in runs if not run.done]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done; {arguments.jobs} at a time", flush=True)
-    free: SimpleQueue[dict[str, str]] = SimpleQueue()
+    free: SimpleQueue[Slot] = SimpleQueue()
     for slot in slots(arguments.jobs):
         free.put(slot)
     processes: set[subprocess.Popen[bytes]] = set()

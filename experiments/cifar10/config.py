@@ -1,9 +1,10 @@
-"""The paper's networks and their variants, a quarter as wide, on CIFAR-10: one settings file for all its claims.
+"""The paper's networks and their variants, an eighth as wide, on CIFAR-10: one settings file for all its claims.
 
     python -m xception_jax.main --config=experiments/cifar10/config.py:inception_v3 --config.data.path=FOLDER
 
-All variants have the same data, augmentation, batch size, number of epochs and, but for "paper_recipe" and
-"modern_recipe", the same optimizer. At width 0.25 Xception has 1,375,754 parameters, Inception V3 1,377,106.
+All variants have the same data, augmentation, batch size, two epochs and, but for "paper_recipe" and "modern_recipe", the
+same optimizer. They are chosen so that a run takes minutes on one core. Xception has 341,010 parameters, Inception V3
+344,370.
 """
 
 from typing import Any
@@ -23,8 +24,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "relu_between": {"model.between": "relu"},
     "elu_between": {"model.between": "elu"},
     # Two layers of twice the width of the features, as the paper's 4096 are to 2048.
-    "xception_fc": {"model.hidden": (1024, 1024)},
-    "inception_v3_fc": {"model.name": "inception_v3", "model.hidden": (1024, 1024)},
+    "xception_fc": {"model.hidden": (512, 512)},
+    "inception_v3_fc": {"model.name": "inception_v3", "model.hidden": (512, 512)},
     # Section 4.3, but for the batch size, for which the paper's is not known.
     "paper_recipe": {
         "learning_rate": 0.045,
@@ -53,10 +54,10 @@ def get_config(variant: str = "xception") -> ConfigDict:
         raise UserError(f'experiments/cifar10/config.py has no variant "{variant}"; {suggest(variant, VARIANTS)}')
     c = default()
     c.image_size = 32
-    c.batch_size = 128
-    c.num_epochs = 10.0
+    c.batch_size = 64
+    c.num_epochs = 2.0
     c.model.stem = "small"
-    c.model.width = 0.25
+    c.model.width = 0.125
     c.model.bn_momentum = 0.9  # few steps: the running statistics must follow quickly
     c.data.name = "experiments.cifar10.data:open_split"
     c.data.test_split = "test"
@@ -64,9 +65,9 @@ def get_config(variant: str = "xception") -> ConfigDict:
     c.data.crop_fraction = 1.0
     c.learning_rate = 0.1
     c.schedule.name = "cosine"
-    c.schedule.warmup = "0.5 epochs"
+    c.schedule.warmup = "0.1 epochs"
     c.optimizer.weight_decay = 1e-4
-    c.average_decay = 0.995
-    c.checkpoint.every = "2 epochs"
+    c.average_decay = 0.99
+    c.evaluation.every = "0.25 epochs"
     c.update_from_flattened_dict(VARIANTS[variant])
     return c

@@ -68,10 +68,17 @@ def test_a_mistyped_variant_is_said(config):
 
 def test_gpus_are_shared_by_the_runs_that_go_on_together(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    slots = list(sweep.slots(4))
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["2", "5", "2", "5"]
-    assert all(2 * float(slot["XLA_PYTHON_CLIENT_MEM_FRACTION"]) < 1 for slot in slots)
-    assert all("XLA_PYTHON_CLIENT_MEM_FRACTION" not in slot for slot in sweep.slots(2))
+    environments = [slot.environment for slot in sweep.slots(4)]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["2", "5", "2", "5"]
+    assert all(2 * float(environment["XLA_PYTHON_CLIENT_MEM_FRACTION"]) < 1 for environment in environments)
+
+
+def test_without_a_gpu_each_run_has_its_own_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda process: {0, 1, 4, 5, 6})
+    monkeypatch.setattr(sweep.shutil, "which", lambda program: program)
+    assert [slot.prefix[-1] for slot in sweep.slots(2)] == ["0,4,6", "1,5"]
+    assert all(slot.prefix == () for slot in [*sweep.slots(1), *sweep.slots(6)])
 
 
 @pytest.mark.slow
