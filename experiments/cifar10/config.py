@@ -2,9 +2,8 @@
 
     python -m xception_jax.main --config=experiments/cifar10/config.py:inception_v3 --config.data.path=FOLDER
 
-All variants have the same data, augmentation, batch size, two epochs and, but for "paper_recipe" and "modern_recipe", the
-same optimizer. They are chosen so that a run takes minutes on one core. Xception has 341,010 parameters, Inception V3
-344,370.
+All variants have the same data, augmentation, batch size, two epochs and, but for "paper_recipe" and "modern_recipe",
+the same optimizer. A run takes minutes on one core. Xception has 341,010 parameters, Inception V3 344,370.
 """
 
 from typing import Any
