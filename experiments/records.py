@@ -63,14 +63,19 @@ def _without(line: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in names}
 
 
+def path(folder: Path, variant: str, seed: int) -> Path:
+    """Where the record of a run is."""
+    return folder / variant / f"{seed}.json"
+
+
 def write(folder: Path, record: dict[str, Any]) -> None:
-    """Writes a record to FOLDER/VARIANT/SEED.json."""
-    path = folder / record["variant"] / f"{record['seed']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_atomically(path, json.dumps(record, indent=1) + "\n")
+    """Writes a record."""
+    file = path(folder, record["variant"], record["seed"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_atomically(file, json.dumps(record, indent=1) + "\n")
 
 
 def read_all(folder: Path) -> Iterator[dict[str, Any]]:
     """The records in a folder, by variant and seed."""
-    for path in sorted(folder.glob("*/*.json")):
-        yield json.loads(path.read_text())
+    for file in sorted(folder.glob("*/*.json")):
+        yield json.loads(file.read_text())

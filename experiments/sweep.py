@@ -6,7 +6,7 @@
 The config file has `get_config(variant)` and its variants in `VARIANTS`. Each run is a process of
 `python -m xception_jax.main` in WORKDIR/VARIANT/SEED, with the flags after `--`. All variants run with the first seed
 before any runs with the second, so that what is there at any time can be compared. The same command resumes what was
-ended, and leaves what is done. Exit code 1 if a run failed.
+ended, and leaves what is done or has a record. Exit code 1 if a run failed.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def train(run: Run, slot: Slot, processes: set[subprocess.Popen[bytes]]) -> int:
 def sweep(arguments: argparse.Namespace) -> int:
     """Trains what is not done; returns the number of runs that failed."""
     runs = planned(arguments)
-    waiting = [run for run in runs if not run.done]
+    waiting = [run for run in runs if not (run.done or records.path(arguments.records, run.variant, run.seed).exists())]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done; {arguments.jobs} at a time", flush=True)
     free: SimpleQueue[Slot] = SimpleQueue()
     for slot in slots(arguments.jobs):

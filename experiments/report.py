@@ -1,0 +1,287 @@
+"""The paper's tables and figures beside what was measured here, on one page made of recorded results:
+
+    python -m experiments.report
+
+writes docs/reproduction.md with its figures, and docs/reproduction.html. Nothing in them is edited by hand.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import records
+from experiments.claims import CLAIMS, Claim, Spread, difference, spread_of, verdict
+from experiments.paper import ACCURACY, JFT, SIZES, SPEED_RATIO
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "cifar10" / "results"
+DOCS = HERE.parent / "docs"
+H100 = DOCS / "records" / "h100"
+IMAGES = "images/reproduction"
+# The figures: what is drawn against each other, by the paper's number.
+FIGURES = {
+    "accuracy": ("Xception and Inception V3 (the paper's figure 6)", ("xception", "inception_v3")),
+    "residual": ("With residual connections and without (figure 9)", ("xception", "no_residual")),
+    "between": (
+        "The activation between depthwise and pointwise convolutions (figure 10)",
+        ("xception", "relu_between", "elu_between"),
+    ),
+}
+
+Records = Mapping[str, Sequence[dict[str, Any]]]  # by variant, in the order of the seeds
+
+
+def by_variant(folder: Path) -> Records:
+    """The records in a folder."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records.read_all(folder):
+        found.setdefault(record["variant"], []).append(record)
+    return found
+
+
+def top1(runs: Iterable[dict[str, Any]]) -> list[float]:
+    """The test accuracy of each run, in percent."""
+    return [100 * run["test"]["top1"] for run in runs]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def claims_table(found: Records) -> str:
+    """Each claim, the paper's figures, ours, and the verdict."""
+    spread = spread_of({variant: top1(runs) for variant, runs in found.items()})
+    head = ("the paper says", "where", "its figures", "here, points of top-1", "seeds", "verdict at this scale")
+    return table(head, [_claim_row(claim, found, spread) for claim in CLAIMS])
+
+
+def _claim_row(claim: Claim, found: Records, spread: Spread) -> tuple[str, ...]:
+    better, worse = top1(found.get(claim.better, ())), top1(found.get(claim.worse, ()))
+    said = verdict(better, worse, spread)
+    measured = ""
+    if said in ("holds", "does not hold", "can't tell"):
+        mean, (low, high) = difference(better, worse, spread)
+        measured = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})".replace("-", "\N{MINUS SIGN}")
+    return claim.text, claim.where, claim.paper, measured, f"{len(better)}, {len(worse)}", f"**{said}**"
+
+
+def commands_table() -> str:
+    """The commands that test each claim: small, and as the paper has it."""
+    rows = [
+        (
+            claim.text,
+            f"`--variants={claim.better},{claim.worse}`",
+            " and ".join(f"`--config={config}`" for config in claim.full),
+        )
+        for claim in CLAIMS
+    ]
+    return table(("claim", "small, of the sweep below", "at full scale: `python -m xception_jax.main`"), rows)
+
+
+def runs_table(found: Records) -> str:
+    """What each variant reached, and what it cost."""
+    rows = []
+    for variant, runs in found.items():
+        reached = top1(runs)
+        deviation = f"{statistics.stdev(reached):.2f}" if len(reached) > 1 else ""
+        rows.append(
+            (
+                variant,
+                f"{runs[0]['parameters']:,}",
+                f"{len(runs)}",
+                f"{statistics.mean(reached):.2f}",
+                deviation,
+                ", ".join(f"{value:.2f}" for value in reached),
+                f"{statistics.median(run['train_seconds'] for run in runs) / 60:.0f} min",
+            )
+        )
+    head = ("variant", "parameters", "seeds", "test top-1, %", "deviation", "each", "a run took")
+    return table(head, rows)
+
+
+def conditions(found: Records) -> str:
+    """What the small runs have in common, by their records."""
+    runs = [run for of_variant in found.values() for run in of_variant]
+    base = found["xception"][0]
+    config, versions = base["config"], base["versions"]
+    steps = sorted({run["steps"] for run in runs})
+    dates = sorted(run["date"][:10] for run in runs)
+    commits = sorted({(run["code"]["commit"] or "unknown")[:7] for run in runs})
+    devices = sorted({f"{run['device']['count']} x {run['device']['kind']}" for run in runs})
+    return (
+        f"Budget, set before the runs: {', '.join(f'{n:,}' for n in steps)} steps of {config['batch_size']} images, "
+        f"{config['num_epochs']:g} x 45,000; {config['image_size']} px, width {config['model.width']:g}. All "
+        "variants have the same data, augmentation and schedule, and nothing was tuned for any of them; the final "
+        "averaged weights are tested once, on CIFAR-10's 10,000 test images. Intervals are 95 %, by Student's t with "
+        "one deviation between seeds for all variants; each is for its own claim, not for all together.\n\n"
+        f"{len(runs)} runs, {dates[0]} to {dates[-1]}, code {', '.join(commits)}; {', '.join(devices)}; Python "
+        f"{versions['python']}, JAX {versions['jax']}, flax {versions['flax']}, optax {versions['optax']}."
+    )
+
+
+def size_table() -> str:
+    """Table 3's parameters beside the networks' own, and table 3's ratio beside what was measured."""
+    counted = [(name, f"{paper:,}", f"{_parameters(*network):,}") for name, (paper, network) in SIZES.items()]
+    return table(("network", "parameters, paper", "here"), counted)
+
+
+def _parameters(name: str, options: Mapping[str, Any]) -> int:
+    import jax
+    from flax import nnx
+
+    from xception_jax.models import create_model, variables
+
+    _, weights = nnx.eval_shape(lambda: variables.split(create_model(name, rngs=nnx.Rngs(0), **options)))
+    return sum(x.size for x in jax.tree.leaves(weights.params))
+
+
+def speed_table() -> str:
+    """Xception's training speed as a share of Inception V3's: the paper's, and measured on an H100."""
+    rows = [("the paper, 60 K80", *(f"{n} steps/s" for n in SPEED_RATIO), f"{SPEED_RATIO[0] / SPEED_RATIO[1]:.2f}")]
+    speeds = [_speeds(H100 / f"{name}-128.json") for name in ("xception", "inception_v3")]
+    for side, title in (("ours", "H100, bfloat16, batch 128: this project"), ("timm eager", "the same: timm, eager")):
+        ours, baseline = (speed[side] for speed in speeds)
+        rows.append((title, f"{ours:,.0f} images/s", f"{baseline:,.0f} images/s", f"{ours / baseline:.2f}"))
+    return table(("training on", "Xception", "Inception V3", "ratio"), rows)
+
+
+def _speeds(path: Path) -> dict[str, float]:
+    """Images a second in training, by side."""
+    (train,) = (result for result in json.loads(path.read_text())["results"] if result["what"] == "train")
+    return {side: figures["images_per_second"]["median"] for side, figures in train["sides"].items()}
+
+
+def accuracy_table() -> str:
+    """Table 1."""
+    rows = [(name, f"{one:.3f}", f"{five:.3f}", "not measured") for name, (one, five) in ACCURACY.items()]
+    return table(("ImageNet, single crop", "top-1, paper", "top-5, paper", "here"), rows)
+
+
+def jft_table() -> str:
+    """Table 2."""
+    rows = [(name, f"{without:.2f}", f"{with_:.2f}", "not measured") for name, (without, with_) in JFT.items()]
+    return table(("JFT, MAP@100", "no FC layers, paper", "with, paper", "here"), rows)
+
+
+def markdown(found: Records, figures: Mapping[str, str]) -> str:
+    """The page; `figures` are the images' paths by name."""
+    drawn = "\n\n".join(f"![{title}]({figures[name]})" for name, (title, _) in FIGURES.items() if name in figures)
+    return f"""# The paper's claims, and what was measured
+
+Made by `python -m experiments.report` from the records in `experiments/cifar10/results` and `docs/records`; not edited
+by hand. The paper is F. Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", arXiv 1610.02357v3.
+Full-scale training has not been run. The small runs test the claims on CIFAR-10 with networks an eighth as wide: a
+verdict is about that scale, and no more.
+
+## Verdicts
+
+{claims_table(found)}
+
+{conditions(found)}
+
+## Commands
+
+{commands_table()}
+
+The sweep, all variants, three seeds; it resumes, and writes its records as it goes:
+
+```bash
+python -m experiments.cifar10.data FOLDER
+python -m experiments.sweep --config=experiments/cifar10/config.py --seeds=3 --jobs=2 --workdir=runs/cifar10 \\
+    --records=experiments/cifar10/results -- --config.data.path=FOLDER
+python -m experiments.report
+```
+
+## Curves
+
+Validation accuracy against steps, as in the paper's figures; a line for each seed, and their mean.
+
+{drawn}
+
+## Runs
+
+{runs_table(found)}
+
+## Table 1: ImageNet
+
+{accuracy_table()}
+
+## Table 2: JFT
+
+{jft_table()}
+
+## Table 3: size and speed
+
+{size_table()}
+
+{speed_table()}
+
+The paper's steps cannot be compared with images: what a step on 60 GPUs is, it does not say. The ratio can.
+"""
+
+
+def draw(found: Records, name: str, folder: Path) -> Path:
+    """Draws a figure as SVG: validation accuracy against steps."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "xception_jax"  # the same names in the file each time
+    title, variants = FIGURES[name]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, variant in enumerate(variants):
+        curves = [{p["step"]: 100 * p["top1"] for p in run["curve"]} for run in found.get(variant, ())]
+        for curve in curves:
+            axes.plot(list(curve), list(curve.values()), color=f"C{number}", alpha=0.3, linewidth=1)
+        if curves:
+            steps = sorted(set.intersection(*map(set, curves)))
+            means = [statistics.mean(curve[step] for curve in curves) for step in steps]
+            axes.plot(steps, means, color=f"C{number}", linewidth=2, label=f"{variant} ({len(curves)} seeds)")
+    axes.set(title=title, xlabel="steps", ylabel="validation top-1, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    path = folder / f"{name}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def html(page: str, folder: Path) -> str:
+    """The page as one file, with its figures in it."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark").enable("table").render(page)
+
+    def embedded(image: re.Match[str]) -> str:
+        svg = (folder / image[1]).read_text()
+        return svg[svg.index("<svg") :]
+
+    body = re.sub(r'<img src="([^"]+\.svg)"[^>]*>', embedded, body)
+    style = (
+        "body{max-width:70rem;margin:2rem auto;padding:0 1rem;font:16px/1.5 system-ui,sans-serif}"
+        "table{border-collapse:collapse;display:block;overflow-x:auto}td,th{border:1px solid #ccc;padding:.3rem .6rem}"
+        "svg{max-width:100%;height:auto}pre{overflow-x:auto;background:#f4f4f4;padding:1rem}"
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>The paper\'s claims</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{style}</style>{body}</html>\n'
+    )
+
+
+def main() -> None:
+    """Writes the page and its figures."""
+    found = by_variant(RESULTS)
+    drawable = [name for name, (_, variants) in FIGURES.items() if all(v in found for v in variants)]
+    figures = {name: str(draw(found, name, DOCS / IMAGES).relative_to(DOCS)) for name in drawable}
+    page = markdown(found, figures)
+    (DOCS / "reproduction.md").write_text(page)
+    (DOCS / "reproduction.html").write_text(html(page, DOCS))
+    print(f"{sum(map(len, found.values()))} runs: {DOCS / 'reproduction.md'}, {DOCS / 'reproduction.html'}")
+
+
+if __name__ == "__main__":
+    main()
