@@ -25,19 +25,21 @@ def show(result: dict[str, Any]) -> None:
     from xception_jax.terminal.console import console, table
 
     out, figures = console(), table("", "A", "B", title=f"split {result['split']}")
-    for title, cell in _rows().items():
+    for title, cell in _rows(result["a"]["metrics"]).items():
         figures.add_row(title, cell(result["a"]), cell(result["b"]))
     out.print(figures)
-    low, high = result["difference_interval"]
-    out.print(
-        f"only A is right: {result['only_a']:,}   only B is right: {result['only_b']:,}\n"
-        f"McNemar's exact test: p = {result['p_value']:.3g}\n"
-        f"top-1, B - A: {100 * result['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
-    )
+    out.print("\n".join(_test(result)))
     for name, (a, b) in result["seen_differently"].items():
         out.print(f"pictures were seen differently: {name} {a} by A, {b} by B")
     out.print(result["verdict"], style="bold")
     if not result["classes"]:
+        return
+    if "figure" in result:
+        title = result["classes"][0]["figure"].replace("_", " ")
+        classes = table("class", "A", "B", "B - A", title=f"classes that differ most in {title}")
+        for c in result["classes"]:
+            classes.add_row(c["name"], f"{c['a']:.4f}", f"{c['b']:.4f}", f"{c['b'] - c['a']:+.4f}")
+        out.print(classes)
         return
     classes = table("class", "examples", "A right", "B right", "B - A, points", title="classes that differ most")
     for c in result["classes"]:
@@ -46,8 +48,32 @@ def show(result: dict[str, Any]) -> None:
     out.print(classes)
 
 
-def _rows() -> dict[str, Cell]:
-    """The table's rows: from its title to what stands in it for one side's figures."""
+def _test(result: dict[str, Any]) -> list[str]:
+    """The test and the differences, in lines."""
+    from xception_jax.tasks.task import FIGURES
+
+    if "figure" in result:
+        lines = [
+            f"random signs of the images' differences in {FIGURES[result['figure']].title}: p = {result['p_value']:.3g}"
+        ]
+        for name, found in result["differences"].items():
+            if found["value"] is not None:
+                interval = (
+                    "" if found["interval"] is None else ", 95 % interval {:+.4f} to {:+.4f}".format(*found["interval"])
+                )
+                lines.append(f"{FIGURES[name].title}, B - A: {found['value']:+.4f}{interval}")
+        return lines
+    low, high = result["difference_interval"]
+    return [
+        f"only A is right: {result['only_a']:,}   only B is right: {result['only_b']:,}",
+        f"McNemar's exact test: p = {result['p_value']:.3g}",
+        f"top-1, B - A: {100 * result['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}",
+    ]
+
+
+def _rows(metrics: dict[str, Any]) -> dict[str, Cell]:
+    """The table's rows for figures like these: from its title to what stands in it for one side's."""
+    from xception_jax.tasks.task import FIGURES
 
     def share(name: str) -> Cell:
         def cell(side: dict[str, Any]) -> str:
@@ -57,8 +83,23 @@ def _rows() -> dict[str, Cell]:
         return cell
 
     def number(name: str) -> Cell:
-        return lambda side: "not finite" if side["metrics"][name] is None else f"{side['metrics'][name]:.4f}"
+        return lambda side: "not finite" if side["metrics"].get(name) is None else f"{side['metrics'][name]:.4f}"
 
+    def with_interval(name: str) -> Cell:
+        def cell(side: dict[str, Any]) -> str:
+            interval = side["metrics"].get(f"{name}_interval")
+            return number(name)(side) + (" ({:.4f} to {:.4f})".format(*interval) if interval else "")
+
+        return cell
+
+    shares = {
+        "top-1 (95 % interval)": share("top1"),
+        "top-5 (95 % interval)": share("top5"),
+        "loss": number("loss"),
+        "calibration error": number("ece"),
+    }
+    measured = [name for name in FIGURES if f"{name}_interval" in metrics]
+    others = {f"{FIGURES[name].title} (95 % interval)": with_interval(name) for name in measured}
     return {
         "path": lambda side: side["path"],
         "model": lambda side: side["model"],
@@ -66,10 +107,7 @@ def _rows() -> dict[str, Cell]:
         "weights": lambda side: "averaged" if side["averaged"] else "last",
         "parameters": lambda side: f"{side['num_parameters']:,}",
         "examples": lambda side: f"{side['count']:,}",
-        "top-1 (95 % interval)": share("top1"),
-        "top-5 (95 % interval)": share("top5"),
-        "loss": number("loss"),
-        "calibration error": number("ece"),
+        **(shares if "top1" in metrics else {**others, "loss": number("loss")}),
     }
 
 

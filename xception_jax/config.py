@@ -61,8 +61,14 @@ def default() -> ConfigDict:
     c.fixed_statistics = False  # normalize with the running statistics in training, too, all but the head
 
     c.data = d = ConfigDict()
-    d.name = "imagenet2012"  # a TFDS data set, or "folder", "digits", "synthetic"
-    d.path = ""  # folder: laid out as split/class/image
+    d.name = "imagenet2012"  # a TFDS data set, or "folder", "table", "digits", "synthetic"
+    d.path = ""  # folder: laid out as split/class/image; table: of files and labels, or a folder class/image
+    d.columns = n = ConfigDict()  # table: the names of its columns; None: found by their usual names; "": there is none
+    n.file = config_dict.placeholder(str)
+    n.label = config_dict.placeholder(str)  # or several with commas between them: of 0 and 1, or of numbers
+    n.split = config_dict.placeholder(str)
+    n.group = config_dict.placeholder(str)  # images of one are on one side of a split that is made
+    n.weight = config_dict.placeholder(str)  # read by `finetune` alone
     d.data_dir = ""  # TFDS: folder of the prepared data sets; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
     d.train_split = "train"
     d.validation_split = "validation"  # evaluated during training; selects the best checkpoint
@@ -110,9 +116,12 @@ def default() -> ConfigDict:
     o.part_decay = 1.0  # factor of the learning rate from each part of the network to the one before it
     o.accumulate_steps = 1  # parts of a batch computed one at a time to save memory; each has its own batch statistics
 
-    c.loss = "cross_entropy"  # or your own function of logits and labels
-    c.metrics = ()  # your own functions of logits and labels, reported in addition to loss, top-1 and top-5
-    c.label_smoothing = 0.0  # probability mass spread evenly over all classes
+    c.task = config_dict.placeholder(str)  # single_label, multi_label or regression; None: what the data is for
+    # cross_entropy, binary_cross_entropy, squared_error, or your own function of logits and labels; None: the task's
+    c.loss = config_dict.placeholder(str)
+    c.metrics = ()  # your own functions of logits and labels, reported in addition to those of the task
+    c.label_smoothing = 0.0  # probability mass spread evenly over all classes; of several labels: moved towards 1/2
+    c.label_weights = ""  # binary_cross_entropy: a table with the columns class and weight, of labels in the loss
     c.aux_loss_weight = 0.4  # inception_v3 with an auxiliary head
     c.average_decay = 0.9999  # Polyak averaging of weights and batch statistics; 0: none
 
@@ -128,14 +137,16 @@ def default() -> ConfigDict:
     e.every = "1 epochs"  # of the validation split; "never": only the test split, at the end
     e.batch_size = config_dict.placeholder(int)  # None: that of training
     e.averaged = True  # evaluate averaged weights, as the paper does
+    e.class_weights = ""  # multi_label: a table with the columns class and weight, for weighted_map_at_100
     c.checkpoint = k = ConfigDict()
     k.every = "1 epochs"  # the best and the final state are saved besides; "never": these alone
     k.keep_last = 3
     k.keep_best = 1
-    k.best_metric = "top1"  # of the validation split: top1, top5, one of `metrics` (the highest), or loss (the lowest)
+    # Of the validation split: a figure of the task (top1, top5; map_at_100, macro_average_precision, ...; r2, mae, ...;
+    # see docs/guide.md), loss, or one of `metrics`; None: top1, map_at_100 or r2.
+    k.best_metric = config_dict.placeholder(str)
 
     c.finetune = f = ConfigDict()  # read by `finetune` alone
-    f.task = config_dict.placeholder(str)  # single_label, multi_label or regression; None: as the data looks
     f.head = ""  # layers before the outputs: "dense 512 relu, dropout 0.5", see models/head.py; "": a linear head
     f.unfreeze = ""  # after the head, train from this part on ("block13", or "block1" for all); "": keep all frozen
     f.balance = False  # weigh examples so that all classes count alike
@@ -148,9 +159,9 @@ def default() -> ConfigDict:
 
 SCHEMA = 2  # of config.json; version 1 had no "schema"
 # Settings of earlier versions: their current names.
-RENAMED = {"data.most_broken": "data.max_unreadable"}
+RENAMED = {"data.most_broken": "data.max_unreadable", "finetune.task": "task"}
 # Settings that earlier versions did not have, and as what they did.
-AS_BEFORE = {"data.resize": "crop"}
+AS_BEFORE = {"data.resize": "crop", "task": "single_label", "loss": "cross_entropy", "checkpoint.best_metric": "top1"}
 # Sections to which a user's network, data set or optimizer may add options, and the user's own section.
 OPEN_SECTIONS = ("model.", "data.", "optimizer.", "user.")
 
@@ -329,6 +340,8 @@ def _check_values(value: Any, key: str) -> None:
 
 def validate(config: ConfigDict) -> None:
     """Raises UserError if a setting is unknown or out of range; checks that need data or devices are made elsewhere."""
+    from xception_jax.tasks.task import find_task  # imported here, as config files do not need it
+
     _check_values(config.to_dict(), "config")
     for key in flatten(config):
         if not key.startswith(OPEN_SECTIONS):
@@ -396,9 +409,7 @@ def validate(config: ConfigDict) -> None:
             f'config.data.resize is "{config.data.resize}", which shows the whole image, but config.data.crop_fraction '
             f'is {config.data.crop_fraction}; set it to 1, or config.data.resize to "crop"'
         )
-    best = ("top1", "top5", "loss", *(name.rpartition(":")[2] for name in config.metrics))
-    if config.checkpoint.best_metric not in best:
-        asked = config.checkpoint.best_metric
-        raise UserError(f'unknown config.checkpoint.best_metric "{asked}"; {suggest(asked, best)}')
+    if config.task is not None:
+        find_task(config.task)
     if config.num_steps is not None and config.num_examples is not None:
         raise UserError("config.num_steps and config.num_examples are both set; set one of them")

@@ -13,10 +13,11 @@ from xception_jax import config as config_lib
 from xception_jax import ops
 from xception_jax.data import Source, open_source
 from xception_jax.data.augmentation import AUGMENTATIONS, Augmentation
+from xception_jax.data.labelled.class_weights import read_class_weights
 from xception_jax.data.sources.registry import as_published
 from xception_jax.data.sources.relabelled import Relabelled
 from xception_jax.errors import UserError, suggest
-from xception_jax.extension.names import name_of
+from xception_jax.extension.names import name_of, parameters
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.models import Backbone, check_options, create_model, variables
 from xception_jax.models.layers import check_image_size
@@ -26,7 +27,8 @@ from xception_jax.parallel.mesh import check_batch_size, data_mesh, state_shardi
 from xception_jax.parallel.processes import primary
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.tasks.losses import LOSSES, Loss, with_options
-from xception_jax.tasks.metrics import Metric, find_metrics
+from xception_jax.tasks.metrics import Metric, find_metrics, reported_name
+from xception_jax.tasks.task import SINGLE_LABEL, Task, find_task, task_of
 from xception_jax.terminal.console import say_once
 
 
@@ -35,21 +37,25 @@ class Experiment:
     """A validated config, and what follows from it.
 
     Attributes:
-      config: the run's settings, including those determined by its weights.
+      config: the run's settings, including those determined by its weights and its task.
       pretrained: the weights that training starts from, or None, also if it resumes.
       open_split: opens a split of the data by its name, once; its labels are positions in `class_names`.
+      task: what the network is to tell.
       class_names: of the network's logits.
       graphdef: the network's structure.
       abstract_weights: shapes and dtypes of its arrays.
       mesh: the devices.
       lowering: of operators.
       loss: a function of logits and labels, and of the options that it has parameters for.
-      metrics: in addition to loss and accuracy.
+      metrics: in addition to those of the task.
+      label_weights: [K], of the labels in the training loss, or None.
+      class_weights: [K], of the classes in the weighted MAP@100, or None.
     """
 
     config: ConfigDict
     pretrained: Pretrained | None
     open_split: Callable[[str], Source]
+    task: Task
     class_names: tuple[str, ...]
     graphdef: nnx.GraphDef
     abstract_weights: Weights
@@ -57,6 +63,8 @@ class Experiment:
     lowering: ops.Lowering
     loss: Loss
     metrics: Mapping[str, Metric]
+    label_weights: tuple[float, ...] | None = None
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def source(self) -> Source:
@@ -85,12 +93,14 @@ class Experiment:
 
     @property
     def training_loss(self) -> Loss:
-        """The training loss, with label smoothing."""
-        return with_options(self.loss, {**self.config.user, "label_smoothing": self.config.label_smoothing})
+        """The training loss, with label smoothing and weights."""
+        own = {"label_smoothing": self.config.label_smoothing}
+        own |= {} if self.label_weights is None else {"label_weights": self.label_weights}
+        return with_options(self.loss, {**self.config.user, **own})
 
     @property
     def evaluation_loss(self) -> Loss:
-        """The evaluation loss, without label smoothing."""
+        """The evaluation loss, without label smoothing and weights."""
         return with_options(self.loss, {**self.config.user, "label_smoothing": 0.0})
 
     @property
@@ -98,6 +108,10 @@ class Experiment:
         """Images per evaluation batch, over all devices."""
         size = self.config.evaluation.batch_size
         return self.config.batch_size if size is None else size
+
+    def labels(self, size: int) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of a batch's labels."""
+        return jax.ShapeDtypeStruct((size, *self.task.shape(self.num_classes)), self.task.dtype)
 
     @functools.cached_property
     def weights_shardings(self) -> Weights:
@@ -137,7 +151,8 @@ def create(
     check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
     if config.evaluation.batch_size is not None:
         check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
-    loss_function = loss or LOSSES.find(config.loss)
+    if config.loss is not None and loss is None:
+        LOSSES.find(config.loss)
     metrics = find_metrics(config.metrics)
     began_with = (config.model.name, config.model.weights)
     if resumed and config.model.weights and began_with == (resumed.model.name, resumed.model.weights):
@@ -152,8 +167,16 @@ def create(
     check_options(config.model.name, config_lib.model_options(config))
     opened = functools.cache(source or functools.partial(open_named, config, own_classes=class_names is not None))
     names = tuple(opened(config.data.train_split).class_names if class_names is None else class_names)
+    if config.task:
+        task = find_task(config.task)
+    else:  # what has been trained says so, unless it is of an earlier version
+        task = SINGLE_LABEL if class_names is not None else task_of(opened(config.data.train_split))
+    config = for_task(config, task)
+    loss_function = loss or LOSSES.find(config.loss)
+    if config.label_weights and "label_weights" not in parameters(loss_function):
+        raise UserError(f'config.label_weights is set, but the loss "{config.loss}" has no weights of labels')
     num_classes = len(names)
-    if num_classes < 2:
+    if num_classes < task.fewest:
         raise UserError(
             f'the training split "{config.data.train_split}" of {config.data.name} has {num_classes} classes '
             f"({', '.join(names) or 'none'}), but at least 2 are needed; in a folder, classes are SPLIT/CLASS/IMAGE"
@@ -167,11 +190,43 @@ def create(
     check_images(config, graphdef, abstract_weights)
     lowering = ops.trusted(ops.Lowering(config.lowering, platform), config.model.dtype)
     experiment = Experiment(
-        config, pretrained, functools.cache(lambda split: Relabelled(opened(split), names, split)), names, graphdef,
-        abstract_weights, mesh, lowering, loss_function, metrics,
+        config, pretrained, functools.cache(lambda split: relabelled(opened(split), names, split, task)), task, names,
+        graphdef, abstract_weights, mesh, lowering, loss_function, metrics,
+        read_class_weights(config, "label_weights", names),
+        read_class_weights(config, "evaluation.class_weights", names),
     )  # fmt: skip
     assert experiment.augmentation  # raises now if it is unknown
     return experiment
+
+
+def for_task(config: ConfigDict, task: Task) -> ConfigDict:
+    """A copy of the config in which settings that are None are filled from the task, where it defines them.
+
+    Raises:
+      UserError: a setting is for another task.
+    """
+    if config.loss is not None:
+        task.check_loss(config.loss)
+    figures = [name for name in task.figures if config.evaluation.class_weights or not name.startswith("weighted")]
+    best, asked = (*figures, "loss", *map(reported_name, config.metrics)), config.checkpoint.best_metric
+    if asked is not None and asked not in best:
+        raise UserError(f'unknown config.checkpoint.best_metric "{asked}"; {suggest(asked, best)}')
+    decided = {"task": task.name, "loss": task.loss, "checkpoint.best_metric": task.figures[0]}
+    return config_lib.fill(config, decided)
+
+
+def relabelled(source: Source, class_names: Sequence[str], split: str, task: Task) -> Source:
+    """A split with a run's labels.
+
+    Raises:
+      UserError: it is for another task, or has other classes.
+    """
+    if (other := task_of(source)) is not task:
+        raise UserError(
+            f'the task is {task.name}, but split "{split}" is for {other.name}: its images have {other.means}, not '
+            f"{task.means}; choose other data, or another config.task"
+        )
+    return Relabelled(source, class_names, split)
 
 
 def open_named(config: ConfigDict, split: str, *, own_classes: bool = False) -> Source:
@@ -179,7 +234,9 @@ def open_named(config: ConfigDict, split: str, *, own_classes: bool = False) -> 
 
     Its classes are the training split's, or its own.
     """
-    settings = {**config.data, "image_size": config.image_size} | ({"train_split": split} if own_classes else {})
+    settings = {**config.data, "image_size": config.image_size, "task": config.task, "seed": config.seed} | (
+        {"train_split": split} if own_classes else {}
+    )
     source = open_source(config.data.name, split, settings, config_lib.own_options(config, "data"))
     if primary():
         for remark in getattr(source, "remarks", ()):

@@ -101,9 +101,11 @@ def train(workdir: Path) -> None:
 
 def figures(metrics: dict[str, Any]) -> str:
     """A split's figures in words."""
-    names = {"top1": "top-1", "top5": "top-5"}
+    from xception_jax.tasks.task import FIGURES
+
     shown = [name for name, value in metrics.items() if isinstance(value, float) and name != "ece"]
-    return ", ".join(f"{names.get(name, name)} {metrics[name]:.4f}" for name in shown)
+    titles = {name: FIGURES[name].title if name in FIGURES else name for name in shown}
+    return ", ".join(f"{titles[name]} {metrics[name]:.4f}" for name in shown)
 
 
 def evaluate(workdir: Path) -> None:

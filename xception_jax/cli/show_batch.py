@@ -31,7 +31,7 @@ def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
         broken=UnreadableImages(),
     )
     source = experiment.source
-    names = [source.class_names[label] for label in batch["label"]]
+    names = [experiment.task.words(label, source.class_names) for label in batch["label"]]
     lines = [
         f"{row}\t{source.example_id(int(index))}\t{name}\n"
         for row, (index, name) in enumerate(zip(batch["index"], names, strict=True))

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -22,8 +22,10 @@ from xception_jax.data.storage import Patience
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.inputs.views import Views, central_view, normalize_stain
+from xception_jax.tasks.task import task_of
 
-# image uint8 [B, S, S, 3]; label int32 [B]; index int32 [B], the position in the source; in evaluation mask bool [B].
+# image uint8 [B, S, S, 3]; label int32 [B], or of several labels or numbers float32 [B, K]; index int32 [B], the
+# position in the source; in evaluation mask bool [B].
 Batch = dict[str, np.ndarray]
 Example = dict[str, np.ndarray | np.generic]  # one row of a batch
 # Decoded examples that wait for their batch, at most, in a process; beside them are the batches themselves, some three.
@@ -76,7 +78,7 @@ class Reader:
     def __init__(self, source: Source, broken: UnreadableImages):
         self._source, self._broken, self._patience = source, broken, Patience()
 
-    def __call__(self, index: int, view: View) -> tuple[np.ndarray, int] | None:
+    def __call__(self, index: int, view: View) -> tuple[np.ndarray, Any] | None:
         """The view of the image at `index` and its label, or None if the image is unreadable.
 
         Raises:
@@ -90,7 +92,7 @@ class Reader:
             self._broken.add(self._source.example_id(index), str(e))
             return None
 
-    def readable(self, index: int, view: View) -> tuple[int, np.ndarray, int]:
+    def readable(self, index: int, view: View) -> tuple[int, np.ndarray, Any]:
         """The first readable example from `index` on: an unreadable image is replaced by the next in the source.
 
         Returns:
@@ -130,14 +132,14 @@ def _training(
     source: Source, spec: InputSpec, augmentation: Augmentation, seed: int, broken: UnreadableImages
 ) -> grain.MapDataset:
     """The endless stream of training examples, by position."""
-    read = Reader(source, broken)
+    read, task = Reader(source, broken), task_of(source)
 
     order = Order(len(source), seed)  # faster than Grain's shuffle, which took 6 % of the time per example
 
     def example(position: int, rng: np.random.Generator) -> Example:
         view = lambda encoded: random_view(encoded, rng, spec, augmentation)  # noqa: E731
         index, image, label = read.readable(order[position], view)
-        return {"image": image, "label": np.int32(label), "index": np.int32(index)}
+        return {"image": image, "label": task.array(label), "index": np.int32(index)}
 
     return grain.MapDataset.range(sys.maxsize).seed(seed).random_map(example)
 
@@ -211,7 +213,8 @@ def evaluation_batches(
     the source; what is done to images that are not ordinary is appended to `treated`, see `decode`. Every process gets
     the same number of batches.
     """
-    read = Reader(source, broken)
+    read, task = Reader(source, broken), task_of(source)
+    no_label = task.blank(len(source.class_names))
     blank = views(np.zeros((spec.image_size, spec.image_size, 3), np.uint8), spec)
 
     def view(encoded: bytes | np.ndarray) -> np.ndarray:
@@ -221,10 +224,10 @@ def evaluation_batches(
         seen = read(position, view) if position < len(source) else None
         if names is not None and position < len(source):
             names[position] = source.example_id(position)
-        image, label = (blank, 0) if seen is None else seen
+        image, label = (blank, no_label) if seen is None else seen
         return {
             "image": image,
-            "label": np.int32(label),
+            "label": task.array(label),
             "index": np.int32(position),
             "mask": np.bool_(seen is not None),
         }

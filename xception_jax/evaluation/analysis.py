@@ -50,8 +50,9 @@ def analyse(outcome: Outcome, *, seed: int = 0, resamples: int = RESAMPLES) -> d
       figures: of the whole split. Means of classes are over those that have images.
         single_label: accuracy, balanced_accuracy, macro_f1, roc_auc and average_precision (two classes: of the second;
         otherwise each against the rest), log_loss (nats), ece.
-        multi_label: macro_average_precision, micro_average_precision, map_at_100, macro_roc_auc, macro_f1, micro_f1 (of
-        scores of at least 0.5), log_loss and ece of the pairs of image and class.
+        multi_label: macro_average_precision, micro_average_precision, map_at_100 (if classes have weights also
+        weighted_map_at_100), macro_roc_auc, macro_f1, micro_f1 (of scores of at least 0.5), log_loss and ece of the
+        pairs of image and class. Pairs of which nothing is known are in none of them.
         regression: r2, mae, rmse, pearson, spearman; with several target values the means of r2 and both correlations.
       baseline: the figures of the same scores for every image: the split's own frequencies, or means.
       per_class: of each class, or target value, its name and figures; of classes also count and answered.
@@ -102,6 +103,41 @@ def analyse(outcome: Outcome, *, seed: int = 0, resamples: int = RESAMPLES) -> d
     return result | {"remarks": _remarks(result, outcome)}
 
 
+def figures_of(outcome: Outcome) -> dict[str, float]:
+    """The figures of a split, as of `analyse` but without intervals; NaN where undefined."""
+    return {name: float(value[0]) for name, value in _of_task(outcome)(np.ones((len(outcome.files), 1)))[0].items()}
+
+
+def differences(a: Outcome, b: Outcome, *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
+    """Each figure of B minus that of A, of the same images, with the interval of resampled images: as in `analyse`."""
+    of_a, of_b = _of_task(a), _of_task(b)
+    resamples = max(FEWEST, min(resamples, BUDGET // a.logits.size))
+
+    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
+        left, right = of_a(weights)[0], of_b(weights)[0]
+        return {name: right[name] - left[name] for name in left.keys() & right.keys()}
+
+    whole = difference(np.ones((len(a.files), 1)))
+    chunks = [difference(w) for w in _resample(len(a.files), None, resamples, seed)]
+    drawn = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in whole}
+    return {name: _figure(whole[name][0], drawn[name], bounds=(-np.inf, np.inf)) for name in sorted(whole)}
+
+
+def of_images(outcome: Outcome) -> np.ndarray:
+    """What a paired test of two networks compares: the task's figure of each image, float64 [N], NaN if undefined.
+
+    Several labels: average precision at 100. Numbers: absolute error, the mean over the numbers.
+    """
+    if outcome.task == "regression":
+        return np.abs(outcome.scores - outcome.targets).mean(axis=1)
+    return average_precisions(outcome.scores, outcome.targets)
+
+
+def of_classes(outcome: Outcome) -> dict[str, np.ndarray]:
+    """The figures of each class, or target value, [K]; NaN where undefined."""
+    return {name: values[:, 0] for name, values in _of_task(outcome)(np.ones((len(outcome.files), 1)))[1].items()}
+
+
 def map_at(scores: np.ndarray, targets: np.ndarray, k: int = 100, weights: np.ndarray | None = None) -> float | None:
     """Mean average precision of the k highest scores of each image, as in section 4.1 of the paper.
 
@@ -110,7 +146,7 @@ def map_at(scores: np.ndarray, targets: np.ndarray, k: int = 100, weights: np.nd
 
     Args:
       scores: [N, K].
-      targets: [N, K], 0 or 1.
+      targets: [N, K], 0 or 1, or NaN: unknown, which is as if there were no such class.
       k: number of predictions.
       weights: [K], of the classes, 0 or more (the paper: how common a class is among users' images); None: all equal.
 
@@ -125,9 +161,10 @@ def average_precisions(
     scores: np.ndarray, targets: np.ndarray, k: int = 100, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Average precision of each image: float64 [N], NaN without labels; `map_at` is its mean."""
-    gains = np.asarray(targets, np.float64) * (1.0 if weights is None else np.asarray(weights, np.float64))
+    scores, targets = np.where(np.isnan(targets), -np.inf, scores), np.nan_to_num(np.asarray(targets, np.float64))
+    gains = targets * (1.0 if weights is None else np.asarray(weights, np.float64))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    hits = np.take_along_axis(np.asarray(targets, np.float64), order, axis=1)
+    hits = np.take_along_axis(targets, order, axis=1)
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
     best = -np.sort(-gains, axis=1)[:, :k].sum(axis=1)
     return weighted.ratio((np.take_along_axis(gains, order, axis=1) * precision).sum(axis=1), best)
@@ -162,12 +199,17 @@ def _single_label(outcome: Outcome) -> Callable[[np.ndarray], Figures]:
 
 
 def _multi_label(outcome: Outcome) -> Callable[[np.ndarray], Figures]:
-    scores, losses, targets, predicted = outcome.scores, outcome.losses, outcome.targets == 1, outcome.predicted
-    rankings = [weighted.Ranking(s, t) for s, t in zip(scores.T, targets.T, strict=True)]
-    of_pairs = weighted.Ranking(scores.ravel(), targets.ravel(), np.repeat(np.arange(len(scores)), scores.shape[1]))
-    count = weighted.Counter(targets, predicted)
-    precisions = average_precisions(scores, targets)
-    labelled = np.isfinite(precisions)
+    scores, losses, targets, known = outcome.scores, outcome.losses, outcome.targets == 1, outcome.known
+    rankings = [
+        weighted.Ranking(s[of], t[of], np.flatnonzero(of), len(scores))
+        for s, t, of in zip(scores.T, targets.T, known.T, strict=True)
+    ]
+    of_pairs = weighted.Ranking(scores[known], targets[known], np.nonzero(known)[0], len(scores))
+    count = weighted.Counter(targets, outcome.predicted & known)
+    precisions = {"map_at_100": average_precisions(scores, outcome.targets)}
+    if outcome.class_weights is not None:
+        weights_of_classes = outcome.class_weights
+        precisions["weighted_map_at_100"] = average_precisions(scores, outcome.targets, weights=weights_of_classes)
 
     def figures(weights: np.ndarray) -> Figures:
         counts = count(weights)
@@ -175,7 +217,7 @@ def _multi_label(outcome: Outcome) -> Callable[[np.ndarray], Figures]:
         return {
             "macro_average_precision": weighted.mean_of_classes(precision, counts),
             "micro_average_precision": of_pairs(weights)[1],
-            "map_at_100": weighted.ratio(precisions[labelled] @ weights[labelled], weights[labelled].sum(axis=0)),
+            **{name: weighted.mean_of_known(values, weights) for name, values in precisions.items()},
             "macro_roc_auc": weighted.mean_of_classes(area, counts),
             "macro_f1": weighted.mean_of_classes(counts.f1, counts),
             "micro_f1": counts.total().f1[0],
@@ -231,8 +273,8 @@ def _resample(units: int, groups: np.ndarray | None, resamples: int, seed: int) 
         yield times if groups is None else times[groups]
 
 
-def _figure(value: float, resampled: np.ndarray) -> dict[str, Any]:
-    """A figure and the interval of its resamples, of which undefined ones are left out.
+def _figure(value: float, resampled: np.ndarray, bounds: tuple[float, float] | None = None) -> dict[str, Any]:
+    """A figure and the interval of its resamples, of which undefined ones are left out; None: bounds as they look.
 
     Images that are drawn twice are tied, by which average precision is higher in resamples than in what they are of.
     The percentiles are moved by this difference; for other figures it is near 0.
@@ -242,8 +284,9 @@ def _figure(value: float, resampled: np.ndarray) -> dict[str, Any]:
         return {"value": _or_none(value), "interval": None}
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, (tail, 1 - tail)) + value - resampled.mean()
-    low = max(low, 0.0) if resampled.min() >= 0 else low
-    high = min(high, 1.0) if resampled.max() <= 1 else high
+    if bounds is None:
+        bounds = 0.0 if resampled.min() >= 0 else -np.inf, 1.0 if resampled.max() <= 1 else np.inf
+    low, high = max(low, bounds[0]), min(high, bounds[1])
     return {"value": float(value), "interval": [float(low), float(high)]}
 
 
@@ -254,7 +297,9 @@ def _baseline(outcome: Outcome) -> dict[str, float | None]:
         targets = outcome.targets
         if outcome.task == "single_label":
             targets = _one_hot(targets, len(outcome.class_names))
-        share = np.clip(targets.mean(axis=0), TINY, 1 - TINY)
+        known = ~np.isnan(targets)
+        share = np.where(known, targets, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        share = np.clip(share, TINY, 1 - TINY)
         logits = np.log(share) if outcome.task == "single_label" else special.logit(share)
     constant = dataclasses.replace(outcome, logits=np.tile(logits, (len(outcome.files), 1)), temperature=1.0)
     figures, _ = _of_task(constant)(np.ones((len(outcome.files), 1)))
@@ -267,7 +312,7 @@ def _count(result: dict[str, Any], outcome: Outcome) -> None:
     if outcome.task == "single_label":
         targets, predicted = _one_hot(outcome.targets, k), _one_hot(outcome.predicted, k)
     else:
-        targets, predicted = outcome.targets == 1, outcome.predicted
+        targets, predicted = outcome.targets == 1, outcome.predicted & outcome.known
     parts = (part.sum(axis=0).tolist() for part in (targets, predicted, targets & predicted))
     for entry, count, answered, correct in zip(result["per_class"], *parts, strict=True):
         entry |= {"count": count, "answered": answered}
@@ -285,10 +330,11 @@ def calibration(outcome: Outcome) -> dict[str, Any]:
     """How well the scores of classes are probabilities, before and after the temperature: as in `analyse`."""
 
     def measured(outcome: Outcome) -> dict[str, Any]:
-        scores, correct = outcome.scores, outcome.targets == 1
+        scores = outcome.scores
         if outcome.task == "single_label":
             scores, correct = scores.max(axis=1), outcome.targets == outcome.predicted
-        scores, correct = scores.ravel(), correct.ravel()
+        else:
+            scores, correct = scores[outcome.known], outcome.targets[outcome.known] == 1
         edges = np.linspace(0, 1, BINS + 1)
         index = np.digitize(scores, edges[1:-1], right=True)
         count, score, right, variance = (
@@ -358,7 +404,9 @@ def _remarks(result: dict[str, Any], outcome: Outcome) -> list[str]:
     if outcome.task == "regression" and result["classes"] > 1:
         remarks.append("R² and the correlations of the split are means of those of its target values.")
     if outcome.task == "multi_label":
-        unlabelled = int((outcome.targets.sum(axis=1) == 0).sum())
+        if not outcome.known.all():
+            remarks.append(f"Of {(~outcome.known).mean():.1%} of the pairs of image and class nothing is known.")
+        unlabelled = int((~(outcome.targets > 0).any(axis=1)).sum())
         if unlabelled:
             remarks.append(f"{unlabelled} of {result['count']} images have no label; MAP@100 leaves them out.")
     if interval["of"] == "groups":

@@ -1,13 +1,16 @@
 """The comparison of two networks on the same examples."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xception_jax.errors import UserError
-from xception_jax.evaluation import report, statistics
-from xception_jax.evaluation.report import Predictions
+from xception_jax.evaluation import analysis, report, statistics
+from xception_jax.evaluation.outcome import Outcome
+from xception_jax.evaluation.predictions import PerExample, Predictions, Scored
+from xception_jax.tasks.task import FIGURES
 
 SIGNIFICANT = 0.05
 MOST_CLASSES = 10
@@ -21,10 +24,14 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
       split: selects a split if the work directories have several.
 
     Returns:
-      a, b: their paths and figures. only_a, only_b: number of examples that only one classified correctly. p_value:
-      McNemar's. difference: in top-1, B - A, with difference_interval (95 %). verdict: a sentence. classes: those with
-      the largest differences, in descending order. seen_differently: A's and B's values of what determines the pixels
-      that they saw, by name, where they differ; certificates of version 0.1.0 do not tell.
+      task; a, b: their paths and figures. p_value of the paired test; difference, B - A, with difference_interval
+      (95 %). verdict: a sentence. classes: those with the largest differences, in descending order. seen_differently:
+      A's and B's values of what determines the pixels that they saw, by name, where they differ; certificates of
+      version 0.1.0 do not tell.
+        One class of several: McNemar's test and the difference in top-1; only_a, only_b: number of examples that only
+        one classified correctly.
+        Otherwise: a test with random signs of the images' differences in figure (average precision at 100, absolute
+        error); differences: of all figures, with intervals of resampled images.
 
     Raises:
       UserError: a certificate cannot be read, or they are not of the same examples.
@@ -36,20 +43,55 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
         raise UserError(
             f'A is of split "{record_a["split"]}" but B of split "{record_b["split"]}"; compare the same split'
         )
+    if a.task is not b.task:
+        raise UserError(f"A is of the task {a.task.name} but B of {b.task.name}; compare networks for the same")
     if names != _names(record_b):
         raise UserError(f"A and B have different classes: A has {len(names)}, B has {len(_names(record_b))}")
     b = _in_order_of(a, b)
-    test = statistics.mcnemar(a.correct, b.correct)
     return {
         "split": record_a["split"],
+        "task": a.task.name,
         "a": _figures(path_a, record_a),
         "b": _figures(path_b, record_b),
+        **tested(a, b, names),
+        "seen_differently": _seen_differently(record_a, record_b),
+    }
+
+
+@functools.singledispatch
+def tested(a: PerExample, b: PerExample, names: list[str]) -> dict[str, Any]:
+    """The part of a comparison that depends on what is predicted."""
+    raise NotImplementedError
+
+
+@tested.register
+def _(a: Predictions, b: Predictions, names: list[str]) -> dict[str, Any]:
+    test = statistics.mcnemar(a.correct, b.correct)
+    return {
         **test._asdict(),
         "difference": (test.only_b - test.only_a) / len(a.ids),
         "difference_interval": statistics.paired_difference_interval(test.only_a, test.only_b, len(a.ids)),
         "verdict": verdict(test, len(a.ids)),
         "classes": _classes(a, b, names),
-        "seen_differently": _seen_differently(record_a, record_b),
+    }
+
+
+@tested.register
+def _(a: Scored, b: Scored, names: list[str]) -> dict[str, Any]:
+    name = a.task.of_batches[0]
+    left, right = (side.outcome(class_names=names) for side in (a, b))
+    gaps = analysis.of_images(right) - analysis.of_images(left)
+    p_value = statistics.sign_flip_test(gaps[np.isfinite(gaps)])
+    differences = analysis.differences(left, right)
+    found = differences.get(name) or {"value": float(np.nanmean(gaps)), "interval": None}
+    return {
+        "figure": name,
+        "p_value": p_value,
+        "difference": found["value"],
+        "difference_interval": found["interval"],
+        "differences": {other: differences[other] for other in a.task.figures if other in differences},
+        "verdict": verdict_of(name, found["value"], p_value),
+        "classes": _differing(left, right, names),
     }
 
 
@@ -60,6 +102,17 @@ def verdict(test: statistics.McNemar, n: int) -> str:
     if test.p_value >= SIGNIFICANT:
         return f"No significant difference: B - A is {points:+.2f} points ({chance})."
     return f"{'B' if points > 0 else 'A'} is better by {abs(points):.2f} points ({chance})."
+
+
+def verdict_of(name: str, difference: float | None, p_value: float) -> str:
+    """The result of a test of a figure's difference, B - A, as a sentence."""
+    chance = "p < 0.001" if p_value < 1e-3 else f"p = {p_value:.2g}"
+    title = FIGURES[name].title
+    if difference is None or p_value >= SIGNIFICANT:
+        gap = "undefined" if difference is None else f"{difference:+.4f}"
+        return f"No significant difference: B - A is {gap} in {title} ({chance})."
+    better = "B" if (difference > 0) != FIGURES[name].lowest else "A"
+    return f"{better} is better by {abs(difference):.4f} in {title} ({chance})."
 
 
 def _names(record: dict[str, Any]) -> list[str]:
@@ -79,7 +132,7 @@ def _figures(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     return {"path": str(path), **{name: record[name] for name in fields}}
 
 
-def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
+def _in_order_of(a: PerExample, b: PerExample) -> PerExample:
     """B's predictions in the order of A's examples. Raises UserError unless examples and labels are the same."""
     only_a, only_b = sorted(set(a.ids) - set(b.ids)), sorted(set(b.ids) - set(a.ids))
     if only_a or only_b:
@@ -87,8 +140,9 @@ def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
         raise UserError(f"A and B have different examples: {', '.join(parts)}; evaluate both on the same data")
     row = {name: i for i, name in enumerate(b.ids)}
     order = np.array([row[name] for name in a.ids])
-    b = Predictions(a.ids, b.labels[order], b.top5[order], b.confidence[order], b.loss[order])
-    differ = np.flatnonzero(a.labels != b.labels)
+    b = b.rows(order)
+    same = (a.labels == b.labels) | (np.isnan(a.labels) & np.isnan(b.labels))
+    differ = np.flatnonzero(~same.reshape(len(a.ids), -1).all(axis=1))
     if len(differ):
         first = a.ids[differ[0]]
         raise UserError(
@@ -109,4 +163,15 @@ def _classes(a: Predictions, b: Predictions, names: list[str]) -> list[dict[str,
         {"name": names[i], "count": int(counts[i]), "correct_a": int(right_a[i]), "correct_b": int(right_b[i])}
         for i in order[:MOST_CLASSES]
         if gaps[i]
+    ]
+
+
+def _differing(a: Outcome, b: Outcome, names: list[str]) -> list[dict[str, Any]]:
+    """The classes, or target values, whose average precision, or absolute error, differs most."""
+    figure = next(name for name in ("average_precision", "mae") if name in analysis.of_classes(a))
+    of_a, of_b = (analysis.of_classes(side)[figure] for side in (a, b))
+    gaps = np.nan_to_num(of_b - of_a)
+    order = np.argsort(-np.abs(gaps), kind="stable")[:MOST_CLASSES]
+    return [
+        {"name": names[i], "figure": figure, "a": float(of_a[i]), "b": float(of_b[i])} for i in order if gaps[i] != 0
     ]

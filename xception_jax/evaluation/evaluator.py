@@ -12,6 +12,7 @@ from xception_jax.data import Batch as LocalBatch
 from xception_jax.data import UnreadableImages, evaluation_batches
 from xception_jax.errors import StorageError, UserError
 from xception_jax.evaluation import report
+from xception_jax.evaluation.predictions import PerExample, from_columns
 from xception_jax.evaluation.step import Batch, Metrics, make_eval_step
 from xception_jax.experiment import Experiment
 from xception_jax.inputs.views import how_seen, preprocessing_fingerprint
@@ -30,6 +31,7 @@ def eval_step(experiment: Experiment) -> EvalStep:
         experiment.mesh,
         experiment.input.normalization,
         experiment.weights_shardings,
+        task=experiment.task,
         loss=experiment.evaluation_loss,
         metrics=experiment.metrics,
         lowering=experiment.lowering,
@@ -53,9 +55,7 @@ class Evaluator:
         self._experiment, self._step = experiment, step
         self.source = experiment.open_split(split)
 
-    def predict(
-        self, weights: Weights, check: Callable[[], None] = lambda: None
-    ) -> tuple[report.Predictions, report.Seen]:
+    def predict(self, weights: Weights, check: Callable[[], None] = lambda: None) -> tuple[PerExample, report.Seen]:
         """The predictions for each example that can be read, in the split's order, and what became of the images.
 
         `check` is called before each batch, and interrupts the evaluation by raising.
@@ -81,14 +81,10 @@ class Evaluator:
         reasons = processes.gather_texts(broken.reasons)
         read = rows["index"].tolist()
         skipped = sorted(names[i] for i in names.keys() - set(read))
-        predictions = report.Predictions(
-            ids=[names[i] for i in read],
-            labels=rows["label"],
-            top5=rows["top5"],
-            confidence=rows["confidence"],
-            loss=rows["loss"],
-            own={name: rows[name] for name in e.metrics},
-        )
+        own = {name: rows.pop(name) for name in e.metrics}
+        columns = {"labels": rows.pop("label"), "ids": [names[i] for i in rows.pop("index").tolist()], **rows}
+        columns |= {} if e.class_weights is None else {"class_weights": np.array(e.class_weights)}
+        predictions = from_columns(e.task.name, columns, own)
         if len(predictions.ids) == 0:
             raise UserError(f'none of the {len(self.source)} images of split "{self.split}" could be read')
         return predictions, report.Seen({name: reasons.get(name, "") for name in skipped}, total(treated))
@@ -108,14 +104,14 @@ class Evaluator:
         size = e.evaluation_batch_size
         rows, side = size // jax.process_count(), e.input.image_size
         shapes = {"image": ((rows, side, side, 3), np.uint8), "mask": ((rows,), np.bool_)}
-        shapes |= {name: ((rows,), np.int32) for name in ("label", "index")}
+        shapes |= {"label": (e.labels(rows).shape, e.task.dtype), "index": ((rows,), np.int32)}
         for _ in range(count, -(-len(self.source) // size)):
             yield {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     def certify(
         self,
         weights: Weights,
-        predictions: report.Predictions,
+        predictions: PerExample,
         seen: report.Seen,
         workdir: Path,
         *,

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from xception_jax.errors import UserError
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 THRESHOLD = 0.5  # of a score, from which an image has a label
 MOST_SCORES = 100  # classes; the tables of more have the predicted class's score alone
@@ -26,11 +26,13 @@ class Outcome:
       files: N names.
       task: one class of several, any number of them, or numbers.
       class_names: K names; in regression, of the target values.
-      targets: single_label int [N], 0..K-1; multi_label [N, K], 0 or 1; regression float [N, K].
+      targets: single_label int [N], 0..K-1; multi_label [N, K], 0 or 1, or NaN: it is unknown whether the image has the
+        class, and the pair is left out of all figures; regression float [N, K].
       logits: float [N, K], before temperature and softmax or sigmoid; in regression, the values.
       group: str [N], or None: images of a group (a patient) are not independent.
       deviation: float [N, K], standard deviation of the scores under dropout, or None.
       temperature: divides the logits; 1 if they were not calibrated, and in regression.
+      class_weights: [K], of the classes in the weighted MAP@100, or None.
 
     Raises:
       UserError: a logit or target is not finite, or there is no image.
@@ -38,13 +40,14 @@ class Outcome:
 
     split: str
     files: tuple[str, ...]
-    task: Task
+    task: TaskName
     class_names: tuple[str, ...]
     targets: np.ndarray
     logits: np.ndarray
     group: np.ndarray | None = None
     deviation: np.ndarray | None = None
     temperature: float = 1.0
+    class_weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self.files), len(self.class_names)
@@ -61,7 +64,7 @@ class Outcome:
         if self.task == "regression":
             self._check_finite("targets", "correct them, or leave these images out")
         elif self.task == "multi_label":
-            assert np.isin(self.targets, (0, 1)).all(), "labels are 0 or 1"
+            assert (np.isin(self.targets, (0, 1)) | ~self.known).all(), "labels are 0, 1 or NaN"
         else:
             assert k > 1, f"{k} class"
             assert self.targets.min() >= 0, self.targets.min()
@@ -84,13 +87,19 @@ class Outcome:
         return special.expit(logits) if self.task == "multi_label" else logits
 
     @property
+    def known(self) -> np.ndarray:
+        """multi_label: whether it is known if an image has a class, bool [N, K]."""
+        return ~np.isnan(self.targets)
+
+    @property
     def losses(self) -> np.ndarray:
-        """float64 [N]: cross-entropy in nats (the mean over the classes if multi_label); regression: squared error."""
+        """float64 [N]: cross-entropy in nats (multi_label: the mean of known labels); regression: squared error."""
         logits = self.logits.astype(np.float64) / self.temperature
         if self.task == "single_label":
             return -special.log_softmax(logits, axis=1)[np.arange(len(logits)), self.targets]
         if self.task == "multi_label":
-            return -special.log_expit(np.where(self.targets == 1, logits, -logits)).mean(axis=1)
+            losses = -special.log_expit(np.where(self.targets == 1, logits, -logits))
+            return np.where(self.known, losses, 0).sum(axis=1) / np.maximum(self.known.sum(axis=1), 1)
         return ((logits - self.targets) ** 2).mean(axis=1)
 
     @property

@@ -23,51 +23,12 @@ from ml_collections import ConfigDict
 
 from xception_jax.config import input_spec
 from xception_jax.errors import UserError, suggest
-from xception_jax.evaluation import statistics
+from xception_jax.evaluation.predictions import PerExample, from_columns
+from xception_jax.evaluation.predictions import Predictions as Predictions
+from xception_jax.tasks.task import SINGLE_LABEL
 from xception_jax.workdir import atomic, identity
 
 OWN = "metric/"  # prefix of columns of the run's own metrics
-
-
-@dataclasses.dataclass
-class Predictions:
-    """A network's predictions for the examples of a split.
-
-    Attributes:
-      ids: N unique names.
-      labels: int32 [N], 0..K-1.
-      top5: int32 [N, min(5, K)], the most probable classes in descending order.
-      confidence: float32 [N], softmax probability of the most probable class, 0..1.
-      loss: float32 [N], cross-entropy in nats without label smoothing, or the run's own loss.
-      own: float32 [N] each, the run's own metrics by name.
-    """
-
-    ids: list[str]
-    labels: np.ndarray
-    top5: np.ndarray
-    confidence: np.ndarray
-    loss: np.ndarray
-    own: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        columns: tuple[Any, ...] = (self.ids, self.labels, self.top5, self.confidence, self.loss, *self.own.values())
-        lengths = {len(column) for column in columns}
-        assert len(lengths) == 1, f"columns of different lengths: {lengths}"
-
-    @property
-    def correct(self) -> np.ndarray:
-        """Whether the most probable class is the correct one: bool [N]."""
-        return self.top5[:, 0] == self.labels
-
-    @property
-    def correct_top5(self) -> np.ndarray:
-        """Whether the correct class is among the five most probable: bool [N]."""
-        return (self.top5 == self.labels[:, None]).any(axis=1)
-
-    def metrics(self) -> dict[str, float]:
-        """The means: top1, top5, loss and the run's own metrics."""
-        columns = {"top1": self.correct, "top5": self.correct_top5, "loss": self.loss, **self.own}
-        return {name: float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
 
 
 @dataclasses.dataclass
@@ -88,7 +49,7 @@ class Seen:
 
 
 def certificate(
-    predictions: Predictions,
+    predictions: PerExample,
     *,
     split: str,
     split_size: int,
@@ -124,6 +85,7 @@ def certificate(
     skipped = seen.skipped
     assert count + len(skipped) == split_size, f"{count} evaluated and {len(skipped)} skipped of {split_size} examples"
     assert len(set(predictions.ids)) == count, "an example was evaluated twice"
+    found, per_class = predictions.report(split, list(class_names))
     return {
         "model": model_name,
         "num_parameters": num_parameters,
@@ -135,18 +97,13 @@ def certificate(
         "count": count,
         "skipped": list(skipped),
         "skipped_because": dict(skipped),
-        "metrics": {
-            **predictions.metrics(),
-            "top1_interval": statistics.wilson_interval(int(predictions.correct.sum()), count),
-            "top5_interval": statistics.wilson_interval(int(predictions.correct_top5.sum()), count),
-            "ece": statistics.expected_calibration_error(predictions.confidence, predictions.correct),
-        },
+        **found,
         "preprocessing": preprocessing,
         "pictures": {**pictures, "treated": dict(seen.treated)},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **identity.environment(),
         "config": config,
-        "per_class": statistics.class_results(predictions.labels, predictions.top5[:, 0], list(class_names)),
+        "per_class": per_class,
     }
 
 
@@ -181,7 +138,7 @@ def name_of(workdir: Path, own: ConfigDict, asked: ConfigDict, split: str, sourc
     spec = input_spec(asked)
     if same_data and spec == input_spec(own):
         return split
-    data = Path(asked.data.path).name if asked.data.name == "folder" else asked.data.name
+    data = Path(asked.data.path).name if asked.data.name in ("folder", "table") else asked.data.name
     digits = hashlib.sha256(f"{source} {spec}".encode()).hexdigest()[:8]
     return f"{split}-{data}-{digits}"
 
@@ -191,7 +148,7 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / f"evaluation-{_file_name(name)}.json"
 
 
-def write(folder: Path, record: dict[str, Any], predictions: Predictions, name: str | None = None) -> Path:
+def write(folder: Path, record: dict[str, Any], predictions: PerExample, name: str | None = None) -> Path:
     """Writes a certificate and its predictions into a folder, replacing those of the same name.
 
     Args:
@@ -206,10 +163,8 @@ def write(folder: Path, record: dict[str, Any], predictions: Predictions, name: 
     path = path_of(folder, name or record["split"])
     file = path.with_name(f"{path.stem}-predictions.npz")
     buffer = io.BytesIO()
-    columns = {name: column for name, column in vars(predictions).items() if name != "own"}
-    columns |= {"ids": np.array(predictions.ids, dtype=np.str_)}
-    columns |= {f"{OWN}{name}": column for name, column in predictions.own.items()}
-    np.savez_compressed(buffer, **columns)
+    columns = predictions.columns() | {f"{OWN}{name}": column for name, column in predictions.own.items()}
+    np.savez_compressed(buffer, **columns)  # type: ignore[arg-type]
     atomic.write_atomically(file, buffer.getvalue())
     entry = {"file": file.name, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
     # JSON has no NaN, but the loss of a diverged network may be NaN.
@@ -219,7 +174,7 @@ def write(folder: Path, record: dict[str, Any], predictions: Predictions, name: 
     return path
 
 
-def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], Predictions]:
+def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], PerExample]:
     """A certificate and its predictions.
 
     Args:
@@ -248,7 +203,7 @@ def read(path: Path, split: str | None = None) -> tuple[dict[str, Any], Predicti
     with np.load(io.BytesIO(contents)) as columns:  # pickles are refused by default
         own = {name.removeprefix(OWN): columns[name] for name in columns if name.startswith(OWN)}
         usual = {name: columns[name] for name in columns if not name.startswith(OWN)}
-        return record, Predictions(**{**usual, "ids": columns["ids"].tolist()}, own=own)
+        return record, from_columns(record.get("task", SINGLE_LABEL.name), usual, own)
 
 
 def _find(path: Path, split: str | None) -> Path:

@@ -46,6 +46,9 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
     return float(np.abs(gaps).sum() / len(confidence))
 
 
+SIGNS = 10_000_000  # drawn together
+
+
 class McNemar(NamedTuple):
     """The paired test of two networks on the same examples.
 
@@ -88,6 +91,26 @@ def paired_difference_interval(only_a: int, only_b: int, n: int, confidence: flo
     a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     half = _z(confidence) * ((a + b - (b - a) ** 2) / (n + 2)) ** 0.5
     return max(-1.0, b - a - half), min(1.0, b - a + half)
+
+
+def sign_flip_test(differences: np.ndarray, draws: int = 9999, seed: int = 0) -> float:
+    """The two-sided p-value of a mean of paired differences (Fisher's randomization test, with random signs).
+
+    If neither of two networks is better, each example's difference could as well have the other sign.
+
+    Args:
+      differences: float [N], of the examples.
+      draws: number of random assignments of signs; p is at least 1 / (draws + 1).
+      seed: of the signs.
+    """
+    differences = np.asarray(differences, np.float64)
+    total, n = abs(differences.sum()), len(differences)
+    rng, at_least = np.random.default_rng(seed), 0
+    for start in range(0, draws, size := max(1, SIGNS // max(n, 1))):
+        signs = rng.integers(0, 2, (min(size, draws - start), n), np.int8)
+        sums = np.abs(2 * (signs @ differences) - differences.sum())
+        at_least += int((sums >= total * (1 - 1e-9)).sum())  # what is equal in exact arithmetic counts
+    return (1 + at_least) / (draws + 1)
 
 
 def class_results(labels: np.ndarray, predicted: np.ndarray, class_names: list[str]) -> list[dict[str, Any]]:

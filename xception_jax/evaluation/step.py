@@ -16,6 +16,7 @@ from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import batch_sharded, in_use, replicated
 from xception_jax.tasks.losses import Loss, cross_entropy
 from xception_jax.tasks.metrics import Metric
+from xception_jax.tasks.task import SINGLE_LABEL, Task
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -28,6 +29,7 @@ def make_eval_step(
     normalization: Normalization,
     shardings: Weights | NamedSharding | None = None,
     *,
+    task: Task = SINGLE_LABEL,
     loss: Loss = cross_entropy,
     metrics: Mapping[str, Metric] | None = None,
     lowering: ops.Lowering | None = None,
@@ -40,25 +42,26 @@ def make_eval_step(
       mesh: the devices.
       normalization: of the pixels.
       shardings: of the weights (`mesh.state_shardings`); None: replicated on every device.
+      task: what the network is to tell.
       loss, metrics: functions of logits and labels, see `tasks`.
       lowering: of operators; None: the one currently in scope.
 
     Returns:
-      A function that returns loss (float32 [B]), confidence (float32 [B], the highest softmax probability), top5
-      (int32 [B, min(5, K)], most probable first), each of the metrics (float32 [B]), and the batch's entries other than
-      the images.
+      A function that returns loss (float32 [B]), what the task keeps of the logits, each of the metrics (float32 [B]),
+      and the batch's entries other than the images. Kept are, of one class of several, confidence (float32 [B], the
+      highest softmax probability) and top5 (int32 [B, min(5, K)], most probable first); otherwise logits (float32
+      [B, K]).
     """
     lowering = lowering or ops.current()
 
     def eval_step(weights: Weights, batch: Batch) -> Metrics:
         with ops.use(lowering), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             logits = variables.merge(graphdef, in_use(weights, mesh))(normalization(batch["image"]))
-        _, top5 = jax.lax.top_k(logits, min(5, num_classes))
+        assert logits.shape[-1] == num_classes, logits.shape
         return {
             **{name: column for name, column in batch.items() if name != "image"},
             "loss": loss(logits, batch["label"]),
-            "confidence": jax.nn.softmax(logits).max(-1),
-            "top5": top5,
+            **task.outputs(logits),
             **{name: metric(logits, batch["label"]) for name, metric in (metrics or {}).items()},
         }
 

@@ -52,6 +52,12 @@ def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return values.astype(weights.dtype) @ weights / weights.sum(axis=0)
 
 
+def mean_of_known(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted means [R] of the values [N] that are finite; NaN if none is."""
+    known = np.isfinite(values)
+    return ratio(values[known] @ weights[known], weights[known].sum(axis=0))
+
+
 def mean_of_classes(figures: np.ndarray, counts: Counts) -> np.ndarray:
     """Means [R] of figures [K, R] over the classes that have images; NaN if there is none with the figure."""
     valid = (counts.positive > 0) & np.isfinite(figures)
@@ -65,10 +71,13 @@ class Ranking:
       scores: [M], of any pairs of image and class.
       positive: bool [M].
       rows: int [M], the pair's image, 0..N-1; None: of images 0..N-1.
+      images: N; None: M.
     """
 
-    def __init__(self, scores: np.ndarray, positive: np.ndarray, rows: np.ndarray | None = None):
-        n = len(scores) if rows is None else int(rows.max()) + 1
+    def __init__(
+        self, scores: np.ndarray, positive: np.ndarray, rows: np.ndarray | None = None, images: int | None = None
+    ):
+        n = len(scores) if images is None else images
         order = np.argsort(-scores, kind="stable")
         scores, positive = scores[order], positive[order]
         rows = order if rows is None else rows[order]

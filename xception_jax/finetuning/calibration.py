@@ -8,12 +8,12 @@ import numpy as np
 
 from xception_jax.finetuning.fitting import loss_per_example
 from xception_jax.models.variables import Weights
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 LEAST, MOST = 0.05, 20.0
 
 
-def temperature(task: Task, logits: np.ndarray, targets: np.ndarray) -> float:
+def temperature(task: TaskName, logits: np.ndarray, targets: np.ndarray) -> float:
     """The number by which logits are divided so that the loss is least; 1 for regression.
 
     Args:

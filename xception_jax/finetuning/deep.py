@@ -16,7 +16,7 @@ from xception_jax.finetuning import heads
 from xception_jax.finetuning.fitting import Examples, Trial, ended, loss_per_example
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 from xception_jax.training.optimizers import is_kernel
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of decoupled weight decay, strongest first
@@ -27,7 +27,7 @@ PATIENCE = 8  # epochs in a row without a lower loss on the validation split
 
 
 def fit(
-    task: Task,
+    task: TaskName,
     head: str,
     train: Examples,
     validation: Examples,
@@ -58,7 +58,7 @@ def fit(
     return trials
 
 
-def _trial(task: Task, head: str, train: Examples, validation: Examples, strength: float, seed: int) -> Trial:
+def _trial(task: TaskName, head: str, train: Examples, validation: Examples, strength: float, seed: int) -> Trial:
     """The best epoch with one strength."""
     graphdef, weights = heads.build(head, train.features.shape[1], train.num_outputs, seed)
     optimizer = optax.adamw(LEARNING_RATE, weight_decay=strength, mask=is_kernel)
@@ -83,7 +83,9 @@ def _whole_batches(order: np.ndarray) -> np.ndarray:
     return order[: len(order) // size * size].reshape(-1, size)
 
 
-def _epoch(task: Task, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, train: Examples) -> Callable:
+def _epoch(
+    task: TaskName, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, train: Examples
+) -> Callable:
     """Compiles (state, batches [n, B], key) -> (state, mean loss): an epoch in one program."""
     features, targets, weights = map(jnp.asarray, (train.features, train.targets, train.weights))
 
@@ -108,7 +110,7 @@ def _epoch(task: Task, graphdef: nnx.GraphDef, optimizer: optax.GradientTransfor
     return epoch
 
 
-def _evaluation(task: Task, graphdef: nnx.GraphDef, examples: Examples) -> Callable[[Weights], jax.Array]:
+def _evaluation(task: TaskName, graphdef: nnx.GraphDef, examples: Examples) -> Callable[[Weights], jax.Array]:
     """Compiles weights -> the weighted mean loss of examples, in inference mode."""
     features, targets, weights = map(jnp.asarray, (examples.features, examples.targets, examples.weights))
 

@@ -22,6 +22,7 @@ from xception_jax.evaluation.report import hash_weights
 from xception_jax.inference.features import FeatureExtractor
 from xception_jax.inputs.views import preprocessing_fingerprint
 from xception_jax.pretrained import Pretrained
+from xception_jax.tasks.task import task_of
 from xception_jax.workdir import atomic
 
 SAVE_SECONDS = 60
@@ -37,7 +38,7 @@ class Subset:
 
     def __init__(self, source: Source, rows: Sequence[int] | np.ndarray):
         self._source, self._rows = source, rows
-        self.class_names = source.class_names
+        self.class_names, self.task = source.class_names, task_of(source).name
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -14,7 +14,7 @@ from xception_jax.finetuning import deep, heads, linear
 from xception_jax.finetuning.fitting import Examples, Trial, best
 from xception_jax.models.head import parse
 from xception_jax.models.variables import Weights
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def examples(labelled: Labelled, features: Features, split: str, balance: bool =
     return Examples(values, targets, (weights / weights.mean()).astype(np.float32), len(labelled.class_names))
 
 
-def class_weights(task: Task, labelled: Labelled, rows: np.ndarray) -> np.ndarray:
+def class_weights(task: TaskName, labelled: Labelled, rows: np.ndarray) -> np.ndarray:
     """Each example's weight, with which the classes of the training split count alike: float64 [n]."""
     if task != "single_label":
         raise UserError("config.finetune.balance is for one class per image; give weights in a column of the table")
@@ -114,7 +114,7 @@ class _Scale:
     std: np.ndarray | None = None
 
     @classmethod
-    def of(cls, task: Task, targets: np.ndarray) -> "_Scale":
+    def of(cls, task: TaskName, targets: np.ndarray) -> "_Scale":
         if task != "regression":
             return cls()
         std = targets.std(0)

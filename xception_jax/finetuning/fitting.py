@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from xception_jax.models.variables import Weights
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 PATIENCE = 3  # so many weaker regularizations in a row that are worse on the validation split end the search
 
@@ -60,7 +60,7 @@ def ended(trials: Sequence[Trial]) -> bool:
     return len(trials) - 1 - list(trials).index(best(trials)) >= PATIENCE
 
 
-def loss_per_example(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+def loss_per_example(task: TaskName, logits: jax.Array, targets: jax.Array) -> jax.Array:
     """The loss of each example: cross-entropy; binary cross-entropy, a sum over the labels; half the squared error.
 
     Args:

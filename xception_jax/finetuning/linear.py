@@ -11,7 +11,7 @@ import numpy as np
 
 from xception_jax.finetuning.fitting import Examples, Trial, ended, loss_per_example
 from xception_jax.models.variables import Weights
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 # Strengths of the regularization that are tried, strongest first.
 STRENGTHS = tuple(float(10.0**exponent) for exponent in np.arange(1, -6.5, -0.5))
@@ -20,7 +20,7 @@ TINY = 1e-12
 
 
 def fit(
-    task: Task,
+    task: TaskName,
     train: Examples,
     validation: Examples,
     report: Callable[[Trial], None],
@@ -61,7 +61,7 @@ Parameters = tuple[np.ndarray, np.ndarray]  # kernel [D, K], bias [K]
 Loss = Callable[[Parameters], jax.Array]
 
 
-def _losses(task: Task, inputs: jax.Array, examples: Examples) -> Loss:
+def _losses(task: TaskName, inputs: jax.Array, examples: Examples) -> Loss:
     """The weighted mean loss of examples, as a function of the head's parameters."""
     targets, weights = jnp.asarray(examples.targets), jnp.asarray(examples.weights)
 
@@ -74,7 +74,7 @@ def _losses(task: Task, inputs: jax.Array, examples: Examples) -> Loss:
 
 
 def _path(
-    task: Task, loss: Loss, num_features: int, train: Examples, strengths: Sequence[float]
+    task: TaskName, loss: Loss, num_features: int, train: Examples, strengths: Sequence[float]
 ) -> Iterator[tuple[float, Parameters]]:
     """The minimum of the loss for each strength, by L-BFGS."""
     from scipy import optimize

@@ -20,12 +20,12 @@ from xception_jax.inference.predictor import Predictor
 from xception_jax.inputs.views import preprocessing_fingerprint
 from xception_jax.models.head import Scores
 from xception_jax.pretrained import Pretrained
-from xception_jax.tasks.task import SCORES, Task
+from xception_jax.tasks.task import SCORES, TaskName
 from xception_jax.terminal.console import progress
 from xception_jax.workdir import atomic, identity, tables
 
 ALL_TEST = (0.0, 0.0, 1.0)  # images without splits are all measured
-TASKS: dict[Scores, Task] = {scores: task for task, scores in SCORES.items()}
+TASKS: dict[Scores, TaskName] = {scores: task for task, scores in SCORES.items()}
 
 
 def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch_size: int) -> Mapping[str, str]:

@@ -13,7 +13,15 @@ from ml_collections import ConfigDict
 from xception_jax import config as config_lib
 from xception_jax import paths
 from xception_jax.data import UnreadableImages
-from xception_jax.data.labelled import SPLITS, Labelled, LabelledSource, open_labelled, split_source, to_csv
+from xception_jax.data.labelled import (
+    SPLITS,
+    Labelled,
+    LabelledSource,
+    columns_from,
+    open_labelled,
+    split_source,
+    to_csv,
+)
 from xception_jax.errors import UserError
 from xception_jax.finetuning import heads, results
 from xception_jax.finetuning.candidates import Candidate, candidate
@@ -100,7 +108,7 @@ def _data(config: ConfigDict, workdir: Path) -> Labelled:
       UserError: the data is invalid, or has changed since then.
     """
     path, saved = paths.expanded(config.data.path), workdir / TABLE
-    labelled = open_labelled(path, task=config.finetune.task, seed=config.seed)
+    labelled = open_labelled(path, columns_from(config.data.columns), task=config.task, seed=config.seed)
     if saved.exists():
         before = open_labelled(saved)
         if to_csv(before) != to_csv(labelled):

@@ -112,7 +112,7 @@ def train(
         if latest == int(state.step):  # nothing was left to train
             training |= recorded_training(workdir, latest, training)
         results = {
-            "metrics": {name: record["metrics"][name] for name in ("top1", "top5", "loss", *experiment.metrics)},
+            "metrics": {name: record["metrics"][name] for name in predictions.metrics()},
             "split": tester.split,
             "count": record["count"],
             "model": config.model.name,

@@ -69,6 +69,7 @@ class Recipe:
         e, c = self.experiment, self.experiment.config
         return TrainSettings(
             seed=c.seed,
+            task=e.task,
             loss=e.training_loss,
             metrics=e.metrics,
             aux_loss_weight=c.aux_loss_weight,
@@ -112,7 +113,7 @@ class Recipe:
         size, side = self.experiment.config.batch_size, self.experiment.config.image_size
         return {
             "image": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8),
-            "label": jax.ShapeDtypeStruct((size,), np.int32),
+            "label": self.experiment.labels(size),
         }
 
     @functools.cached_property

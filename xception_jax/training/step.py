@@ -25,6 +25,7 @@ from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import batch_sharded, in_use, replicated
 from xception_jax.tasks.losses import Loss, cross_entropy
 from xception_jax.tasks.metrics import Metric
+from xception_jax.tasks.task import SINGLE_LABEL, Task
 from xception_jax.training.state import TrainState, average
 
 # What GPUs save in the forward pass for the backward pass, by the names that operators and blocks assign: results of
@@ -38,6 +39,7 @@ class TrainSettings:
 
     Attributes:
       seed: determines the dropout masks, together with the step.
+      task: what the network is to tell; it says which metrics are reported besides the loss.
       loss: of logits and labels, per example (`tasks.losses`).
       metrics: other functions of logits and labels, by the names they are reported under.
       aux_loss_weight: weight of the auxiliary head's loss.
@@ -48,6 +50,7 @@ class TrainSettings:
     """
 
     seed: int = 0
+    task: Task = SINGLE_LABEL
     loss: Loss = cross_entropy
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     aux_loss_weight: float = 0.4
@@ -67,8 +70,9 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
     """Compiles (state, batch) -> (state, metrics). The state's buffers are donated: use only the returned one.
 
-    The batch holds image (uint8 [B, S, S, 3]) and label (int32 [B]). Metrics are float32 scalars: loss (auxiliary loss
-    included, weight decay not), top1, gradient_norm, learning_rate, and the metrics in the settings. `shardings` are
+    The batch holds image (uint8 [B, S, S, 3]) and label (int32 [B], or what the task says). Metrics are float32
+    scalars: loss (auxiliary loss included, weight decay not), those of the task (top1), gradient_norm, learning_rate,
+    and the metrics in the settings. `shardings` are
     those of the state (`mesh.state_shardings`); None: it is replicated.
     """
     lowering = settings.lowering or ops.current()
@@ -84,7 +88,7 @@ def make_train_step(
         loss = settings.loss(logits, labels).mean()
         for aux_logits in auxiliary:
             loss += settings.aux_loss_weight * settings.loss(aux_logits, labels).mean()
-        metrics = {"loss": loss, "top1": jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)}
+        metrics = {"loss": loss, **settings.task.training_metrics(logits, labels)}
         metrics |= {name: metric(logits, labels).mean() for name, metric in settings.metrics.items()}
         batch_stats = variables.split(model)[1].batch_stats
         return loss, (batch_stats, metrics)
@@ -113,7 +117,7 @@ def make_train_step(
             grads, (batch_stats, metrics) = gradient(weights.params, batch_stats, *part)
             return (jax.tree.map(jnp.add, sums, (grads, metrics)), batch_stats), None
 
-        names = ("loss", "top1", *settings.metrics)
+        names = ("loss", *settings.task.of_batches, *settings.metrics)
         zeros = jax.tree.map(zeros_like, weights.params), {name: jnp.zeros(()) for name in names}
         inputs = split_batch(images), split_batch(labels), jax.random.split(key, parts)
         (sums, batch_stats), _ = jax.lax.scan(body, (zeros, weights.batch_stats), inputs)

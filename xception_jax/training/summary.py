@@ -99,7 +99,7 @@ def saved_bytes(experiment: Experiment) -> int:
     config = experiment.config
     size = config.batch_size // config.optimizer.accumulate_steps // experiment.mesh.size
     images = jax.ShapeDtypeStruct((size, config.image_size, config.image_size, 3), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+    labels = experiment.labels(size)
 
     def residuals(weights: Weights, x: jax.Array, y: jax.Array) -> Any:
         def loss(params: dict) -> jax.Array:

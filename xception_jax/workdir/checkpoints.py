@@ -21,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 from xception_jax.errors import UserError
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.processes import barrier, primary
+from xception_jax.tasks.task import SINGLE_LABEL, lowest_is_best
 from xception_jax.workdir import checksums
 
 State = Any  # a pytree of arrays that has a `step`, and the networks' `weights` and `averaged` (or None)
@@ -63,12 +64,12 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, settings: ConfigDict, *, read_only: bool = False):
         _quieten_orbax()
-        metric, policies = settings.best_metric, checkpoint_managers
+        metric, policies = settings.best_metric or SINGLE_LABEL.figures[0], checkpoint_managers
 
         def score(metrics: Mapping[str, float]) -> float:
             return metrics[metric]
 
-        self._score, self._lowest = score, metric == "loss"
+        self._score, self._lowest = score, lowest_is_best(metric)
         self._directory = (workdir / "checkpoints").absolute()
         self._saving: int | None = None
         self.set_aside: list[str] = []

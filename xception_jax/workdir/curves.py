@@ -9,19 +9,21 @@ import numpy as np
 
 from xception_jax import paths
 from xception_jax.errors import needs
+from xception_jax.tasks.task import FIGURES, SINGLE_LABEL, TASKS, Task
 from xception_jax.workdir import atomic
 from xception_jax.workdir.log import read_log
 
+LINES = ("-", "--")  # of the task's figures
 TRAIN, EVALUATION = "#9aa5b1", ("#1f6fb4", "#d9822b", "#2e8b57")  # colours: training, evaluated splits in order
 LOG_SCALE_FROM = 20  # losses that span a larger factor get a logarithmic scale
 
 
 def plot_curves(workdir: Path, title: str | None = None) -> Path:
-    """Plots loss, accuracy and learning rate over the steps in log.jsonl.
+    """Plots loss, the task's figures and learning rate over the steps in log.jsonl.
 
     Args:
       workdir: the run's folder.
-      title: of the figure; None: the network, its data and its last top-1.
+      title: of the figure; None: the network, its data and its last figure.
 
     Returns:
       The figure's path.
@@ -35,24 +37,29 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
     with needs("train", "drawing curves"):
         from matplotlib.figure import Figure
 
-    records = read_log(workdir)
+    records, settings = read_log(workdir), _settings(workdir)
+    task = TASKS[settings.get("task") or SINGLE_LABEL.name]
     train = [r for r in records if r["kind"] == "train"]
     evaluations = [r for r in records if r["kind"] == "evaluation"]
     # Not pyplot: a separate figure needs no display and leaves no global state.
     figure = Figure(figsize=(15, 4.5), layout="constrained")
-    figure.suptitle(_title(workdir, evaluations) if title is None else title, fontsize=13)
-    loss, accuracy, rate = figure.subplots(1, 3)
+    figure.suptitle(_title(workdir.name, settings, task, evaluations) if title is None else title, fontsize=13)
+    loss, figures, rate = figure.subplots(1, 3)
     _curve(loss, train, "loss", label="train", color=TRAIN)
-    _curve(accuracy, train, "top1", label="train top-1", color=TRAIN)
+    for name in set(task.of_batches) & set(task.shown):
+        _curve(figures, train, name, label=f"train {FIGURES[name].title}", color=TRAIN)
     for split, color in zip(dict.fromkeys(r["split"] for r in evaluations), EVALUATION, strict=False):
         of_split = [r for r in evaluations if r["split"] == split]
         _curve(loss, of_split, "loss", label=split, color=color, marker="o")
-        _curve(accuracy, of_split, "top1", label=f"{split} top-1", color=color, marker="o")
-        _curve(accuracy, of_split, "top5", label=f"{split} top-5", color=color, marker="o", linestyle="--")
+        for name, line in zip(task.shown, LINES, strict=False):
+            _curve(
+                figures, of_split, name, label=f"{split} {FIGURES[name].title}", color=color, marker="o", linestyle=line
+            )
     _curve(rate, train, "learning_rate", color=EVALUATION[0])
-    for axes, title in ((loss, "loss (nats)"), (accuracy, "accuracy"), (rate, "learning rate")):
+    for axes, title in ((loss, f"loss ({task.loss_unit})"), (figures, task.panel), (rate, "learning rate")):
         _finish(axes, title)
-    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    if all(FIGURES[name].share for name in task.shown):
+        figures.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     losses = [r["loss"] for r in train + evaluations if r.get("loss")]
     if losses and max(losses) > LOG_SCALE_FROM * min(losses):
         loss.set_yscale("log")
@@ -63,17 +70,21 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
     return path
 
 
-def _title(workdir: Path, evaluations: list[dict[str, Any]]) -> str:
-    """The network, its data, and the last accuracy."""
-    config = workdir / "config.json"
-    name = workdir.name
-    if config.exists():
-        settings = atomic.read_json(config)
+def _settings(workdir: Path) -> dict[str, Any]:
+    """The run's config, empty if it is not there."""
+    path = workdir / "config.json"
+    return atomic.read_json(path) if path.exists() else {}
+
+
+def _title(name: str, settings: dict[str, Any], task: Task, evaluations: list[dict[str, Any]]) -> str:
+    """The network, its data, and the last of the task's first figure."""
+    if settings:
         name = f"{settings['model']['name']} on {settings['data']['name']}"
-    if not evaluations or evaluations[-1].get("top1") is None:
+    figure = task.figures[0]
+    if not evaluations or evaluations[-1].get(figure) is None:
         return name
     last = evaluations[-1]
-    return f"{name}: {100 * last['top1']:.2f} % top-1 on {last['split']} after {last['step']:,} steps"
+    return f"{name}: {FIGURES[figure].said(last[figure])} on {last['split']} after {last['step']:,} steps"
 
 
 def _curve(axes: Any, records: list[dict[str, Any]], field: str, **style: Any) -> None:

@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from xception_jax.errors import UserError
+from xception_jax.tasks.task import FIGURES, TASKS
 from xception_jax.workdir import atomic
 from xception_jax.workdir.atomic import PatientFile
 
 PROGRESS = {
     "loss": "loss {:.4f}",
-    "top1": "top-1 {:.4f}",
+    **{name: f"{FIGURES[name].title} {{:.4f}}" for task in TASKS.values() for name in task.of_batches},
     "learning_rate": "lr {:.3g}",
     "steps_per_second": "{:.3g} steps/s",
     "images_per_second": "{:,.1f} images/s",
@@ -83,7 +84,7 @@ class RunLog:
             self._events.close()
 
     def train(self, step: int, metrics: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        """Reports the training metrics (loss, top1, learning_rate and others) after `step` steps, and progress.
+        """Reports the training metrics (loss, learning_rate, the task's and others) after `step` steps, and progress.
 
         Args:
           speed: known values of steps_per_second, images_per_second, data_wait (fraction of time that the loop waited
@@ -104,7 +105,7 @@ class RunLog:
         self._in_place = True
 
     def evaluation(self, step: int, metrics: Mapping[str, float], split: str = "validation") -> None:
-        """Reports a split's metrics (loss, top1, top5) after `step` steps."""
+        """Reports a split's metrics (loss and the task's, as top1) after `step` steps."""
         if not self._primary:
             return
         self.evaluations[step] = metrics

@@ -1,6 +1,6 @@
 """Labelled images, from folders of classes or tables of files: read, checked and split."""
 
-from xception_jax.data.labelled.columns import Columns
+from xception_jax.data.labelled.columns import Columns, columns_from
 from xception_jax.data.labelled.images import SPLITS, Labelled, LabelledSource, check_classes, split_source
 from xception_jax.data.labelled.opening import duplicates, open_labelled
 from xception_jax.data.labelled.saving import to_csv
@@ -11,6 +11,7 @@ __all__ = [
     "Labelled",
     "LabelledSource",
     "check_classes",
+    "columns_from",
     "duplicates",
     "open_labelled",
     "split_source",

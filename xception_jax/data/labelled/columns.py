@@ -4,7 +4,7 @@ import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xception_jax.errors import UserError, needs, suggest
 
@@ -33,6 +33,16 @@ class Columns:
     split: str | None = None
     group: str | None = None
     weight: str | None = None
+
+
+def columns_from(settings: Mapping[str, Any]) -> Columns | None:
+    """The columns of `config.data.columns`; None if nothing is set. Several labels have commas between them."""
+    if all(name is None for name in settings.values()):
+        return None
+    columns = Columns(**settings)
+    if columns.label and "," in columns.label:
+        return dataclasses.replace(columns, label=tuple(name.strip() for name in settings["label"].split(",")))
+    return columns
 
 
 # What people call them; the first that a table has is taken, whatever its case.
@@ -148,7 +158,9 @@ def find_columns(table: Table, wanted: Columns, where: Path) -> Found:
 
     file = usual("file") if given["file"] is None else given["file"]
     if not file:
-        raise UserError(f"{where}: which column has the files? It has: {', '.join(table)}. Set columns.file")
+        raise UserError(
+            f"{where}: which column has the files? It has: {', '.join(table)}. Set config.data.columns.file"
+        )
     others = {role: usual(role) if given[role] is None else given[role] for role in ("split", "group", "weight")}
     return Found(file, labels or _label_columns(table, usual("label"), rest, where), **others)
 
@@ -165,7 +177,7 @@ def _label_columns(table: Table, usual: str, rest: Sequence[str], where: Path) -
     if len(rest) > 1 and all(are_flags(table[name]) for name in rest):
         return tuple(rest)
     there = f"It has: {', '.join(table)}" if rest else f"Besides {', '.join(table)} it has none"
-    raise UserError(f"{where}: which column has the labels? {there}. Set columns.label")
+    raise UserError(f"{where}: which column has the labels? {there}. Set config.data.columns.label")
 
 
 def are_flags(cells: Sequence[str]) -> bool:

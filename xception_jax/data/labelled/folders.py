@@ -8,10 +8,10 @@ from xception_jax.data.labelled.images import SPLIT_NAMES, SPLITS, Labelled, fro
 from xception_jax.data.labelled.labels import read_labels
 from xception_jax.data.sources.folder import pictures_by_class, subfolders
 from xception_jax.errors import UserError
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 
-def read_folder(root: Path, task: Task | None) -> Labelled:
+def read_folder(root: Path, task: TaskName | None) -> Labelled:
     """The images of class folders; the split is "" if there are no folders of splits."""
     if task not in (None, "single_label"):
         raise UserError(

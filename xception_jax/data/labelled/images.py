@@ -16,7 +16,7 @@ from xception_jax.data.labelled.columns import some
 from xception_jax.data.labelled.labels import Labels
 from xception_jax.data.sources.folder import ALIASES
 from xception_jax.errors import UserError, suggest
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 SPLITS = ("train", "validation", "test")
 # A split's names, in lower case, to its name.
@@ -42,7 +42,7 @@ class Labelled:
 
     root: Path
     files: tuple[str, ...]
-    task: Task
+    task: TaskName
     class_names: tuple[str, ...]
     targets: np.ndarray
     split: np.ndarray
@@ -77,7 +77,7 @@ class LabelledSource:
 
     def __init__(self, labelled: Labelled, rows: np.ndarray):
         self._labelled, self._rows = labelled, rows
-        self.class_names = labelled.class_names
+        self.class_names, self.task, self.remarks = labelled.class_names, labelled.task, labelled.remarks
 
     def __len__(self) -> int:
         return len(self._rows)

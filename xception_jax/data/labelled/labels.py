@@ -13,7 +13,7 @@ import numpy as np
 
 from xception_jax.data.labelled.columns import LISTED, TRUE, are_flags, some
 from xception_jax.errors import UserError
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 # Between several labels of a cell, in the order in which they are looked for.
 SEPARATORS = (LISTED, "|", ";", ",", " ")
@@ -26,7 +26,7 @@ MOST_INTEGER_CLASSES = 20  # integers of more values are numbers, unless the col
 class Labels(NamedTuple):
     """Class names and targets as in `Labelled`, and what was inferred or passed over."""
 
-    task: Task
+    task: TaskName
     class_names: tuple[str, ...]
     targets: np.ndarray
     remarks: tuple[str, ...]
@@ -36,7 +36,7 @@ def read_labels(
     columns: Mapping[str, Sequence[str]],
     files: Sequence[str],
     *,
-    task: Task | None = None,
+    task: TaskName | None = None,
     class_names: Sequence[str] | None = None,
     separator: str | None = None,
 ) -> Labels:
@@ -74,7 +74,7 @@ def read_labels(
     return Labels(task, names, flags, remarks)
 
 
-def infer_task(columns: Mapping[str, Sequence[str]]) -> tuple[Task, str]:
+def infer_task(columns: Mapping[str, Sequence[str]]) -> tuple[TaskName, str]:
     """The task that columns of labels are for, and why."""
     if len(columns) > 1:
         if not all(are_flags(cells) for cells in columns.values()):

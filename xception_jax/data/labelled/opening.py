@@ -14,14 +14,14 @@ from xception_jax.data.labelled.images import SPLITS, Labelled
 from xception_jax.data.labelled.splitting import ENOUGH, few, make_split, strata_of
 from xception_jax.data.labelled.tables import read_files
 from xception_jax.errors import UserError
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 
 def open_labelled(
     path: Path,
     columns: Columns | None = None,
     *,
-    task: Task | None = None,
+    task: TaskName | None = None,
     seed: int = 0,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     max_missing: int = 100,
@@ -103,7 +103,7 @@ def _check_group(data: Labelled) -> None:
         splits = " and ".join(name for name in SPLITS if name in sides[divided[0]])
         raise UserError(
             f"there are groups in two splits, {some(divided)} (the first in {splits}), which would be tested with what "
-            'was learnt of them. Move each to one, or set columns.split="" to have a split made'
+            'was learnt of them. Move each to one, or set config.data.columns.split="" to have a split made'
         )
 
 

@@ -8,13 +8,13 @@ import warnings
 import numpy as np
 
 from xception_jax.errors import UserError, needs
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 QUANTILES = 10  # of a number to predict, by which images are stratified
 ENOUGH = 3  # units of a class, for one in each split
 
 
-def strata_of(task: Task, targets: np.ndarray) -> np.ndarray:
+def strata_of(task: TaskName, targets: np.ndarray) -> np.ndarray:
     """What splits have in equal proportions: classes; the rarest of an image's labels; tenths, by the first number.
 
     Args:

@@ -14,12 +14,12 @@ from xception_jax.data.labelled.images import SPLIT_NAMES, Labelled, from_labels
 from xception_jax.data.labelled.labels import read_labels
 from xception_jax.data.labelled.saving import read_about
 from xception_jax.errors import UserError, suggest
-from xception_jax.tasks.task import Task
+from xception_jax.tasks.task import TaskName
 
 IMAGES = "images"  # the folder beside a table that its file names may be in
 
 
-def read_files(path: Path, columns: Columns | None, task: Task | None, max_missing: int) -> Labelled:
+def read_files(path: Path, columns: Columns | None, task: TaskName | None, max_missing: int) -> Labelled:
     """The images of a table; the split is "" if it has none."""
     table = read_table(path)
     about = read_about(table, path)

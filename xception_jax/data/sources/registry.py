@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xception_jax import paths
+from xception_jax.data.labelled import columns_from, open_labelled, split_source
 from xception_jax.data.sources.base import Source
 from xception_jax.data.sources.builtin import Digits, Synthetic
 from xception_jax.data.sources.folder import Folder
+from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry, check_options, parameters, wanted
+from xception_jax.tasks.task import TaskName
 
 # From a split's name to its examples. Other parameters are settings of `config.data`, or `image_size`.
 Opener = Callable[..., Source]
@@ -16,6 +19,13 @@ Opener = Callable[..., Source]
 def open_folder(split: str, *, path: str, train_split: str) -> Source:
     """A folder laid out as split/class/image."""
     return Folder(paths.expanded(path), split, train_split)
+
+
+def open_table(split: str, *, path: str, columns: Mapping[str, str | None], task: TaskName | None, seed: int) -> Source:
+    """A table of files and labels, or a folder class/image; splits that are not given are made by the seed."""
+    if not path:
+        raise UserError("set the table of files and labels by --config.data.path=TABLE")
+    return split_source(open_labelled(paths.expanded(path), columns_from(columns), task=task, seed=seed), split)
 
 
 def open_digits(split: str) -> Source:
@@ -29,7 +39,7 @@ def open_synthetic(split: str, *, num_examples: int, num_classes: int, image_siz
 
 
 DATA_SETS: Registry[Opener] = Registry(
-    "data set", {"folder": open_folder, "digits": open_digits, "synthetic": open_synthetic}
+    "data set", {"folder": open_folder, "table": open_table, "digits": open_digits, "synthetic": open_synthetic}
 )
 
 

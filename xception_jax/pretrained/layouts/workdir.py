@@ -4,6 +4,7 @@ from pathlib import Path
 
 from xception_jax import config as config_lib
 from xception_jax.pretrained.pretrained import Pretrained
+from xception_jax.tasks.task import find_task
 from xception_jax.workdir.checkpoints import Checkpoints
 
 
@@ -34,4 +35,5 @@ def read_workdir(path: Path, source: str, which: str | None = None) -> Pretraine
         weights,
         config_lib.input_spec(config),
         class_names,
+        scores=find_task(config.task).scores,
     )
