@@ -70,6 +70,8 @@ def default() -> ConfigDict:
     n.group = config_dict.placeholder(str)  # images of one are on one side of a split that is made
     n.weight = config_dict.placeholder(str)  # read by `finetune` alone
     d.data_dir = ""  # TFDS: folder of the prepared data sets; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+    d.label = ""  # TFDS: the feature with the labels: "labels", "objects" or, of a number, "age"; "": found
+    d.absent = "negative"  # TFDS, several labels: what those are that an image does not list, negative or unknown
     d.train_split = "train"
     d.validation_split = "validation"  # evaluated during training; selects the best checkpoint
     d.test_split = "validation"  # evaluated at the end

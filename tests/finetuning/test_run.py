@@ -127,3 +127,44 @@ def test_uncertainty_without_dropout_is_refused(weights_file, digits, tmp_path):
     config.finetune.uncertainty = True
     with pytest.raises(UserError, match="needs dropout in the head"):
         run.finetune(config, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tables(digits, tmp_path_factory):
+    """Of the digits, a table of several labels, and one of a number."""
+    root = tmp_path_factory.mktemp("tables")
+    several, number = ["file,split,labels"], ["file,split,target"]
+    for file in sorted(digits.rglob("*.png")):
+        value = int(file.parent.name[-1])
+        labels = "|".join(name for bit, name in enumerate(("odd", "above one")) if value >> bit & 1)
+        several.append(f"{file},{file.parent.parent.name},{labels}")
+        number.append(f"{file},{file.parent.parent.name},{value + 0.5}")
+    for name, lines in (("several.csv", several), ("number.csv", number)):
+        (root / name).write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "figure"), [("several.csv", "macro_average_precision"), ("number.csv", "r2")])
+def test_other_tasks_are_unfrozen_from_the_fitted_head(weights_file, tables, tmp_path, table, figure):
+    """A step of a rate of 0 leaves the network as it was: the loop, and what it is measured by, agree with the head."""
+    config = settings(weights_file, tables / table)
+    config.finetune.unfreeze, config.num_steps, config.learning_rate = "block14", 1, 0.0
+    config.schedule.name, config.average_decay, config.fixed_statistics = "constant", 0.0, True
+    results = run.finetune(config, tmp_path)
+    frozen, unfrozen = (found["validation_loss"] for found in results["candidates"].values())
+    assert unfrozen == pytest.approx(frozen, rel=1e-3)
+    assert results["splits"]["test"]["figures"][figure]["value"] > results["splits"]["test"]["baseline"][figure] + 0.1
+    logged = [json.loads(line) for line in (tmp_path / "unfrozen" / "log.jsonl").read_text().splitlines()]
+    assert figure in next(record for record in logged if record["kind"] == "evaluation")
+    again = tmp_path / "again"
+    measure(load(tmp_path / "model"), tables / table, "test", again, 16)
+    found = json.loads((again / "results.json").read_text())["splits"]["test"]["figures"]
+    assert found[figure]["value"] == pytest.approx(results["splits"]["test"]["figures"][figure]["value"], abs=1e-3)
+
+
+@pytest.mark.parametrize("table", ["several.csv", "number.csv"])
+def test_data_for_another_task_than_the_weights_is_one_line(finished, tables, tmp_path, table):
+    name = {"several.csv": "multi_label", "number.csv": "regression"}[table]
+    with pytest.raises(UserError, match=rf"{table} is for {name}: .* has softmax scores, for one class of several"):
+        measure(load(finished[0] / "model"), tables / table, "test", tmp_path, 16)

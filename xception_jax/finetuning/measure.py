@@ -18,14 +18,12 @@ from xception_jax.inference.mistakes import mistakes
 from xception_jax.inference.outcomes import outcome
 from xception_jax.inference.predictor import Predictor
 from xception_jax.inputs.views import preprocessing_fingerprint
-from xception_jax.models.head import Scores
 from xception_jax.pretrained import Pretrained
-from xception_jax.tasks.task import SCORES, TaskName
+from xception_jax.tasks.task import TASKS
 from xception_jax.terminal.console import progress
 from xception_jax.workdir import atomic, identity, tables
 
 ALL_TEST = (0.0, 0.0, 1.0)  # images without splits are all measured
-TASKS: dict[Scores, TaskName] = {scores: task for task, scores in SCORES.items()}
 
 
 def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch_size: int) -> Mapping[str, str]:
@@ -84,11 +82,23 @@ def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch
 
 
 def _labelled(pretrained: Pretrained, data: Path) -> Labelled:
-    """The images, with the network's classes."""
-    labelled = open_labelled(data, task=TASKS[pretrained.scores], fractions=ALL_TEST)
+    """The images, with the network's classes.
+
+    What the labels look like may be more than one task's: they are read as the network's, if they can be.
+    """
     if not pretrained.class_names:
         raise UserError(f"{pretrained.source} has no class names; give them by --classes=FILE, one per line")
-    return check_classes(labelled, pretrained.class_names)
+    task = next(task for task in TASKS.values() if task.scores == pretrained.scores)
+    try:
+        return check_classes(open_labelled(data, task=task.name, fractions=ALL_TEST), pretrained.class_names)
+    except UserError:
+        if (looks := TASKS[open_labelled(data, fractions=ALL_TEST).task]) is task:
+            raise
+        raise UserError(
+            f"{data} is for {looks.name}: its images have {looks.means}; but {pretrained.source} has {task.scores} "
+            f"scores, for {task.means}. Measure weights that were trained for it (xception-jax finetune --data={data}) "
+            f"or, if the file does not say what its scores are, give --scores={looks.scores}"
+        ) from None
 
 
 def facts(record: Mapping[str, Any], pretrained: Pretrained) -> list[tuple[str, str]]:

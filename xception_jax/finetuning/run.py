@@ -209,6 +209,7 @@ def _unfrozen(
     atomic.write_atomically(weights, native.write(start))
     settings = config.copy_and_resolve_references()
     settings.model.name, settings.model.weights = start.model, str(weights)
+    settings.image_size = start.input.image_size
     settings.train_from = config.finetune.unfreeze
     settings.data.test_split = settings.data.validation_split = "validation"  # the test split is not looked at
     loop.train(settings, folder, source=functools.partial(split_source, labelled))

@@ -31,6 +31,7 @@ def binary_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     label_weights: Any = None,
+    target_threshold: float | None = None,
 ) -> Float[Array, " B"]:
     """Sigmoid cross-entropy per example, in nats: the mean over the labels, as in Keras, PyTorch and timm.
 
@@ -38,14 +39,20 @@ def binary_cross_entropy(
       logits: of each class on its own.
       labels: the class, or 1 and 0 for each class, or between; NaN where it is not known, which does not count. Without
         any that is known the loss is 0.
-      label_smoothing: of one class, spread over all, as in timm; of several, each is moved towards 1/2, as in Keras.
-      label_weights: [K], 0 or more: factors of the labels' losses, not normalized; None: 1.
+      label_smoothing: of one class, spread over all, as timm does; of several, each is moved towards 1/2 by it, as
+        Keras does.
+      label_weights: [K], 0 or more: factors of the labels' losses; their mean over the labels is not normalized. None:
+        1.
+      target_threshold: targets above it become 1 and the others 0, as in "ResNet strikes back" (R. Wightman et al.,
+        arXiv 2110.00476): an image mixed of two has both classes. None: targets stay as they are.
     """
     if labels.ndim == 1:
         targets = optax.smooth_labels(_each_class(labels, logits), label_smoothing)
     else:
         targets = (1 - label_smoothing) * labels + label_smoothing / 2
     known = ~jnp.isnan(targets)
+    if target_threshold is not None:
+        targets = targets > target_threshold
     losses = optax.sigmoid_binary_cross_entropy(logits, jnp.where(known, targets, 0))
     if label_weights is not None:
         losses *= jnp.asarray(label_weights, losses.dtype)[None]
@@ -74,7 +81,8 @@ def register_loss(name: str, function: Loss) -> Loss:
     Args:
       name: any name without a colon.
       function: from logits [B, K] and labels (int [B]; of several labels and of numbers float [B, K]) to the loss per
-        example [B]; other parameters are settings of `config.user`, `label_smoothing` or `label_weights`.
+        example [B]; other parameters are settings of `config.user`, `label_smoothing`, `label_weights` or
+        `target_threshold`.
 
     Returns:
       `function`.

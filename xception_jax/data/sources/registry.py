@@ -79,7 +79,7 @@ def as_published(name: str) -> bool:
     return name not in DATA_SETS
 
 
-def _open_tfds(split: str, *, name: str, data_dir: str) -> Source:
+def _open_tfds(split: str, *, name: str, data_dir: str, label: str, absent: str) -> Source:
     from xception_jax.data.sources.tfds import TfdsSource  # TFDS is slow to import
 
-    return TfdsSource(name, data_dir, split)
+    return TfdsSource(name, data_dir, split, label, absent)

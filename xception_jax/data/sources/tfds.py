@@ -9,29 +9,32 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from xception_jax.data.sources.tfds_labels import find_labels
 from xception_jax.errors import UserError, needs, suggest
 
+FILE_NAMES = ("file_name", "image/filename")
 MANUAL = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
 
 class TfdsSource:
-    """One split of a TFDS image classification data set.
+    """One split of a TFDS data set of labelled images.
 
     Args:
       name: TFDS name, with "/config" if there are several.
       data_dir: folder of the prepared data sets; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
       split: TFDS name of the split, including slices such as "train[:90%]".
+      label, absent: as for `tfds_labels.find_labels`.
 
     Raises:
       UserError: unknown data set or split, or it is not prepared as ArrayRecord; the message contains the command.
     """
 
-    def __init__(self, name: str, data_dir: str, split: str):
+    def __init__(self, name: str, data_dir: str, split: str, label: str = "", absent: str = "negative"):
         builder = find_builder(name, data_dir)
         import tensorflow_datasets as tfds
 
-        self._image, self._label = image_and_label(builder, name)
-        self.class_names = tuple(builder.info.features[self._label].names)
+        self._image = find_image(builder.info.features, name)
+        self.task, self.class_names, self._label = find_labels(builder.info.features, name, label, absent)
         decoders = {self._image: tfds.decode.SkipDecoding()}
         try:
             self._records = builder.as_data_source(split=split, decoders=decoders)
@@ -46,9 +49,9 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
+    def __getitem__(self, index: int) -> tuple[bytes, Any]:
         record = self._record(index)
-        return record[self._image], int(record[self._label])
+        return record[self._image], self._label(record)
 
     def example_id(self, index: int) -> str:
         """The image's file name if the data set has one, otherwise its position."""
@@ -61,7 +64,7 @@ class TfdsSource:
     def _record(self, index: int) -> Any:
         """A record, whose name is kept until the thread reads another: to ask for it reads no image again."""
         record = self._records[index]
-        name = record.get("file_name", b"")
+        name = next((record[feature] for feature in FILE_NAMES if feature in record), b"")
         name = name.decode() if isinstance(name, bytes) else str(name)
         self._read.last = index, name or f"{self._name}/{index}"
         return record
@@ -81,6 +84,12 @@ def find_builder(name: str, data_dir: str) -> Any:
     except (tfds.core.registered.DatasetNotFoundError, ValueError):
         names = [*tfds.list_builders(with_community_datasets=False), "folder", "digits", "synthetic"]
         raise UserError(f'unknown data set "{name}"; {nearest(name, names)}') from None
+    except ModuleNotFoundError:  # what prepares it needs TensorFlow
+        try:
+            builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir or None)
+        except (tfds.core.registered.DatasetNotFoundError, ValueError):
+            where = f" --data_dir={data_dir}" if data_dir else ""
+            raise UserError(unprepared(name, Path(data_dir or tfds.core.constants.DATA_DIR), where)) from None
     folder = Path(builder.data_dir)
     where = f" --data_dir={data_dir}" if data_dir else ""
     if not folder.exists() or not builder.info.splits:
@@ -116,18 +125,14 @@ def unprepared(name: str, root: Path, where: str) -> str:
     )
 
 
-def image_and_label(builder: Any, name: str) -> tuple[str, str]:
-    """The feature names of the single image and the single class label of a data set's examples."""
+def find_image(features: Any, name: str) -> str:
+    """The name of the single image of a data set's examples."""
     import tensorflow_datasets as tfds
 
-    features = builder.info.features
-    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    if "label" in labels:
-        labels = ["label"]
-    if len(images) != 1 or len(labels) != 1:
+    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    if len(images) != 1:
         raise UserError(
-            f'data set "{name}" is not for image classification: it has {len(images)} images and {len(labels)} '
-            "class labels per example, but exactly one of each is needed"
+            f'data set "{name}" is not for image classification: it has {len(images)} images per example, but exactly '
+            "one is needed"
         )
-    return images[0], labels[0]
+    return images[0]
