@@ -137,6 +137,7 @@ def test_runs_on_several_labels_are_compared(several, tmp_path):
     assert same["verdict"].startswith("No significant difference")
 
 
+@pytest.mark.slow
 def test_a_run_on_numbers(tables, tmp_path):
     c = settings(tables / "numbers.csv")
     c.data.columns.label = "a,b"
