@@ -10,9 +10,9 @@ import pytest
 from tests.test_certificate import FACTS
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
-from xception_jax.evaluation.comparison import compare, verdict
+from xception_jax.evaluation.comparison import compare, compare_all, verdict
 from xception_jax.evaluation.report import Predictions, Seen
-from xception_jax.evaluation.statistics import McNemar
+from xception_jax.evaluation.statistics import McNemar, holm
 
 N, NAMES = 100, ["[bold]cat", "dog", "newt"]
 LABELS = np.arange(N, dtype=np.int32) % 3
@@ -53,6 +53,24 @@ def test_examples_are_matched_by_name(a, b):
     assert result["verdict"] == "B is better by 19.00 points (p < 0.0001)."
     assert result["classes"] == [{"name": "[bold]cat", "count": 34, "correct_a": 14, "correct_b": 33}]
     assert compare(b, a)["verdict"].startswith("A is better by 19.00")
+
+
+def test_each_of_many_is_tested_against_the_first(tmp_path, a, b):
+    third = evaluated(tmp_path / "third", [0, 1, 2, *range(3, 60, 3)])
+    result = compare_all([a, b, third])
+    assert [run["path"] for run in result["runs"]] == [str(a), str(b), str(third)]
+    to_b, to_third = result["against_first"]
+    alone = compare(a, b)
+    assert {name: alone[name] for name in ("p_value", "difference")}.items() <= to_b.items()
+    assert to_b["holm_p_value"] == 2 * to_b["p_value"]  # the smaller of two
+    assert to_third["difference"] == pytest.approx(-0.01)  # newt 2 alone
+    assert to_third["holm_p_value"] == to_third["p_value"] == 1
+
+
+def test_p_values_are_corrected_as_by_hand():
+    """Four tests: the smallest times 4, the next times 3, and no less than the one before it."""
+    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1, 1]
 
 
 def test_verdict_follows_the_test():

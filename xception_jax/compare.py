@@ -1,6 +1,7 @@
-"""Compares two evaluations of the same examples: `python -m xception_jax.compare A B [--split=NAME] [--json=FILE]`.
+"""Compares evaluations of the same examples: `python -m xception_jax.compare A B... [--split=NAME] [--json=FILE]`.
 
-A and B are certificates (evaluation-<split>.json) or the work directories they are in.
+A and B are certificates (evaluation-<split>.json) or the work directories they are in. Two are compared in detail; of
+more, each is tested against the first.
 """
 
 import json
@@ -13,9 +14,7 @@ from absl import flags
 from xception_jax.cli import common
 from xception_jax.errors import UserError
 
-USAGE = (
-    "usage: python -m xception_jax.compare A B [--split=NAME] [--json=FILE], A and B certificates or work directories"
-)
+USAGE = "usage: python -m xception_jax.compare A B... [--split=NAME] [--json=FILE], of certificates or work directories"
 
 Cell = Callable[[dict[str, Any]], str]
 
@@ -46,6 +45,31 @@ def show(result: dict[str, Any]) -> None:
         points = 100 * (c["correct_b"] - c["correct_a"]) / c["count"]
         classes.add_row(c["name"], f"{c['count']:,}", f"{c['correct_a']:,}", f"{c['correct_b']:,}", f"{points:+.1f}")
     out.print(classes)
+
+
+def show_all(result: dict[str, Any]) -> None:
+    """Prints a comparison of many with the first as a table."""
+    from xception_jax.tasks.task import FIGURES
+    from xception_jax.terminal.console import console, table
+
+    first, *others = result["runs"]
+    rows = _rows(first["metrics"])
+    figure = result["against_first"][0].get("figure", "top1")
+    (title,) = [t for t in rows if t.startswith(FIGURES[figure].title)]
+    scale, digits = (100, 2) if figure == "top1" else (1, 4)
+    figures = table(
+        "run", "parameters", title, "less the first's (95 %)", "p", "p, corrected", title=f"split {result['split']}"
+    )
+    figures.add_row(first["path"], rows["parameters"](first), rows[title](first))
+    for run, test in zip(others, result["against_first"], strict=True):
+        gap = "" if test["difference"] is None else f"{scale * test['difference']:+.{digits}f}"
+        if test["difference_interval"]:
+            gap += " ({} to {})".format(*(f"{scale * end:+.{digits}f}" for end in test["difference_interval"]))
+        chances = (f"{test[name]:.2g}" for name in ("p_value", "holm_p_value"))
+        figures.add_row(run["path"], rows["parameters"](run), rows[title](run), gap, *chances)
+    out = console()
+    out.print(figures)
+    out.print("p: of the paired test against the first run; corrected for the number of tests by Holm's method")
 
 
 def _test(result: dict[str, Any]) -> list[str]:
@@ -119,16 +143,16 @@ def define_flags() -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Compares, prints and writes."""
-    if len(arguments) != 2:
+    if len(arguments) < 2:
         raise UserError(USAGE)
-    from xception_jax.evaluation.comparison import compare
+    from xception_jax.evaluation.comparison import compare, compare_all
     from xception_jax.workdir import atomic
 
-    a, b = map(Path, arguments)
-    result = compare(a, b, flags.FLAGS.split)
+    paths, split = [Path(argument) for argument in arguments], flags.FLAGS.split
+    result = compare(paths[0], paths[1], split) if len(paths) == 2 else compare_all(paths, split)
     if output := flags.FLAGS.json:
         atomic.write_atomically(Path(output), json.dumps(result, indent=2) + "\n")
-    show(result)
+    (show if len(paths) == 2 else show_all)(result)
 
 
 if __name__ == "__main__":

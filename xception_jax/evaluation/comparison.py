@@ -1,6 +1,7 @@
 """The comparison of two networks on the same examples."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,36 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
         "b": _figures(path_b, record_b),
         **tested(a, b, names),
         "seen_differently": _seen_differently(record_a, record_b),
+    }
+
+
+def compare_all(paths: Sequence[Path], split: str | None = None) -> dict[str, Any]:
+    """Compares any number of certificates with the first; the result is a dictionary for JSON.
+
+    Args:
+      paths: certificates, or work directories; two or more.
+      split: selects a split if the work directories have several.
+
+    Returns:
+      split and task; runs: paths and figures, the first one's first. against_first: for each of the others difference,
+      difference_interval and p_value as of `compare`, and holm_p_value, the p-value of Holm's method, for which all of
+      them together are wrong in 5 % of cases if significance is 0.05.
+
+    Raises:
+      UserError: as `compare`, with the names of the two.
+    """
+    first, *others = paths
+    found = [compare(first, other, split) for other in others]
+    corrected = statistics.holm([result["p_value"] for result in found])
+    kept = ("figure", "difference", "difference_interval", "p_value")
+    return {
+        "split": found[0]["split"],
+        "task": found[0]["task"],
+        "runs": [found[0]["a"], *(result["b"] for result in found)],
+        "against_first": [
+            {name: result[name] for name in kept if name in result} | {"holm_p_value": p_value}
+            for result, p_value in zip(found, corrected, strict=True)
+        ],
     }
 
 

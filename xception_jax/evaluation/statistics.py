@@ -4,6 +4,7 @@ Shape legend: N examples, K classes.
 """
 
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,3 +149,12 @@ def _share(part: int, whole: int) -> float | None:
 def _z(confidence: float) -> float:
     """The number of standard deviations around the mean that contain `confidence` of a normal distribution."""
     return statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of several tests, corrected for their number (S. Holm, 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    return corrected.tolist()
