@@ -70,7 +70,15 @@ def default() -> ConfigDict:
     d.crop_area = (0.08, 1.0)  # training crops: fraction of the image's area
     d.crop_aspect = (3 / 4, 4 / 3)  # training crops: width over height
     d.flip = True  # training: mirror with probability 1/2
-    d.augment = ""  # training: "histology", or your own function of a view and a random generator; "": none
+    # Training: "randaugment", "color_jitter", "erase", "histology", or your own function of a view and a random
+    # generator; several are separated by commas, and done in this order.
+    d.augment = ""
+    d.magnitude = 9.0  # randaugment: mean strength of operations, 0 to 10
+    d.magnitude_std = 0.5  # randaugment: its standard deviation
+    d.num_operations = 2  # randaugment: drawn for each view, each done with probability 1/2
+    d.jitter = 0.4  # color_jitter: most that brightness, contrast and saturation change, as a fraction
+    d.erase_probability = 0.25  # erase: of a view
+    d.repeats = 1  # training: how often each example is in a batch, in different views
     # The network's input. None: as its weights were trained; without weights, see inputs/spec.py.
     d.resize = config_dict.placeholder(str)  # evaluation, of other shapes than a square: squash, crop or pad
     d.crop_fraction = config_dict.placeholder(float)  # evaluation, crop: fraction of the side that is kept
@@ -110,10 +118,15 @@ def default() -> ConfigDict:
     o.part_decay = 1.0  # factor of the learning rate from each part of the network to the one before it
     o.accumulate_steps = 1  # parts of a batch computed one at a time to save memory; each has its own batch statistics
 
-    c.loss = "cross_entropy"  # or your own function of logits and labels
+    c.loss = "cross_entropy"  # binary_cross_entropy, or your own function of logits and labels
     c.metrics = ()  # your own functions of logits and labels, reported in addition to loss, top-1 and top-5
     c.label_smoothing = 0.0  # probability mass spread evenly over all classes
+    c.target_threshold = config_dict.placeholder(float)  # binary_cross_entropy: labels above it are 1, the others 0
     c.aux_loss_weight = 0.4  # inception_v3 with an auxiliary head
+    # Images mixed of two, and their labels: alpha of the distribution Beta(alpha, alpha) of the shares; 0: none.
+    c.mixup = 0.0  # the mean of the two, so weighted
+    c.cutmix = 0.0  # a box of one in the other
+    c.mix_switch = 0.5  # probability of CutMix for each batch, if there is both
     c.average_decay = 0.9999  # Polyak averaging of weights and batch statistics; 0: none
 
     c.lowering = (
@@ -364,6 +377,12 @@ def validate(config: ConfigDict) -> None:
         ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
         ("data.std", lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
         ("data.background", lambda v: len(v) == 3 and all(0 <= c <= 255 for c in v), "red, green and blue, 0 to 255"),
+        ("data.magnitude", lambda v: 0 <= v <= 10, "from 0 to 10"),
+        ("data.magnitude_std", lambda v: v >= 0, "0 or more"),
+        ("data.num_operations", positive, "a positive number of operations"),
+        ("data.jitter", lambda v: v >= 0, "0 or more"),
+        ("data.erase_probability", lambda v: 0 <= v <= 1, "from 0 to 1"),
+        ("data.repeats", positive, "a positive number of views"),
         ("data.white", positive, "positive"),
         ("data.max_pixels", positive, "positive"),
         ("data.max_unreadable", lambda v: v >= 0, "0 or more"),
@@ -380,7 +399,11 @@ def validate(config: ConfigDict) -> None:
         ("optimizer.part_decay", whole_share, "above 0 and at most 1"),
         ("optimizer.accumulate_steps", positive, "positive"),
         ("label_smoothing", fraction, "from 0 to below 1"),
+        ("target_threshold", fraction, "from 0 to below 1"),
         ("aux_loss_weight", lambda v: v >= 0, "0 or more"),
+        ("mixup", lambda v: v >= 0, "0 or more"),
+        ("cutmix", lambda v: v >= 0, "0 or more"),
+        ("mix_switch", lambda v: 0 <= v <= 1, "from 0 to 1"),
         ("average_decay", fraction, "from 0 to below 1"),
         ("mesh.model", positive, "a positive number of devices"),
         ("evaluation.batch_size", positive, "a positive number of images"),
@@ -400,5 +423,15 @@ def validate(config: ConfigDict) -> None:
     if config.checkpoint.best_metric not in best:
         asked = config.checkpoint.best_metric
         raise UserError(f'unknown config.checkpoint.best_metric "{asked}"; {suggest(asked, best)}')
+    if config.batch_size % config.data.repeats:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, which {config.data.repeats} views of each example "
+            "(config.data.repeats) do not divide; change one of them"
+        )
+    if (config.mixup or config.cutmix) and config.batch_size % 2:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, but config.mixup and config.cutmix mix pairs of images; make "
+            "it even"
+        )
     if config.num_steps is not None and config.num_examples is not None:
         raise UserError("config.num_steps and config.num_examples are both set; set one of them")

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from xception_jax import config as config_lib
 from xception_jax import ops
 from xception_jax.data import Source, open_source
-from xception_jax.data.augmentation import AUGMENTATIONS, Augmentation
+from xception_jax.data.augmentation import Augmentation, find_augmentations
 from xception_jax.data.sources.registry import as_published
 from xception_jax.data.sources.relabelled import Relabelled
 from xception_jax.errors import UserError, suggest
@@ -80,13 +80,20 @@ class Experiment:
     def augmentation(self) -> Augmentation:
         """The random transformations of training images."""
         d = self.config.data
-        augment = AUGMENTATIONS.find(d.augment) if d.augment else None
-        return Augmentation(tuple(d.crop_area), tuple(d.crop_aspect), d.flip, augment)
+        augment = find_augmentations(d.augment, {**self.config.user, **d})
+        return Augmentation(tuple(d.crop_area), tuple(d.crop_aspect), d.flip, augment, d.repeats)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed of two."""
+        return self.config.mixup > 0 or self.config.cutmix > 0
 
     @property
     def training_loss(self) -> Loss:
-        """The training loss, with label smoothing."""
-        return with_options(self.loss, {**self.config.user, "label_smoothing": self.config.label_smoothing})
+        """The training loss, with label smoothing, unless the labels were smoothed when they were mixed."""
+        c = self.config
+        own = {"label_smoothing": 0.0 if self.mixes else c.label_smoothing, "target_threshold": c.target_threshold}
+        return with_options(self.loss, {**c.user, **own})
 
     @property
     def evaluation_loss(self) -> Loss:

@@ -1,6 +1,6 @@
 """Losses, by name.
 
-Shape legend: B batch, K classes.
+Shape legend: B batch, K classes, or numbers to predict.
 """
 
 import functools
@@ -8,24 +8,71 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
 from xception_jax.extension.names import Registry, wanted
 
-# From logits [B, K] and labels [B] to the loss per example [B]; options are keyword arguments.
+# From logits [B, K] and labels, int [B] or float [B, K], to the loss per example [B]; options are keyword arguments.
 Loss = Callable[..., Float[Array, " B"]]
 
 
 def cross_entropy(
-    logits: Float[Array, "B K"], labels: Int[Array, " B"], *, label_smoothing: float = 0.0
+    logits: Float[Array, "B K"], labels: Int[Array, " B"] | Float[Array, "B K"], *, label_smoothing: float = 0.0
 ) -> Float[Array, " B"]:
     """Softmax cross-entropy per example, in nats, with label smoothing as in Inception V3, section 7."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(_each_class(labels, logits), label_smoothing))
 
 
-LOSSES: Registry[Loss] = Registry("loss", {"cross_entropy": cross_entropy})
+def binary_cross_entropy(
+    logits: Float[Array, "B K"],
+    labels: Int[Array, " B"] | Float[Array, "B K"],
+    *,
+    label_smoothing: float = 0.0,
+    label_weights: Any = None,
+    target_threshold: float | None = None,
+) -> Float[Array, " B"]:
+    """Sigmoid cross-entropy per example, in nats: the mean over the labels, as in Keras, PyTorch and timm.
+
+    Args:
+      logits: of each class on its own.
+      labels: the class, or 1 and 0 for each class, or between; NaN where it is not known, which does not count. Without
+        any that is known the loss is 0.
+      label_smoothing: of one class, spread over all, as timm does; of several, each is moved towards 1/2 by it, as
+        Keras does.
+      label_weights: [K], 0 or more: factors of the labels' losses; their mean over the labels is not normalized. None:
+        1.
+      target_threshold: targets above it become 1 and the others 0, as in "ResNet strikes back" (R. Wightman et al.,
+        arXiv 2110.00476): an image mixed of two has both classes. None: targets stay as they are.
+    """
+    if labels.ndim == 1:
+        targets = optax.smooth_labels(_each_class(labels, logits), label_smoothing)
+    else:
+        targets = (1 - label_smoothing) * labels + label_smoothing / 2
+    known = ~jnp.isnan(targets)
+    if target_threshold is not None:
+        targets = targets > target_threshold
+    losses = optax.sigmoid_binary_cross_entropy(logits, jnp.where(known, targets, 0))
+    if label_weights is not None:
+        losses *= jnp.asarray(label_weights, losses.dtype)[None]
+    return jnp.where(known, losses, 0).sum(-1) / jnp.maximum(known.sum(-1), 1)
+
+
+def squared_error(logits: Float[Array, "B K"], labels: Float[Array, "B K"]) -> Float[Array, " B"]:
+    """Squared error per example: the mean over the numbers."""
+    return jnp.square(logits - labels).mean(-1)
+
+
+def _each_class(labels: Array, logits: Array) -> Array:
+    """Targets [B, K] of labels that may be classes [B]."""
+    return jax.nn.one_hot(labels, logits.shape[-1]) if labels.ndim == 1 else labels
+
+
+LOSSES: Registry[Loss] = Registry(
+    "loss",
+    {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy, "squared_error": squared_error},
+)
 
 
 def register_loss(name: str, function: Loss) -> Loss:
@@ -33,8 +80,9 @@ def register_loss(name: str, function: Loss) -> Loss:
 
     Args:
       name: any name without a colon.
-      function: from logits [B, K] and labels [B] to the loss per example [B]; other parameters are settings of
-        `config.user`, or `label_smoothing`.
+      function: from logits [B, K] and labels (int [B]; of several labels and of numbers float [B, K]) to the loss per
+        example [B]; other parameters are settings of `config.user`, `label_smoothing`, `label_weights` or
+        `target_threshold`.
 
     Returns:
       `function`.

@@ -25,6 +25,7 @@ from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import batch_sharded, in_use, replicated
 from xception_jax.tasks.losses import Loss, cross_entropy
 from xception_jax.tasks.metrics import Metric
+from xception_jax.training.mixing import Mixing
 from xception_jax.training.state import TrainState, average
 
 # What GPUs save in the forward pass for the backward pass, by the names that operators and blocks assign: results of
@@ -37,13 +38,14 @@ class TrainSettings:
     """The settings of a training step, in addition to the network and its optimizer.
 
     Attributes:
-      seed: determines the dropout masks, together with the step.
+      seed: determines the dropout masks and what is mixed, together with the step.
       loss: of logits and labels, per example (`tasks.losses`).
       metrics: other functions of logits and labels, by the names they are reported under.
       aux_loss_weight: weight of the auxiliary head's loss.
       average_decay: of Polyak averaging.
       accumulate_steps: number of parts of a batch, computed one after another.
       normalization: of the pixels.
+      mixing: of the images of a batch, or None; metrics are of the labels of the image of which there is more.
       lowering: of operators; None: the one in scope when the step is created.
     """
 
@@ -54,6 +56,7 @@ class TrainSettings:
     average_decay: float = 0.0
     accumulate_steps: int = 1
     normalization: Normalization = Normalization()
+    mixing: Mixing | None = None
     lowering: ops.Lowering | None = None
 
 
@@ -73,7 +76,9 @@ def make_train_step(
     """
     lowering = settings.lowering or ops.current()
 
-    def loss_fn(params: dict, batch_stats: dict, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
+    def loss_fn(
+        params: dict, batch_stats: dict, images: jax.Array, labels: jax.Array, targets: jax.Array, key: jax.Array
+    ) -> tuple:
         params = in_use(params, mesh)
         model = variables.merge(graphdef, Weights(params, batch_stats))
         if frozen := getattr(model, "frozen", ()):  # without their gradients, the parts before them need none either
@@ -81,9 +86,9 @@ def make_train_step(
             model = variables.merge(graphdef, Weights(params, batch_stats))
         outputs = model(settings.normalization(images), train=True, rngs=nnx.Rngs(dropout=key))
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        loss = settings.loss(logits, labels).mean()
+        loss = settings.loss(logits, targets).mean()
         for aux_logits in auxiliary:
-            loss += settings.aux_loss_weight * settings.loss(aux_logits, labels).mean()
+            loss += settings.aux_loss_weight * settings.loss(aux_logits, targets).mean()
         metrics = {"loss": loss, "top1": jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)}
         metrics |= {name: metric(logits, labels).mean() for name, metric in settings.metrics.items()}
         batch_stats = variables.split(model)[1].batch_stats
@@ -97,7 +102,7 @@ def make_train_step(
             f = jax.checkpoint(loss_fn, policy=kept) if lowering.fast(on="gpu") else loss_fn
             return jax.grad(f, has_aux=True)(*args)
 
-    def accumulated(weights: Weights, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
+    def accumulated(weights: Weights, batch: tuple, key: jax.Array) -> tuple:
         """Means over A parts of the batch, one after another; batch statistics are updated after each."""
         parts = settings.accumulate_steps
 
@@ -115,7 +120,7 @@ def make_train_step(
 
         names = ("loss", "top1", *settings.metrics)
         zeros = jax.tree.map(zeros_like, weights.params), {name: jnp.zeros(()) for name in names}
-        inputs = split_batch(images), split_batch(labels), jax.random.split(key, parts)
+        inputs = *map(split_batch, batch), jax.random.split(key, parts)
         (sums, batch_stats), _ = jax.lax.scan(body, (zeros, weights.batch_stats), inputs)
         grads, metrics = jax.tree.map(lambda x: x / parts, sums)
         grads = jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, weights.params)
@@ -124,12 +129,13 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # The key depends only on seed and step: nothing has to be saved, and a resumed run draws the same masks.
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        if settings.mixing is not None:
+            batch = settings.mixing(key, batch)
+        inputs = batch["image"], batch["label"], batch.get("target", batch["label"])
         if settings.accumulate_steps == 1:
-            grads, (batch_stats, metrics) = gradient(
-                state.weights.params, state.weights.batch_stats, batch["image"], batch["label"], key
-            )
+            grads, (batch_stats, metrics) = gradient(state.weights.params, state.weights.batch_stats, *inputs, key)
         else:
-            grads, (batch_stats, metrics) = accumulated(state.weights, batch["image"], batch["label"], key)
+            grads, (batch_stats, metrics) = accumulated(state.weights, inputs, key)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.weights.params)
