@@ -15,7 +15,7 @@ from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import state_shardings
 from xception_jax.pretrained import fill, load, transplant
 from xception_jax.training.durations import in_steps
-from xception_jax.training.mixing import Mixing
+from xception_jax.training.mixing import create_mixing
 from xception_jax.training.optimizers import by_part, create_optimizer, create_schedule
 from xception_jax.training.state import TrainState, create_state
 from xception_jax.training.step import TrainSettings, make_train_step
@@ -76,15 +76,9 @@ class Recipe:
             average_decay=c.average_decay,
             accumulate_steps=c.optimizer.accumulate_steps,
             normalization=e.input.normalization,
-            mixing=self.mixing,
+            mixing=create_mixing(e),
             lowering=e.lowering,
         )
-
-    @property
-    def mixing(self) -> Mixing | None:
-        """How the images of a batch are mixed, or None."""
-        e, c = self.experiment, self.experiment.config
-        return Mixing(e.num_classes, c.mixup, c.cutmix, c.mix_switch, c.label_smoothing) if e.mixes else None
 
     def initial_state(self) -> TrainState:
         """The initial state, on the devices: a function of the seed and of the weights to start from."""

@@ -60,6 +60,11 @@ class TrainSettings:
     lowering: ops.Lowering | None = None
 
 
+def step_key(seed: int, step: int | jax.Array) -> jax.Array:
+    """The key of all that a step draws. Nothing has to be saved, and a resumed run draws the same."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
@@ -127,8 +132,7 @@ def make_train_step(
         return grads, (batch_stats, metrics)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        # The key depends only on seed and step: nothing has to be saved, and a resumed run draws the same masks.
-        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        key = step_key(settings.seed, state.step)
         if settings.mixing is not None:
             batch = settings.mixing(key, batch)
         inputs = batch["image"], batch["label"], batch.get("target", batch["label"])
