@@ -26,6 +26,8 @@ def default() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # determines parameters, order of the data, augmentation and dropout
     c.image_size = 299  # pixels, height and width
+    c.first_image_size = config_dict.placeholder(int)  # training begins with it, and grows by 32 pixels at a time
+    c.grow_until = "0 epochs"  # when it reaches image_size
     c.batch_size = 32  # over all devices
     c.num_epochs = 100.0  # length of training; num_steps or num_examples take precedence if set
     c.num_steps = config_dict.placeholder(int)
@@ -352,6 +354,7 @@ def validate(config: ConfigDict) -> None:
     rules: list[tuple[str, Callable[[Any], bool], str]] = [
         ("seed", lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
         ("image_size", positive, "a positive number of pixels"),
+        ("first_image_size", lambda v: 0 < v <= config.image_size, f"from 1 to image_size ({config.image_size})"),
         ("batch_size", positive, "a positive number of images"),
         ("num_epochs", positive, "positive"),
         ("num_steps", positive, "positive"),
@@ -382,7 +385,7 @@ def validate(config: ConfigDict) -> None:
         ("data.num_operations", positive, "a positive number of operations"),
         ("data.jitter", lambda v: v >= 0, "0 or more"),
         ("data.erase_probability", lambda v: 0 <= v <= 1, "from 0 to 1"),
-        ("data.repeats", positive, "a positive number of views"),
+        ("data.repeats", lambda v: 0 < v <= config.batch_size, "from 1 to batch_size"),
         ("data.white", positive, "positive"),
         ("data.max_pixels", positive, "positive"),
         ("data.max_unreadable", lambda v: v >= 0, "0 or more"),
@@ -423,11 +426,6 @@ def validate(config: ConfigDict) -> None:
     if config.checkpoint.best_metric not in best:
         asked = config.checkpoint.best_metric
         raise UserError(f'unknown config.checkpoint.best_metric "{asked}"; {suggest(asked, best)}')
-    if config.batch_size % config.data.repeats:
-        raise UserError(
-            f"config.batch_size is {config.batch_size}, which {config.data.repeats} views of each example "
-            "(config.data.repeats) do not divide; change one of them"
-        )
     if (config.mixup or config.cutmix) and config.batch_size % 2:
         raise UserError(
             f"config.batch_size is {config.batch_size}, but config.mixup and config.cutmix mix pairs of images; make "

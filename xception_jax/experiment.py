@@ -249,4 +249,5 @@ def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, 
 def check_images(config: ConfigDict, graphdef: nnx.GraphDef, weights: Weights) -> None:
     """Raises UserError if the images are too small for the network."""
     smallest = variables.merge(graphdef, weights).min_image_size
-    check_image_size((1, config.image_size, config.image_size, 3), smallest)
+    least = config.first_image_size or config.image_size
+    check_image_size((1, least, least, 3), smallest)

@@ -117,6 +117,8 @@ def test_repeated_examples_are_in_other_views_and_not_neighbours():
         assert len(set(index[0])) == 4
         assert (batch["label"] == batch["index"] % 2).all()
     assert sorted(np.concatenate([b["index"][:4] for b in batches[:5]])) == list(range(20))
+    uneven = training(Numbers(20), 1, batch_size=10, augmentation=augmentation)[0]["index"]
+    assert (len(set(uneven)), uneven[:4].tolist()) == (4, uneven[4:8].tolist())
     views = np.stack([b["image"].reshape(3, 4, -1) for b in batches])
     assert np.mean(views[:, 0] != views[:, 1]) > 0.9
     alone = training(Numbers(20), 1, start=6, batch_size=12, augmentation=augmentation, process=(1, 2))

@@ -9,6 +9,7 @@ import numpy as np
 from xception_jax.data import UnreadableImages, train_batch
 from xception_jax.experiment import Experiment
 from xception_jax.training.mixing import create_mixing
+from xception_jax.training.resizing import image_sizes
 from xception_jax.training.step import step_key
 
 MOST_IMAGES = 64
@@ -34,6 +35,7 @@ def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
         seed=config.seed,
         step=step,
         broken=UnreadableImages(),
+        image_sizes=image_sizes(experiment),
     )
     source = experiment.source
     names = [source.class_names[label] for label in batch["label"]]

@@ -4,6 +4,7 @@ Each process makes its own rows of the global batch; concatenated in the order o
 a single process would make. A run can therefore resume from any step, on any number of hosts, without iterator state.
 """
 
+import dataclasses
 import functools
 import os
 import sys
@@ -127,20 +128,27 @@ class Order:
 
 
 def _training(
-    source: Source, spec: InputSpec, augmentation: Augmentation, batch_size: int, seed: int, broken: UnreadableImages
+    source: Source,
+    spec: InputSpec,
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: int,
+    broken: UnreadableImages,
+    image_sizes: Callable[[int], int] | None,
 ) -> grain.MapDataset:
     """The endless stream of training examples, by position.
 
-    Repeated examples are the batch's other rows in the same order: neighbours differ.
+    A batch's first rows are distinct; those after them repeat them in the same order, so that neighbours differ.
     """
     read = Reader(source, broken)
-    distinct = batch_size // augmentation.repeats
+    distinct = -(-batch_size // augmentation.repeats)
 
     order = Order(len(source), seed)  # faster than Grain's shuffle, which took 6 % of the time per example
 
     def example(position: int, rng: np.random.Generator) -> Example:
-        view = lambda encoded: random_view(encoded, rng, spec, augmentation)  # noqa: E731
         step, row = divmod(position, batch_size)
+        sized = spec if image_sizes is None else dataclasses.replace(spec, image_size=image_sizes(step))
+        view = lambda encoded: random_view(encoded, rng, sized, augmentation)  # noqa: E731
         index, image, label = read.readable(order[step * distinct + row % distinct], view)
         return {"image": image, "label": np.int32(label), "index": np.int32(index)}
 
@@ -156,6 +164,7 @@ def train_batches(
     seed: int,
     start_step: int,
     broken: UnreadableImages,
+    image_sizes: Callable[[int], int] | None = None,
     threads: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -167,16 +176,17 @@ def train_batches(
 
     Args:
       source: the training split.
-      spec: the network's input; image_size is S.
+      spec: the network's input; image_size is S, the largest if they differ.
       augmentation: the random transformations.
       batch_size: B, over all processes.
       seed: determines the batches, together with the step.
       start_step: the first step, counted from 0.
       broken: collects the names of unreadable images, which are replaced.
+      image_sizes: S by step; None: always that of `spec`.
       threads: number of decoding threads; 0: one per core that this process may use.
       process_index, process_count: select the rows.
     """
-    examples = _training(source, spec, augmentation, batch_size, seed, broken)
+    examples = _training(source, spec, augmentation, batch_size, seed, broken, image_sizes)
     rows = Rows(batch_size // process_count, process_index, process_count, start_step)
     endless = sys.maxsize // batch_size
     return _batches(lambda i: examples[rows.position(i)], endless, rows.size, spec.image_size**2 * 3, threads)
@@ -191,9 +201,10 @@ def train_batch(
     seed: int,
     step: int,
     broken: UnreadableImages,
+    image_sizes: Callable[[int], int] | None = None,
 ) -> Batch:
     """The global training batch of one step. Arguments as in `train_batches`."""
-    examples = _training(source, spec, augmentation, batch_size, seed, broken)
+    examples = _training(source, spec, augmentation, batch_size, seed, broken, image_sizes)
     return examples[step * batch_size : (step + 1) * batch_size].batch(batch_size)[0]
 
 
