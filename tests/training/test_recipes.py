@@ -1,0 +1,44 @@
+"""The modern recipes in configs/: what their sources say of ImageNet, in steps, rates and functions."""
+
+import numpy as np
+import pytest
+
+from configs import xception_ra3, xception_rsb_a2, xception_rsb_a3
+from xception_jax import experiment as experiment_lib
+from xception_jax.training.recipe import create_recipe
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def recipe_of(config):
+    config.data.update(name="synthetic", num_examples=1_281_167)
+    return create_recipe(experiment_lib.create(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "peak"), [(xception_rsb_a2, 187_671, 0.005), (xception_rsb_a3, 62_557, 0.008)]
+)
+def test_resnet_strikes_back(config, steps, peak):
+    """Of 2048 images; five epochs of 625.6 steps up, and half of the peak half-way down."""
+    recipe = recipe_of(config.get_config())
+    assert recipe.total_steps == steps
+    warm = 3128
+    assert float(recipe.schedule(0)) == 0
+    np.testing.assert_allclose([recipe.schedule(s) for s in (warm, (steps + warm) // 2)], [peak, peak / 2], rtol=1e-3)
+    settings = recipe.settings
+    assert (settings.mixing.mixup, settings.mixing.cutmix, settings.mixing.switch) == (0.1, 1.0, 0.5)
+    mixed = np.float32([[0.7, 0.3, 0, 0]])
+    np.testing.assert_allclose(  # both classes count, each by its own sigmoid
+        settings.loss(np.float32([[2, -1, 0, 3]]), mixed),
+        [np.logaddexp(0, [-2, 1, 0, 3]).mean()],
+        rtol=1e-5,
+    )
+
+
+def test_ra3():
+    recipe = recipe_of(xception_ra3.get_config())
+    per_epoch = 1_281_167 / 256
+    assert recipe.total_steps == round(450 * per_epoch)
+    ends = [recipe.schedule(round(epochs * per_epoch)) for epochs in (5, 5 + 2.3, 5 + 2.5, 5 + 4.9)]
+    np.testing.assert_allclose(ends, 0.016 * 0.97 ** np.array([0, 0, 1, 2]), rtol=1e-5)
+    assert recipe.settings.mixing is None
