@@ -5,6 +5,7 @@ import pytest
 
 from configs import xception_ra3, xception_rsb_a2, xception_rsb_a3
 from xception_jax import experiment as experiment_lib
+from xception_jax.errors import UserError
 from xception_jax.training.recipe import create_recipe
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -33,6 +34,16 @@ def test_resnet_strikes_back(config, steps, peak):
         [np.logaddexp(0, [-2, 1, 0, 3]).mean()],
         rtol=1e-5,
     )
+
+
+def test_what_has_no_effect_is_refused():
+    config = xception_rsb_a2.get_config()
+    config.loss = "cross_entropy"
+    with pytest.raises(UserError, match='loss "cross_entropy" has no option "target_threshold"'):
+        recipe_of(config)
+    config.batch_size = 2049
+    with pytest.raises(UserError, match="mix pairs of images; make it even"):
+        recipe_of(config)
 
 
 def test_ra3():

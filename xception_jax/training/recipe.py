@@ -10,6 +10,7 @@ import optax
 from xception_jax import config as config_lib
 from xception_jax.errors import UserError
 from xception_jax.experiment import Experiment, build_model
+from xception_jax.extension.names import check_options, parameters
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import state_shardings
@@ -147,6 +148,8 @@ def create_recipe(experiment: Experiment) -> Recipe:
     optimizer = by_part(optimizer, model.parts, model.frozen, config.optimizer.part_decay)
     recipe = Recipe(experiment, total_steps, schedule, optimizer)
     image_sizes(experiment)  # raises now
+    if config.target_threshold is not None:
+        check_options(f'loss "{config.loss}"', ["target_threshold"], parameters(experiment.loss))
     for key in ("log_every", "evaluation.every", "checkpoint.every"):
         recipe.interval(key)
     return recipe
