@@ -91,7 +91,7 @@ CLAIMS = (
         "79.0 % with the paper's",
         "modern_recipe",
         "paper_recipe",
-        ("configs/xception_a2.py", "configs/xception.py"),
+        ("configs/xception_rsb_a2.py", "configs/xception.py"),
     ),
 )
 

@@ -1,10 +1,12 @@
-"""Networks of timm and torchvision with random weights, for the tests to compare with, and ours with the same weights.
+"""Networks of timm and torchvision with random weights, for the tests to compare with, and ours with the same weights;
+other parts of timm.
 
 Both libraries need torchvision's Python part alone. Its compiled part is built for one PyTorch, which is not always at
 hand; without it `import torchvision` fails at two operators that it expects, and that no network here uses.
 """
 
 import functools
+import importlib
 import re
 
 import jax
@@ -45,6 +47,12 @@ def libraries():
     except ImportError as e:
         pytest.skip(f"{e.name} is not installed: {INSTALL}")
     return torch, torchvision, timm
+
+
+def timm_module(name):
+    """The module timm.NAME."""
+    libraries()
+    return importlib.import_module(f"timm.{name}")
 
 
 def timm_model(name, weights=None, **options):

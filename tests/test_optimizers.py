@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.peers import libraries, timm_module
 from xception_jax.config import default
 from xception_jax.training.optimizers import OPTIMIZERS, create_optimizer
 
@@ -76,7 +77,7 @@ def test_adamw_decays_apart_from_the_gradient():
         np.testing.assert_allclose(ours[name], w, rtol=1e-4)
 
 
-def test_lamb_scales_each_layer_s_step_by_its_norm():
+def test_lamb_scales_the_steps_of_kernels_by_their_norms():
     ours = run(name="lamb", momentum=0.9, weight_decay=0.01)
     for name, decay in (("kernel", 0.01), ("bias", 0.0)):
         w, m, v = PARAMS["layer"][name], 0.0, 0.0
@@ -84,8 +85,30 @@ def test_lamb_scales_each_layer_s_step_by_its_norm():
             g = gradient["layer"][name]
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
             step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6) + decay * w
-            w = w - 0.1 * np.linalg.norm(w) / np.linalg.norm(step) * step
+            ratio = np.linalg.norm(w) / np.linalg.norm(step) if name == "kernel" else 1.0
+            w = w - 0.1 * ratio * step
         np.testing.assert_allclose(ours[name], w, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [
+        ("Lamb", {"name": "lamb", "clip_norm": 1.0}, {}),
+        ("RMSpropTF", {"name": "rmsprop", "epsilon": 1e-3}, {"momentum": 0.9, "alpha": 0.9, "eps": 1e-3}),
+    ],
+)
+def test_timm_s_optimizers_take_the_same_steps(name, ours, theirs):
+    """As its recipes set them; biases are not decayed."""
+    torch, *_ = libraries()
+    params = {key: torch.nn.Parameter(torch.from_numpy(np.float32(x))) for key, x in PARAMS["layer"].items()}
+    groups = [{"params": [params["kernel"]], "weight_decay": 0.01}, {"params": [params["bias"]], "weight_decay": 0.0}]
+    optimizer = getattr(timm_module("optim"), name)(groups, lr=0.1, **theirs)
+    for gradient in gradients():
+        for key, parameter in params.items():
+            parameter.grad = torch.from_numpy(np.float32(gradient["layer"][key]))
+        optimizer.step()
+    expected = {key: parameter.detach().numpy() for key, parameter in params.items()}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), run(weight_decay=0.01, **ours), expected)
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS])

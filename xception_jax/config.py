@@ -26,6 +26,8 @@ def default() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # determines parameters, order of the data, augmentation and dropout
     c.image_size = 299  # pixels, height and width
+    c.first_image_size = config_dict.placeholder(int)  # training begins with it, and grows by 32 pixels at a time
+    c.grow_until = "0 epochs"  # when it reaches image_size
     c.batch_size = 32  # over all devices
     c.num_epochs = 100.0  # length of training; num_steps or num_examples take precedence if set
     c.num_steps = config_dict.placeholder(int)
@@ -78,7 +80,15 @@ def default() -> ConfigDict:
     d.crop_area = (0.08, 1.0)  # training crops: fraction of the image's area
     d.crop_aspect = (3 / 4, 4 / 3)  # training crops: width over height
     d.flip = True  # training: mirror with probability 1/2
-    d.augment = ""  # training: "histology", or your own function of a view and a random generator; "": none
+    # Training: "randaugment", "color_jitter", "erase", "histology", or your own function of a view and a random
+    # generator; several are separated by commas, and done in this order.
+    d.augment = ""
+    d.magnitude = 9.0  # randaugment: mean strength of operations, 0 to 10
+    d.magnitude_std = 0.5  # randaugment: its standard deviation
+    d.num_operations = 2  # randaugment: drawn for each view, each done with probability 1/2
+    d.jitter = 0.4  # color_jitter: most that brightness, contrast and saturation change, as a fraction
+    d.erase_probability = 0.25  # erase: of a view
+    d.repeats = 1  # training: how often each example is in a batch, in different views
     # The network's input. None: as its weights were trained; without weights, see inputs/spec.py.
     d.resize = config_dict.placeholder(str)  # evaluation, of other shapes than a square: squash, crop or pad
     d.crop_fraction = config_dict.placeholder(float)  # evaluation, crop: fraction of the side that is kept
@@ -124,7 +134,12 @@ def default() -> ConfigDict:
     c.metrics = ()  # your own functions of logits and labels, reported in addition to those of the task
     c.label_smoothing = 0.0  # probability mass spread evenly over all classes; of several labels: moved towards 1/2
     c.label_weights = ""  # binary_cross_entropy: a table with the columns class and weight, of labels in the loss
+    c.target_threshold = config_dict.placeholder(float)  # binary_cross_entropy: labels above it are 1, the others 0
     c.aux_loss_weight = 0.4  # inception_v3 with an auxiliary head
+    # Images mixed of two, and their labels: alpha of the distribution Beta(alpha, alpha) of the shares; 0: none.
+    c.mixup = 0.0  # the mean of the two, so weighted
+    c.cutmix = 0.0  # a box of one in the other
+    c.mix_switch = 0.5  # probability of CutMix for each batch, if there is both
     c.average_decay = 0.9999  # Polyak averaging of weights and batch statistics; 0: none
 
     c.lowering = (
@@ -354,6 +369,7 @@ def validate(config: ConfigDict) -> None:
     rules: list[tuple[str, Callable[[Any], bool], str]] = [
         ("seed", lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
         ("image_size", positive, "a positive number of pixels"),
+        ("first_image_size", lambda v: 0 < v <= config.image_size, f"from 1 to image_size ({config.image_size})"),
         ("batch_size", positive, "a positive number of images"),
         ("num_epochs", positive, "positive"),
         ("num_steps", positive, "positive"),
@@ -379,6 +395,12 @@ def validate(config: ConfigDict) -> None:
         ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
         ("data.std", lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
         ("data.background", lambda v: len(v) == 3 and all(0 <= c <= 255 for c in v), "red, green and blue, 0 to 255"),
+        ("data.magnitude", lambda v: 0 <= v <= 10, "from 0 to 10"),
+        ("data.magnitude_std", lambda v: v >= 0, "0 or more"),
+        ("data.num_operations", positive, "a positive number of operations"),
+        ("data.jitter", lambda v: v >= 0, "0 or more"),
+        ("data.erase_probability", lambda v: 0 <= v <= 1, "from 0 to 1"),
+        ("data.repeats", lambda v: 0 < v <= config.batch_size, "from 1 to batch_size"),
         ("data.white", positive, "positive"),
         ("data.max_pixels", positive, "positive"),
         ("data.max_unreadable", lambda v: v >= 0, "0 or more"),
@@ -395,7 +417,11 @@ def validate(config: ConfigDict) -> None:
         ("optimizer.part_decay", whole_share, "above 0 and at most 1"),
         ("optimizer.accumulate_steps", positive, "positive"),
         ("label_smoothing", fraction, "from 0 to below 1"),
+        ("target_threshold", fraction, "from 0 to below 1"),
         ("aux_loss_weight", lambda v: v >= 0, "0 or more"),
+        ("mixup", lambda v: v >= 0, "0 or more"),
+        ("cutmix", lambda v: v >= 0, "0 or more"),
+        ("mix_switch", lambda v: 0 <= v <= 1, "from 0 to 1"),
         ("average_decay", fraction, "from 0 to below 1"),
         ("mesh.model", positive, "a positive number of devices"),
         ("evaluation.batch_size", positive, "a positive number of images"),
@@ -413,5 +439,10 @@ def validate(config: ConfigDict) -> None:
         )
     if config.task is not None:
         find_task(config.task)
+    if (config.mixup or config.cutmix) and config.batch_size % 2:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, but config.mixup and config.cutmix mix pairs of images; make "
+            "it even"
+        )
     if config.num_steps is not None and config.num_examples is not None:
         raise UserError("config.num_steps and config.num_examples are both set; set one of them")

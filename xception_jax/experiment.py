@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from xception_jax import config as config_lib
 from xception_jax import ops
 from xception_jax.data import Source, open_source
-from xception_jax.data.augmentation import AUGMENTATIONS, Augmentation
+from xception_jax.data.augmentation import Augmentation, find_augmentations
 from xception_jax.data.labelled.class_weights import read_class_weights
 from xception_jax.data.sources.registry import as_published
 from xception_jax.data.sources.relabelled import Relabelled
@@ -28,7 +29,7 @@ from xception_jax.parallel.processes import primary
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.tasks.losses import LOSSES, Loss, with_options
 from xception_jax.tasks.metrics import Metric, find_metrics, reported_name
-from xception_jax.tasks.task import SINGLE_LABEL, Task, find_task, task_of
+from xception_jax.tasks.task import REGRESSION, SINGLE_LABEL, Task, find_task, task_of
 from xception_jax.terminal.console import say_once
 
 
@@ -88,15 +89,21 @@ class Experiment:
     def augmentation(self) -> Augmentation:
         """The random transformations of training images."""
         d = self.config.data
-        augment = AUGMENTATIONS.find(d.augment) if d.augment else None
-        return Augmentation(tuple(d.crop_area), tuple(d.crop_aspect), d.flip, augment)
+        augment = find_augmentations(d.augment, {**self.config.user, **d})
+        return Augmentation(tuple(d.crop_area), tuple(d.crop_aspect), d.flip, augment, d.repeats)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed of two."""
+        return self.config.mixup > 0 or self.config.cutmix > 0
 
     @property
     def training_loss(self) -> Loss:
-        """The training loss, with label smoothing and weights."""
-        own = {"label_smoothing": self.config.label_smoothing}
+        """The training loss, with weights and label smoothing, unless mixing has smoothed the labels already."""
+        c = self.config
+        own = {"label_smoothing": 0.0 if self.mixes else c.label_smoothing, "target_threshold": c.target_threshold}
         own |= {} if self.label_weights is None else {"label_weights": self.label_weights}
-        return with_options(self.loss, {**self.config.user, **own})
+        return with_options(self.loss, {**c.user, **own})
 
     @property
     def evaluation_loss(self) -> Loss:
@@ -196,7 +203,23 @@ def create(
         read_class_weights(config, "evaluation.class_weights", names),
     )  # fmt: skip
     assert experiment.augmentation  # raises now if it is unknown
+    if experiment.mixes:
+        check_mixes(experiment)
     return experiment
+
+
+def check_mixes(experiment: Experiment) -> None:
+    """Raises UserError unless the loss takes labels that are mixed of two images'."""
+    config, several = experiment.config, jax.ShapeDtypeStruct((2, experiment.num_classes), jnp.float32)
+    try:
+        jax.eval_shape(experiment.training_loss, several, several)
+    except (TypeError, ValueError, IndexError) as e:
+        raise UserError(
+            f'config.mixup and config.cutmix mix labels, float [B, K], which the loss "{config.loss}" does not take '
+            f"({str(e).splitlines()[0]}); set both to 0, or take another loss"
+        ) from None
+    if config.label_smoothing and experiment.task is REGRESSION:
+        raise UserError("config.label_smoothing is for classes, not for numbers; set it to 0")
 
 
 def for_task(config: ConfigDict, task: Task) -> ConfigDict:
@@ -299,4 +322,5 @@ def abstract_model(config: ConfigDict, num_classes: int) -> tuple[nnx.GraphDef, 
 def check_images(config: ConfigDict, graphdef: nnx.GraphDef, weights: Weights) -> None:
     """Raises UserError if the images are too small for the network."""
     smallest = variables.merge(graphdef, weights).min_image_size
-    check_image_size((1, config.image_size, config.image_size, 3), smallest)
+    least = config.first_image_size or config.image_size
+    check_image_size((1, least, least, 3), smallest)

@@ -107,6 +107,24 @@ def test_epochs_are_permutations_and_differ():
     assert list(order[:20]) != list(order[20:])
 
 
+def test_repeated_examples_are_in_other_views_and_not_neighbours():
+    """Three views of four examples a batch: five batches are an epoch of 20."""
+    augmentation = Augmentation(repeats=3, augment=(lambda view, rng: view + np.uint8(rng.integers(1, 99)),))
+    batches = training(Numbers(20), 7, batch_size=12, augmentation=augmentation)
+    for batch in batches:
+        index = batch["index"].reshape(3, 4)
+        assert (index == index[0]).all()
+        assert len(set(index[0])) == 4
+        assert (batch["label"] == batch["index"] % 2).all()
+    assert sorted(np.concatenate([b["index"][:4] for b in batches[:5]])) == list(range(20))
+    uneven = training(Numbers(20), 1, batch_size=10, augmentation=augmentation)[0]["index"]
+    assert (len(set(uneven)), uneven[:4].tolist()) == (4, uneven[4:8].tolist())
+    views = np.stack([b["image"].reshape(3, 4, -1) for b in batches])
+    assert np.mean(views[:, 0] != views[:, 1]) > 0.9
+    alone = training(Numbers(20), 1, start=6, batch_size=12, augmentation=augmentation, process=(1, 2))
+    assert_equal(alone[0], {k: v[6:] for k, v in batches[6].items()})
+
+
 def golden_batch(folder):
     """The third batch from seed 3 of a folder of lossless pictures: crops, mirrored by halves."""
     y, x = np.mgrid[:20, :28]

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 
 from xception_jax.data import UnreadableImages, train_batch
 from xception_jax.experiment import Experiment
+from xception_jax.training.mixing import create_mixing
+from xception_jax.training.resizing import image_sizes
+from xception_jax.training.step import step_key
 
 MOST_IMAGES = 64
 CAPTION = 16  # pixels
@@ -14,6 +18,8 @@ CAPTION = 16  # pixels
 
 def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
     """Writes batch-<step>.png (its first images) and batch-<step>.txt (row, example id, class) of a training step.
+
+    Of mixed images, the class is those of both, with their shares; the other image is that of the neighbouring row.
 
     The batch is a function of the seed and the step alone: these are the images that the step sees, saw or would see.
 
@@ -29,9 +35,15 @@ def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
         seed=config.seed,
         step=step,
         broken=UnreadableImages(),
+        image_sizes=image_sizes(experiment),
     )
     source = experiment.source
     names = [experiment.task.words(label, source.class_names) for label in batch["label"]]
+    images = batch["image"]
+    if (mixing := create_mixing(experiment)) is not None:
+        mixed = mixing(step_key(config.seed, step), {name: jnp.asarray(batch[name]) for name in ("image", "label")})
+        images, share = np.asarray(mixed["image"]), float(mixed["share"])
+        names = [f"{share:.2f} {name} + {1 - share:.2f} {names[row ^ 1]}" for row, name in enumerate(names)]
     lines = [
         f"{row}\t{source.example_id(int(index))}\t{name}\n"
         for row, (index, name) in enumerate(zip(batch["index"], names, strict=True))
@@ -39,7 +51,7 @@ def show_batch(experiment: Experiment, step: int, workdir: Path) -> Path:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / f"batch-{step}.txt").write_text("".join(lines))
     path = workdir / f"batch-{step}.png"
-    cv2.imwrite(str(path), cv2.cvtColor(tile(batch["image"][:MOST_IMAGES], names), cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(path), cv2.cvtColor(tile(images[:MOST_IMAGES], names), cv2.COLOR_RGB2BGR))
     return path
 
 

@@ -4,14 +4,15 @@ Shape legend: H height, W width, S side. Images are uint8, RGB.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from xception_jax.data import histology
+from xception_jax.data import histology, policies
 from xception_jax.data.decode import (
     COLUMNS_REVERSED,
     EXCHANGED,
@@ -26,7 +27,7 @@ from xception_jax.data.decode import (
 )
 from xception_jax.data.headers import read_header
 from xception_jax.errors import UserError
-from xception_jax.extension.names import Registry
+from xception_jax.extension.names import Registry, wanted
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.inputs.views import normalize_stain
 
@@ -38,9 +39,17 @@ OPENCV = {
     "bicubic": cv2.INTER_CUBIC,
     "lanczos": cv2.INTER_LANCZOS4,
 }
-# A user's augmentation: from a view, uint8 [S, S, 3], and its random generator to another view.
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-AUGMENTATIONS: Registry[Augment] = Registry("augmentation", {"histology": histology.augment})
+# From a view, uint8 [S, S, 3], and its random generator to another view; options are keyword arguments.
+Augment = Callable[..., np.ndarray]
+AUGMENTATIONS: Registry[Augment] = Registry(
+    "augmentation",
+    {
+        "color_jitter": policies.color_jitter,
+        "erase": policies.erase,
+        "histology": histology.augment,
+        "randaugment": policies.randaugment,
+    },
+)
 
 
 def register_augmentation(name: str, function: Augment) -> Augment:
@@ -48,12 +57,23 @@ def register_augmentation(name: str, function: Augment) -> Augment:
 
     Args:
       name: any name without a colon.
-      function: from a view, uint8 [S, S, 3], and its random generator to another view.
+      function: from a view, uint8 [S, S, 3], and its random generator to another view; other parameters are settings of
+        `config.data` or `config.user`.
 
     Returns:
       `function`.
     """
     return AUGMENTATIONS.register(name, function)
+
+
+def find_augmentations(names: str, options: Mapping[str, Any]) -> tuple[Augment, ...]:
+    """The augmentations named, separated by commas, with the options bound that they have parameters for.
+
+    Raises:
+      UserError: unknown name.
+    """
+    found = [AUGMENTATIONS.find(name.strip()) for name in names.split(",") if name.strip()]
+    return tuple(functools.partial(augment, **wanted(augment, options)) for augment in found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +84,15 @@ class Augmentation:
       crop_area: smallest and largest area of the crop, as a fraction of the image's.
       crop_aspect: smallest and largest width over height of the crop.
       flip: whether views are mirrored with probability 1/2.
-      augment: applied to the finished view, or None.
+      augment: applied to the finished view, one after the other.
+      repeats: how often each example is in a batch, each time with other transformations.
     """
 
     crop_area: tuple[float, float] = (0.08, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
-    augment: Augment | None = None
+    augment: tuple[Augment, ...] = ()
+    repeats: int = 1
 
 
 class Crop(NamedTuple):
@@ -140,11 +162,13 @@ def random_view(
     view = _resize_view(image, size, spec.interpolation)
     if augmentation.flip and rng.random() < 0.5:
         view = cv2.flip(view, 1)
-    return view if augmentation.augment is None else _augmented(view, rng, augmentation.augment)
+    for augment in augmentation.augment:
+        view = _augmented(view, rng, augment)
+    return view
 
 
 def _augmented(view: np.ndarray, rng: np.random.Generator, augment: Augment) -> np.ndarray:
-    """Applies the user's augmentation to a view and checks the result."""
+    """Applies an augmentation, perhaps the user's, to a view and checks the result."""
     result = np.asarray(augment(view, rng))
     if result.shape != view.shape or result.dtype != np.uint8:
         raise UserError(

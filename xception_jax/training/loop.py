@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from xception_jax.parallel.processes import any_of, barrier, gather, gather_text
 from xception_jax.tasks.losses import Loss
 from xception_jax.training import summary
 from xception_jax.training.recipe import Recipe, create_recipe, length_and_schedule
+from xception_jax.training.resizing import image_sizes
 from xception_jax.training.state import TrainState
 from xception_jax.workdir import atomic, curves, identity, sharing
 from xception_jax.workdir.checkpoints import Checkpoints, has_checkpoints
@@ -316,21 +318,26 @@ def check_length(step: int, total_steps: int) -> None:
 def ready(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Callable, TrainState]:
     """The training step, and the state of the last checkpoint, or the initial state if there is none.
 
-    The step is compiled, if steps are left, while the state is initialised or restored.
+    The step is compiled, if steps are left, while the state is initialised or restored; for larger images, if there are
+    any, when they come.
     """
     latest, total = checkpoints.latest, recipe.total_steps
+    compiled, size = functools.cache(recipe.compiled_train_step), image_sizes(recipe.experiment)(latest or 0)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return compiled(batch["image"].shape[1])(state, batch)
+
     with ThreadPoolExecutor(1, "compilation") as pool:
-        compiling = pool.submit(recipe.compiled_train_step) if latest != total else None
+        compiling = pool.submit(compiled, size) if latest != total else None
         if latest is None:
             state = recipe.initial_state()
         else:
             print(f"Resuming from step {latest}.")
             state = checkpoints.restore(latest, recipe.abstract_state, recipe.state_shardings)
-    if compiling is None:
-        return recipe.train_step, state
-    train_step = compiling.result()
-    if primary():
-        summary.show_memory(recipe, train_step)
+    if compiling is not None:
+        first = compiling.result()
+        if primary():
+            summary.show_memory(recipe, first if size == recipe.experiment.config.image_size else None)
     return train_step, state
 
 
@@ -411,6 +418,7 @@ def batches_on_devices(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         broken=broken,
+        image_sizes=image_sizes(experiment),
     )
     ahead: collections.deque[Batch] = collections.deque()
     try:

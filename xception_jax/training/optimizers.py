@@ -85,9 +85,16 @@ def adamw(
 def lamb(
     schedule: optax.Schedule, *, momentum: float, decay: float | None, epsilon: float | None, weight_decay: float
 ) -> optax.GradientTransformation:
-    """LAMB (Y. You et al., arXiv 1904.00962)."""
-    constants = momentum, given(decay, 0.999), given(epsilon, 1e-6)
-    return optax.lamb(schedule, *constants, weight_decay=weight_decay, mask=is_kernel)
+    """LAMB (Y. You et al., arXiv 1904.00962).
+
+    As its authors and timm have it, what is not decayed is not scaled by its norm either.
+    """
+    return optax.chain(
+        optax.scale_by_adam(momentum, given(decay, 0.999), given(epsilon, 1e-6)),
+        optax.add_decayed_weights(weight_decay, is_kernel),
+        optax.masked(optax.scale_by_trust_ratio(), is_kernel),
+        optax.scale_by_learning_rate(schedule),
+    )
 
 
 def l2(weight_decay: float) -> optax.GradientTransformation:

@@ -10,12 +10,15 @@ import optax
 from xception_jax import config as config_lib
 from xception_jax.errors import UserError
 from xception_jax.experiment import Experiment, build_model
+from xception_jax.extension.names import check_options, parameters
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import state_shardings
 from xception_jax.pretrained import fill, load, transplant
 from xception_jax.training.durations import in_steps
+from xception_jax.training.mixing import create_mixing
 from xception_jax.training.optimizers import by_part, create_optimizer, create_schedule
+from xception_jax.training.resizing import image_sizes
 from xception_jax.training.state import TrainState, create_state
 from xception_jax.training.step import TrainSettings, make_train_step
 
@@ -76,6 +79,7 @@ class Recipe:
             average_decay=c.average_decay,
             accumulate_steps=c.optimizer.accumulate_steps,
             normalization=e.input.normalization,
+            mixing=create_mixing(e),
             lowering=e.lowering,
         )
 
@@ -103,14 +107,18 @@ class Recipe:
         e = self.experiment
         return make_train_step(e.graphdef, self.optimizer, self.schedule, self.settings, e.mesh, self.state_shardings)
 
-    def compiled_train_step(self) -> jax.stages.Compiled:
-        """`train_step`, compiled immediately."""
-        return self.train_step.lower(self.abstract_state, self.abstract_batch).compile()
+    def compiled_train_step(self, image_size: int) -> jax.stages.Compiled:
+        """`train_step`, compiled immediately for one size of images."""
+        return self.train_step.lower(self.abstract_state, self.batch_of(image_size)).compile()
 
     @property
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a batch."""
-        size, side = self.experiment.config.batch_size, self.experiment.config.image_size
+        """Shapes and dtypes of a batch of the largest images."""
+        return self.batch_of(self.experiment.config.image_size)
+
+    def batch_of(self, side: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a batch of images with this side."""
+        size = self.experiment.config.batch_size
         return {
             "image": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8),
             "label": self.experiment.labels(size),
@@ -140,6 +148,9 @@ def create_recipe(experiment: Experiment) -> Recipe:
     model = variables.merge(experiment.graphdef, experiment.abstract_weights)
     optimizer = by_part(optimizer, model.parts, model.frozen, config.optimizer.part_decay)
     recipe = Recipe(experiment, total_steps, schedule, optimizer)
+    image_sizes(experiment)  # raises now
+    if config.target_threshold is not None:
+        check_options(f'loss "{config.loss}"', ["target_threshold"], parameters(experiment.loss))
     for key in ("log_every", "evaluation.every", "checkpoint.every"):
         recipe.interval(key)
     return recipe

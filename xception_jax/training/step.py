@@ -26,6 +26,7 @@ from xception_jax.parallel.mesh import batch_sharded, in_use, replicated
 from xception_jax.tasks.losses import Loss, cross_entropy
 from xception_jax.tasks.metrics import Metric
 from xception_jax.tasks.task import SINGLE_LABEL, Task
+from xception_jax.training.mixing import Mixing
 from xception_jax.training.state import TrainState, average
 
 # What GPUs save in the forward pass for the backward pass, by the names that operators and blocks assign: results of
@@ -38,7 +39,7 @@ class TrainSettings:
     """The settings of a training step, in addition to the network and its optimizer.
 
     Attributes:
-      seed: determines the dropout masks, together with the step.
+      seed: determines the dropout masks and what is mixed, together with the step.
       task: what the network is to tell; it says which metrics are reported besides the loss.
       loss: of logits and labels, per example (`tasks.losses`).
       metrics: other functions of logits and labels, by the names they are reported under.
@@ -46,6 +47,7 @@ class TrainSettings:
       average_decay: of Polyak averaging.
       accumulate_steps: number of parts of a batch, computed one after another.
       normalization: of the pixels.
+      mixing: of the images of a batch, or None; metrics are of the labels of the image of which there is more.
       lowering: of operators; None: the one in scope when the step is created.
     """
 
@@ -57,7 +59,13 @@ class TrainSettings:
     average_decay: float = 0.0
     accumulate_steps: int = 1
     normalization: Normalization = Normalization()
+    mixing: Mixing | None = None
     lowering: ops.Lowering | None = None
+
+
+def step_key(seed: int, step: int | jax.Array) -> jax.Array:
+    """The key of all that a step draws. Nothing has to be saved, and a resumed run draws the same."""
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def make_train_step(
@@ -77,7 +85,9 @@ def make_train_step(
     """
     lowering = settings.lowering or ops.current()
 
-    def loss_fn(params: dict, batch_stats: dict, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
+    def loss_fn(
+        params: dict, batch_stats: dict, images: jax.Array, labels: jax.Array, targets: jax.Array, key: jax.Array
+    ) -> tuple:
         params = in_use(params, mesh)
         model = variables.merge(graphdef, Weights(params, batch_stats))
         if frozen := getattr(model, "frozen", ()):  # without their gradients, the parts before them need none either
@@ -85,9 +95,9 @@ def make_train_step(
             model = variables.merge(graphdef, Weights(params, batch_stats))
         outputs = model(settings.normalization(images), train=True, rngs=nnx.Rngs(dropout=key))
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        loss = settings.loss(logits, labels).mean()
+        loss = settings.loss(logits, targets).mean()
         for aux_logits in auxiliary:
-            loss += settings.aux_loss_weight * settings.loss(aux_logits, labels).mean()
+            loss += settings.aux_loss_weight * settings.loss(aux_logits, targets).mean()
         metrics = {"loss": loss, **settings.task.training_metrics(logits, labels)}
         metrics |= {name: metric(logits, labels).mean() for name, metric in settings.metrics.items()}
         batch_stats = variables.split(model)[1].batch_stats
@@ -101,7 +111,7 @@ def make_train_step(
             f = jax.checkpoint(loss_fn, policy=kept) if lowering.fast(on="gpu") else loss_fn
             return jax.grad(f, has_aux=True)(*args)
 
-    def accumulated(weights: Weights, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple:
+    def accumulated(weights: Weights, batch: tuple, key: jax.Array) -> tuple:
         """Means over A parts of the batch, one after another; batch statistics are updated after each."""
         parts = settings.accumulate_steps
 
@@ -119,21 +129,21 @@ def make_train_step(
 
         names = ("loss", *settings.task.of_batches, *settings.metrics)
         zeros = jax.tree.map(zeros_like, weights.params), {name: jnp.zeros(()) for name in names}
-        inputs = split_batch(images), split_batch(labels), jax.random.split(key, parts)
+        inputs = *map(split_batch, batch), jax.random.split(key, parts)
         (sums, batch_stats), _ = jax.lax.scan(body, (zeros, weights.batch_stats), inputs)
         grads, metrics = jax.tree.map(lambda x: x / parts, sums)
         grads = jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, weights.params)
         return grads, (batch_stats, metrics)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        # The key depends only on seed and step: nothing has to be saved, and a resumed run draws the same masks.
-        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        key = step_key(settings.seed, state.step)
+        if settings.mixing is not None:
+            batch = settings.mixing(key, batch)
+        inputs = batch["image"], batch["label"], batch.get("target", batch["label"])
         if settings.accumulate_steps == 1:
-            grads, (batch_stats, metrics) = gradient(
-                state.weights.params, state.weights.batch_stats, batch["image"], batch["label"], key
-            )
+            grads, (batch_stats, metrics) = gradient(state.weights.params, state.weights.batch_stats, *inputs, key)
         else:
-            grads, (batch_stats, metrics) = accumulated(state.weights, batch["image"], batch["label"], key)
+            grads, (batch_stats, metrics) = accumulated(state.weights, inputs, key)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.weights.params)

@@ -1,0 +1,67 @@
+"""The modern recipes in configs/: what their sources say of ImageNet, in steps, rates and functions."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import xception_ra3, xception_rsb_a2, xception_rsb_a3
+from xception_jax import experiment as experiment_lib
+from xception_jax.errors import UserError
+from xception_jax.training.recipe import create_recipe
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def recipe_of(config):
+    config.data.update(name="synthetic", num_examples=1_281_167)
+    return create_recipe(experiment_lib.create(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "peak"), [(xception_rsb_a2, 187_671, 0.005), (xception_rsb_a3, 62_557, 0.008)]
+)
+def test_resnet_strikes_back(config, steps, peak):
+    """Of 2048 images; five epochs of 625.6 steps up, and half of the peak half-way down."""
+    recipe = recipe_of(config.get_config())
+    assert recipe.total_steps == steps
+    warm = 3128
+    assert float(recipe.schedule(0)) == 0
+    np.testing.assert_allclose([recipe.schedule(s) for s in (warm, (steps + warm) // 2)], [peak, peak / 2], rtol=1e-3)
+    settings = recipe.settings
+    assert (settings.mixing.mixup, settings.mixing.cutmix, settings.mixing.switch) == (0.1, 1.0, 0.5)
+    mixed = np.float32([[0.7, 0.3, 0, 0]])
+    np.testing.assert_allclose(  # both classes count, each by its own sigmoid
+        settings.loss(np.float32([[2, -1, 0, 3]]), mixed),
+        [np.logaddexp(0, [-2, 1, 0, 3]).mean()],
+        rtol=1e-5,
+    )
+
+
+def test_what_has_no_effect_is_refused():
+    config = xception_rsb_a2.get_config()
+    config.loss = "cross_entropy"
+    with pytest.raises(UserError, match='loss "cross_entropy" has no option "target_threshold"'):
+        recipe_of(config)
+    config.batch_size = 2049
+    with pytest.raises(UserError, match="mix pairs of images; make it even"):
+        recipe_of(config)
+
+
+def only_classes(logits, labels):
+    """A loss of one's own that takes no mixed labels."""
+    return -jax.numpy.take_along_axis(logits, labels[:, None], 1)[:, 0]
+
+
+def test_a_loss_that_takes_no_mixed_labels_is_refused(tiny):
+    tiny.loss, tiny.mixup = f"{__name__}:only_classes", 0.1
+    with pytest.raises(UserError, match=r'mix labels, float \[B, K\], which the loss ".*only_classes" does not take'):
+        experiment_lib.create(tiny)
+
+
+def test_ra3():
+    recipe = recipe_of(xception_ra3.get_config())
+    per_epoch = 1_281_167 / 256
+    assert recipe.total_steps == round(450 * per_epoch)
+    ends = [recipe.schedule(round(epochs * per_epoch)) for epochs in (5, 5 + 2.3, 5 + 2.5, 5 + 4.9)]
+    np.testing.assert_allclose(ends, 0.016 * 0.97 ** np.array([0, 0, 1, 2]), rtol=1e-5)
+    assert recipe.settings.mixing is None
