@@ -115,7 +115,7 @@ def conditions(found: Records) -> str:
     return (
         f"Budget, set before the runs: {', '.join(f'{n:,}' for n in steps)} steps of {config['batch_size']} images, "
         f"{config['num_epochs']:g} x 45,000; {config['image_size']} px, width {config['model.width']:g}. All "
-        "variants have the same data, augmentation and schedule, and nothing was tuned for any of them; the final "
+        "variants but the recipes have the same data, augmentation and schedule; nothing was tuned for any. The final "
         "averaged weights are tested once, on CIFAR-10's 10,000 test images. Intervals are 95 %, by Student's t with "
         "one deviation between seeds for all variants; each is for its own claim, not for all together.\n\n"
         f"{len(runs)} runs, {dates[0]} to {dates[-1]}, code {', '.join(commits)}; {', '.join(devices)}; Python "
@@ -131,28 +131,80 @@ def size_table() -> str:
 
 def _parameters(name: str, options: Mapping[str, Any]) -> int:
     import jax
+
+    return sum(x.size for x in jax.tree.leaves(_abstract(name, options)[1].params))
+
+
+def _abstract(name: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A network's structure and the shapes of its arrays."""
     from flax import nnx
 
     from xception_jax.models import create_model, variables
 
-    _, weights = nnx.eval_shape(lambda: variables.split(create_model(name, rngs=nnx.Rngs(0), **options)))
-    return sum(x.size for x in jax.tree.leaves(weights.params))
+    return nnx.eval_shape(lambda: variables.split(create_model(name, rngs=nnx.Rngs(0), **options)))
 
 
 def speed_table() -> str:
     """Xception's training speed as a share of Inception V3's: the paper's, and measured on an H100."""
     rows = [("the paper, 60 K80", *(f"{n} steps/s" for n in SPEED_RATIO), f"{SPEED_RATIO[0] / SPEED_RATIO[1]:.2f}")]
-    speeds = [_speeds(H100 / f"{name}-128.json") for name in ("xception", "inception_v3")]
+    xception, inception_v3 = (_measured(name, "train") for name in ("xception", "inception_v3"))
     for side, title in (("ours", "H100, bfloat16, batch 128: this project"), ("timm eager", "the same: timm, eager")):
-        ours, baseline = (speed[side] for speed in speeds)
-        rows.append((title, f"{ours:,.0f} images/s", f"{baseline:,.0f} images/s", f"{ours / baseline:.2f}"))
+        speeds = [network[side]["images_per_second"]["median"] for network in (xception, inception_v3)]
+        rows.append((title, *(f"{speed:,.0f} images/s" for speed in speeds), f"{speeds[0] / speeds[1]:.2f}"))
     return table(("training on", "Xception", "Inception V3", "ratio"), rows)
 
 
-def _speeds(path: Path) -> dict[str, float]:
-    """Images a second in training, by side."""
-    (train,) = (result for result in json.loads(path.read_text())["results"] if result["what"] == "train")
-    return {side: figures["images_per_second"]["median"] for side, figures in train["sides"].items()}
+def work_table() -> str:
+    """The two networks at equal parameters: what they compute, write, and need."""
+    columns = []
+    for name in ("xception", "inception_v3"):
+        multiply_adds, activations = _work(name)
+        training, inference = (_measured(name, what)["ours"] for what in ("train", "infer"))
+        columns.append(
+            {
+                "multiply-adds, an image of 299 px": f"{multiply_adds / 1e9:.2f} G",
+                "activations: results of convolutions": f"{activations / 1e6:.2f} M",
+                "H100, bfloat16, batch 128: inference": f"{inference['images_per_second']['median']:,.0f} images/s",
+                "its peak memory": f"{inference['memory']['bytes'] / 1e9:.1f} GB",
+                "training": f"{training['images_per_second']['median']:,.0f} images/s",
+                "peak memory of training": f"{training['memory']['bytes'] / 1e9:.1f} GB",
+            }
+        )
+    return table(("", "Xception", "Inception V3"), [(row, columns[0][row], columns[1][row]) for row in columns[0]])
+
+
+def _work(name: str) -> tuple[int, int]:
+    """Multiply-adds, and numbers that convolutions and products write, for an image of 299 px."""
+    import jax
+    import jax.numpy as jnp
+
+    from xception_jax import ops
+    from xception_jax.models import variables
+    from xception_jax.training.summary import multiply_adds
+
+    graphdef, weights = _abstract(name, {})
+    image = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
+    with ops.as_reference():
+        jaxpr = jax.make_jaxpr(lambda w, x: variables.merge(graphdef, w)(x))(weights, image).jaxpr
+    return multiply_adds(jaxpr), _written(jaxpr)
+
+
+def _written(jaxpr: Any) -> int:
+    """The sizes of results of convolutions and products, of nested programs too."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            total += equation.outvars[0].aval.size
+        inner = (getattr(value, "jaxpr", value) for value in equation.params.values())
+        total += sum(_written(value) for value in inner if hasattr(value, "eqns"))
+    return total
+
+
+def _measured(name: str, what: str) -> dict[str, dict[str, Any]]:
+    """What was measured of a network on an H100, by side; what: "train" or "infer"."""
+    results = json.loads((H100 / f"{name}-128.json").read_text())["results"]
+    (found,) = (result for result in results if result["what"] == what)
+    return found["sides"]
 
 
 def accuracy_table() -> str:
@@ -220,7 +272,14 @@ Validation accuracy against steps, as in the paper's figures; a line for each se
 
 {speed_table()}
 
-The paper's steps cannot be compared with images: what a step on 60 GPUs is, it does not say. The ratio can.
+The paper's steps cannot be compared with images: what a step on 60 GPUs is, it does not say. The ratio can. At equal
+parameters the two networks do not work equally: Xception computes 1.5 times as much and writes four times as much, and
+what limits it on an H100 is memory ([performance](performance.md)).
+
+{work_table()}
+
+Published weights that are compared with Xception's are not the paper's Inception V3: Keras' has no gamma, torchvision's
+and timm's pad otherwise, and the network with 23,626,728 parameters is Chollet's of August 2016 (`flavour="paper"`).
 """
 
 
