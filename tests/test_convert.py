@@ -235,6 +235,7 @@ def test_timm_makes_the_network_from_the_folder(tmp_path, name):
         ({"hidden": (7,)}, "timm", "timm has no equivalent of this xception .*no place for head/hidden/0/bias"),
         ({"stem": "small"}, "timm", "timm has no equivalent of this xception: stem is 'small'"),
         ({"between": "elu"}, "keras", "keras has no equivalent of this xception: between is 'elu'"),
+        ({"segments": 4}, "keras", "keras has no equivalent of this xception: segments is 4"),
         (
             {"middle_blocks": 0},
             "npz",

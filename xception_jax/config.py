@@ -53,6 +53,7 @@ def default() -> ConfigDict:
     m.bn_epsilon = config_dict.placeholder(float)
     m.bn_momentum = config_dict.placeholder(float)
     m.residual = config_dict.placeholder(bool)  # xception
+    m.segments = config_dict.placeholder(int)  # xception: of the channels of each 3x3 convolution; None: one a channel
     m.between = config_dict.placeholder(str)  # xception: none, relu or elu between depthwise and pointwise
     m.pool_padding = config_dict.placeholder(str)  # xception: same or symmetric
     m.flavour = config_dict.placeholder(str)  # inception_v3: torchvision, keras, paper or fid
@@ -377,6 +378,7 @@ def validate(config: ConfigDict) -> None:
         ("patience", positive, "a positive number of evaluations"),
         ("model.dropout", fraction, "from 0 to below 1"),
         ("model.middle_blocks", lambda v: 0 <= v <= 8, "from 0 to 8"),
+        ("model.segments", positive, "1 or more"),
         ("model.drop_path", fraction, "from 0 to below 1"),
         ("model.output_stride", lambda v: v in (32, 16, 8), "32, 16 or 8"),
         ("model.width", positive, "positive"),

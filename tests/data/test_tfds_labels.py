@@ -9,6 +9,7 @@ import pytest
 
 from xception_jax import config, experiment
 from xception_jax.data.sources import registry
+from xception_jax.data.sources.tfds_labels import find_labels
 from xception_jax.errors import UserError
 
 NAN = np.nan
@@ -119,3 +120,12 @@ def test_voc_has_labels_and_objects(tmp_path):
 def test_what_are_no_labels_is_one_line(open_images, changes, message):
     with pytest.raises(UserError, match=message):
         open_source("open_images_v4", data_dir=open_images, **changes)
+
+
+@pytest.mark.parametrize("name", ["imagenet_v2", "imagenet_sketch", "imagenet_a", "imagenet_r"])
+def test_other_imagenets_have_imagenet_s_classes(name):
+    """So that a network that was trained on ImageNet is evaluated on them."""
+    import tensorflow_datasets as tfds
+
+    ours, theirs = (find_labels(tfds.builder(n).info.features, n, "", "negative") for n in ("imagenet2012", name))
+    assert (theirs.task, theirs.class_names) == ("single_label", ours.class_names)

@@ -13,11 +13,11 @@ from xception_jax.models.layers import Numerics
 from xception_jax.models.xception import Block
 
 
-def block(stride):
+def block(stride, segments=None):
     numerics = Numerics(1e-3, 0.9, jnp.dtype("float32"), jnp.dtype("float32"))
     made = Block(
         4, (6, 8) if stride == 2 else (4, 4), stride, halving=stride == 2, dilation=1, leading_relu=True, residual=True,
-        drop_rate=0.0, between=None, pool_padding="SAME", numerics=numerics, rngs=nnx.Rngs(0),
+        drop_rate=0.0, segments=segments, between=None, pool_padding="SAME", numerics=numerics, rngs=nnx.Rngs(0),
     )  # fmt: skip
     for i, norm in enumerate(made.norms):
         norm.scale[...] = jax.random.normal(jax.random.key(i), norm.scale.shape)  # negative ones too
@@ -25,9 +25,9 @@ def block(stride):
     return made
 
 
-def results(stride, train):
+def results(stride, train, segments=None):
     """Of the block as it is traced now: its result, gradients to the input and the parameters, and its statistics."""
-    graphdef, params, statistics = nnx.split(block(stride), nnx.Param, nnx.BatchStat)
+    graphdef, params, statistics = nnx.split(block(stride, segments), nnx.Param, nnx.BatchStat)
     params, statistics = nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
     def loss(x, params):
@@ -40,13 +40,20 @@ def results(stride, train):
 
 
 @pytest.mark.parametrize(
-    ("platform", "stride", "train"),
-    [("gpu", 2, True), ("gpu", 1, True), ("gpu", 2, False), ("tpu", 2, True), ("tpu", 1, True)],
+    ("platform", "stride", "train", "segments"),
+    [
+        ("gpu", 2, True, None),
+        ("gpu", 1, True, None),
+        ("gpu", 2, False, None),
+        ("gpu", 2, True, 4),  # of the first layer's channels, each: it is depthwise, and the other one is not
+        ("tpu", 2, True, None),
+        ("tpu", 1, True, None),
+    ],
 )
-def test_block(platform, stride, train):
+def test_block(platform, stride, train, segments):
     computed = []
     for context in (ops.as_reference(), contextlib.nullcontext()):
         with ops.for_platform(platform), context:
-            computed.append(results(stride, train))
+            computed.append(results(stride, train, segments))
     for a, b in zip(*map(jax.tree.leaves, computed), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(a).max()))

@@ -86,6 +86,21 @@ def test_pointwise(strides, padding, size, channels):
 
 @FEW
 @given(
+    groups=st.integers(2, 4),
+    per_group=st.tuples(st.integers(2, 3), st.integers(1, 3)),
+    strides=pairs,
+    dilation=pairs,
+    padding=paddings,
+    size=st.tuples(st.integers(7, 10), st.integers(7, 10)),
+)
+def test_grouped(groups, per_group, strides, dilation, padding, size):
+    channels, out = (groups * n for n in per_group)
+    x, kernel = normal(2, *size, channels), normal(3, 2, per_group[0], out, seed=1)
+    check_derivatives(x, kernel, strides, padding, rhs_dilation=dilation, feature_group_count=groups)
+
+
+@FEW
+@given(
     kernel_size=pairs,
     strides=pairs,
     padding=st.sampled_from(["SAME", "VALID"]) | st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
@@ -98,7 +113,9 @@ def test_dense(kernel_size, strides, padding, size, channels):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-@pytest.mark.parametrize(("kernel", "groups"), [((3, 3, 1, 8), 8), ((1, 1, 8, 8), 1), ((3, 3, 8, 8), 1)])
+@pytest.mark.parametrize(
+    ("kernel", "groups"), [((3, 3, 1, 8), 8), ((1, 1, 8, 8), 1), ((3, 3, 8, 8), 1), ((3, 3, 4, 8), 2)]
+)
 def test_sums_of_short_floats_are_float32(dtype, kernel, groups):
     """No error but the result's own rounding, though the kernel's gradient sums 2,400 products."""
     f = convolution(ops.conv_general_dilated, (1, 1), "SAME", feature_group_count=groups)
@@ -117,7 +134,9 @@ def test_sums_of_short_floats_are_float32(dtype, kernel, groups):
         assert np.max(np.abs(ours.astype(jnp.float32) - exact) / scale) <= jnp.finfo(dtype).eps
 
 
-@pytest.mark.parametrize(("kernel", "groups"), [((3, 3, 1, 6), 6), ((1, 1, 6, 4), 1), ((3, 3, 6, 4), 1)])
+@pytest.mark.parametrize(
+    ("kernel", "groups"), [((3, 3, 1, 6), 6), ((1, 1, 6, 4), 1), ((3, 3, 6, 4), 1), ((3, 3, 2, 6), 3)]
+)
 def test_vmap(kernel, groups):
     """Over pictures and kernels, of the gradients: what an ensemble needs."""
     f = convolution(ops.conv_general_dilated, (2, 2), "SAME", feature_group_count=groups)
@@ -130,7 +149,9 @@ def test_vmap(kernel, groups):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize(("kernel", "groups"), [((3, 3, 1, 6), 6), ((1, 1, 6, 4), 1), ((3, 3, 6, 4), 1)])
+@pytest.mark.parametrize(
+    ("kernel", "groups"), [((3, 3, 1, 6), 6), ((1, 1, 6, 4), 1), ((3, 3, 6, 4), 1), ((3, 3, 2, 6), 3)]
+)
 def test_sharded_batch(axis_type, kernel, groups):
     """Eight devices do an eighth each: nothing but the kernel's gradient is sent, and that once."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
@@ -154,6 +175,7 @@ def test_dispatch():
     same = (1, 1), "SAME"
     assert primitives(*same, feature_group_count=6) == {"custom_vjp_call", "mul"}
     assert primitives(*same, kernel=(1, 1, 6, 4)) == {"dot_general"}
+    assert primitives(*same, kernel=(3, 3, 2, 6), feature_group_count=3) == {"dot_general"}
     assert primitives(*same, kernel=(3, 3, 6, 4)) == {"custom_vjp_call", "conv_general_dilated"}
     with ops.as_reference():
         assert primitives(*same, feature_group_count=6) == {"conv_general_dilated"}
@@ -165,7 +187,7 @@ def test_dispatch():
     ("kernel", "options"),
     [
         ((3, 3, 6, 4), {"rhs_dilation": (2, 2)}),
-        ((3, 3, 2, 6), {"feature_group_count": 3}),
+        ((3, 3, 2, 6), {"feature_group_count": 3, "precision": "highest"}),
         ((3, 3, 1, 12), {"feature_group_count": 6}),
         ((5, MAX_TAPS // 5 + 1, 1, 6), {"feature_group_count": 6, "padding": "SAME"}),
         ((1, 1, 6, 4), {"padding": ((-1, 1), (0, 0))}),
@@ -219,7 +241,8 @@ def measured(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("operator", "kernel", "groups"), [("depthwise", 3, 6), ("pointwise", 1, 1), ("convolution", 3, 1)]
+    ("operator", "kernel", "groups"),
+    [("depthwise", 3, 6), ("pointwise", 1, 1), ("convolution", 3, 1), ("convolution", 3, 3)],
 )
 def test_the_table_decides(measured, operator, kernel, groups):
     """An operator that was slower takes the reference, unless it is told otherwise; one not measured does not."""

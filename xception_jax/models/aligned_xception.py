@@ -31,9 +31,9 @@ from xception_jax.models.layers import (
     batch_norm,
     check_choice,
     conv,
-    depthwise_conv,
     drop_path_rates,
     scaled,
+    segmented_conv,
     stochastic_depth,
 )
 
@@ -88,7 +88,9 @@ class NormalizedSeparableConv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.relu = relu
-        self.depthwise = depthwise_conv(in_channels, stride=stride, dilation=dilation, numerics=numerics, rngs=rngs)
+        self.depthwise = segmented_conv(
+            in_channels, in_channels, stride=stride, dilation=dilation, numerics=numerics, rngs=rngs
+        )
         self.depthwise_bn = batch_norm(in_channels, numerics=numerics, rngs=rngs)
         self.pointwise = conv(in_channels, out_channels, (1, 1), numerics=numerics, rngs=rngs)
         self.pointwise_bn = batch_norm(out_channels, numerics=numerics, rngs=rngs)

@@ -136,28 +136,55 @@ def batch_norm(channels: int, *, numerics: Numerics = Numerics(), rngs: nnx.Rngs
     )
 
 
-def depthwise_conv(
-    channels: int, *, stride: int = 1, dilation: int = 1, numerics: Numerics = Numerics(), rngs: nnx.Rngs
-) -> nnx.Conv:
-    """A 3x3 convolution of each channel with its own kernel, padded symmetrically so that stride 1 keeps the size."""
-    return conv(
-        channels,
-        channels,
-        (3, 3),
-        strides=stride,
-        padding=((dilation, dilation), (dilation, dilation)),
-        dilation=dilation,
-        groups=channels,
-        numerics=numerics,
-        rngs=rngs,
-    )
+class UnevenConv(nnx.Module):
+    """A 3x3 convolution over segments of the channels, of two widths, as their number does not divide the channels.
+
+    `wider` is of the first C mod n segments, which have one channel more than those of `narrower`.
+    """
+
+    def __init__(self, channels: int, segments: int, **options: Any):
+        self.split = channels % segments * (channels // segments + 1)
+        self.wider = conv(self.split, self.split, (3, 3), groups=channels % segments, **options)
+        rest = channels - self.split
+        self.narrower = conv(rest, rest, (3, 3), groups=segments - channels % segments, **options)
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        return jnp.concatenate([self.wider(x[..., : self.split]), self.narrower(x[..., self.split :])], -1)
+
+
+def segmented_conv(
+    channels: int,
+    segments: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    numerics: Numerics = Numerics(),
+    rngs: nnx.Rngs,
+) -> nnx.Conv | UnevenConv:
+    """A 3x3 convolution of each of `segments` equal segments of the channels by itself, padded symmetrically.
+
+    1 is a regular convolution, `channels` a depthwise one. If the number does not divide the channels, the first
+    segments have a channel more than the last ones.
+    """
+    around = ((dilation, dilation), (dilation, dilation))
+    options: dict[str, Any] = {"strides": stride, "padding": around, "dilation": dilation}
+    if channels % segments:
+        return UnevenConv(channels, segments, numerics=numerics, rngs=rngs, **options)
+    return conv(channels, channels, (3, 3), groups=segments, numerics=numerics, rngs=rngs, **options)
 
 
 class SeparableConv(nnx.Module):
     """Depthwise 3x3 convolution, then pointwise 1x1, no biases (paper, sections 1.2 and 4.7).
 
+    With fewer `segments` than channels, the 3x3 convolution is over that many segments of the channels: a point of the
+    paper's spectrum between a regular convolution (1 segment, with the pointwise convolution, as there) and a depthwise
+    one (None: a segment a channel). It is called `depthwise` all the same. A layer with fewer channels is depthwise.
+
+    Between layers in a row, a pointwise convolution and the 3x3 convolution after it are an Inception module of n
+    towers, each 1x1 and then 3x3, as the paper simplifies it (figures 2 and 3).
+
     `between` is the activation between the two; the paper finds that none is best. Stride and dilation apply to the
-    depthwise convolution.
+    3x3 convolution.
     """
 
     def __init__(
@@ -165,15 +192,20 @@ class SeparableConv(nnx.Module):
         in_channels: int,
         out_channels: int,
         *,
+        segments: int | None = None,
         between: Callable[[jax.Array], jax.Array] | None = None,
         stride: int = 1,
         dilation: int = 1,
         numerics: Numerics = Numerics(),
         rngs: nnx.Rngs,
     ):
-        self.depthwise = depthwise_conv(in_channels, stride=stride, dilation=dilation, numerics=numerics, rngs=rngs)
+        segments = min(segments or in_channels, in_channels)
+        self.depthwise = segmented_conv(
+            in_channels, segments, stride=stride, dilation=dilation, numerics=numerics, rngs=rngs
+        )
         self.pointwise = conv(in_channels, out_channels, (1, 1), numerics=numerics, rngs=rngs)
         self.between = between
+        self.is_plain = between is None and segments == in_channels
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         x = self.depthwise(x)
@@ -186,8 +218,9 @@ class SeparableConv(nnx.Module):
     ) -> tuple[Float[Array, "B H W D"], Float[Array, " D"], Float[Array, " D"]]:
         """The convolution of x * scale + shift, or of its ReLU, and its batch statistics, as one operator.
 
-        Requires stride 1 and no activation between the two convolutions.
+        Requires stride 1 and that the layer `is_plain`: depthwise, with no activation between the two convolutions.
         """
+        assert isinstance(self.depthwise, nnx.Conv)
         dtype = self.depthwise.dtype
         kernels = (conv.kernel[...].astype(dtype) for conv in (self.depthwise, self.pointwise))
         dilation: Any = self.depthwise.kernel_dilation

@@ -85,6 +85,7 @@ class Block(nnx.Module):
         leading_relu: bool,
         residual: bool,
         drop_rate: float,
+        segments: int | None,
         between: Callable[[jax.Array], jax.Array] | None,
         pool_padding: Padding,
         numerics: Numerics,
@@ -96,7 +97,15 @@ class Block(nnx.Module):
         channels = in_channels
         for width in widths:
             sepconvs.append(
-                SeparableConv(channels, width, between=between, dilation=dilation, numerics=numerics, rngs=rngs)
+                SeparableConv(
+                    channels,
+                    width,
+                    segments=segments,
+                    between=between,
+                    dilation=dilation,
+                    numerics=numerics,
+                    rngs=rngs,
+                )
             )
             norms.append(batch_norm(width, numerics=numerics, rngs=rngs))
             channels = width
@@ -113,7 +122,7 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], *, train: bool, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "B h w D"]:
-        y = (self._fused_main_path if fuses(self.sepconvs[0], train) else self._main_path)(x, train)
+        y = (self._fused_main_path if fuses(self.sepconvs, train) else self._main_path)(x, train)
         if not self.residual:
             return y
         if self.shortcut is not None and self.shortcut_bn is not None:
@@ -136,13 +145,15 @@ class Block(nnx.Module):
         return ops.affine_max_pool(x, scale, shift, *self.pool) if self.halving else ops.affine(x, scale, shift)
 
 
-def fuses(sepconv: SeparableConv, train: bool) -> bool:
+def fuses(sepconvs: Iterable[SeparableConv], train: bool) -> bool:
     """Whether to trace all that is between two batch normalizations as one operator.
 
     Always on GPUs; on TPUs in training, as their operator computes the batch's statistics anyway.
     """
     lowering = ops.current()
-    return sepconv.between is None and (lowering.fast("separable", on="gpu") or (lowering.fuses and train))
+    return all(sepconv.is_plain for sepconv in sepconvs) and (
+        lowering.fast("separable", on="gpu") or (lowering.fuses and train)
+    )
 
 
 def fused_separable_convs(
@@ -172,19 +183,23 @@ class ExitBlock(nnx.Module):
         in_channels: int,
         widths: tuple[int, int],
         *,
+        segments: int | None,
         between: Callable[[jax.Array], jax.Array] | None,
         dilation: int,
         numerics: Numerics,
         rngs: nnx.Rngs,
     ):
-        sepconv = functools.partial(SeparableConv, between=between, dilation=dilation, numerics=numerics, rngs=rngs)
+        sepconv = functools.partial(
+            SeparableConv, segments=segments, between=between, dilation=dilation, numerics=numerics, rngs=rngs
+        )
         self.sepconv1 = sepconv(in_channels, widths[0])
         self.sepconv1_bn = batch_norm(widths[0], numerics=numerics, rngs=rngs)
         self.sepconv2 = sepconv(widths[0], widths[1])
         self.sepconv2_bn = batch_norm(widths[1], numerics=numerics, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W D"]:
-        if self.sepconv1.between is None and ops.current().fast("separable", on="gpu"):
+        plain = self.sepconv1.is_plain and self.sepconv2.is_plain
+        if plain and ops.current().fast("separable", on="gpu"):
             layers = (self.sepconv1, self.sepconv1_bn), (self.sepconv2, self.sepconv2_bn)
             return nnx.relu(ops.affine(*fused_separable_convs(x, layers, leading_relu=False, train=train)))
         x = nnx.relu(self.sepconv1_bn(self.sepconv1(x), use_running_average=not train))
@@ -206,6 +221,9 @@ class Xception(Backbone):
         are the same.
       middle_blocks: number of middle flow blocks, 0 to 8; fewer than eight omit the last ones.
       residual: False removes every residual connection (paper, section 4.6).
+      segments: of the channels, over which each 3x3 convolution of a separable one is: None, one a channel (depthwise);
+        1, a regular convolution; 3 or 4, Inception modules of that many towers (paper, sections 1.1 and 1.2). Layers
+        with fewer channels are depthwise. Of segments of different widths if it does not divide the channels.
       between: activation between depthwise and pointwise: "none", "relu" or "elu" (paper, section 4.7).
       hidden: widths of fully connected ReLU layers before the logits; the paper's JFT networks have (4096, 4096).
       hidden_norm: batch normalization after the ReLU of each hidden layer, as in Slideflow's pathology models.
@@ -234,6 +252,7 @@ class Xception(Backbone):
         output_stride: int = 32,
         middle_blocks: int = len(MIDDLE),
         residual: bool = True,
+        segments: int | None = None,
         between: str = "none",
         hidden: Sequence[int] = (),
         hidden_norm: bool = False,
@@ -253,6 +272,8 @@ class Xception(Backbone):
         check_choice("pool_padding", pool_padding, POOL_PADDING)
         if drop_path and not residual:
             raise UserError(f"drop_path is {drop_path} without residual connections; use residual=True or drop_path=0")
+        if segments is not None and segments < 1:
+            raise UserError(f"segments is {segments!r}; it must be 1 or more, or None for one a channel")
         if not 0 <= middle_blocks <= len(MIDDLE):
             raise UserError(f"middle_blocks is {middle_blocks!r}; it must be from 0 to {len(MIDDLE)}")
         self.min_image_size = MIN_IMAGE_SIZE[stem]
@@ -275,6 +296,7 @@ class Xception(Backbone):
                 leading_relu=name != "block2",
                 residual=residual,
                 drop_rate=rate,
+                segments=segments,
                 between=BETWEEN[between],
                 pool_padding=POOL_PADDING[pool_padding],
                 numerics=numerics,
@@ -286,6 +308,7 @@ class Xception(Backbone):
         self.block14 = ExitBlock(
             channels,
             (last, self.num_features),
+            segments=segments,
             between=BETWEEN[between],
             dilation=last_step.dilation,
             numerics=numerics,

@@ -13,10 +13,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from xception_jax.ops.cpu.dense import NHWC, dense_conv
 from xception_jax.ops.cpu.depthwise import depthwise_conv
+from xception_jax.ops.cpu.grouped import grouped_conv
 from xception_jax.ops.cpu.pointwise import pointwise_conv
 from xception_jax.ops.lowering import current
 
-MAX_TAPS = 49  # largest depthwise kernel computed as shifted products, 7x7: compilation of larger ones takes too long
+MAX_TAPS = 49  # largest kernel of groups computed as shifted products, 7x7: compilation of larger ones takes too long
 
 
 def conv_general_dilated(
@@ -76,6 +77,9 @@ def conv_general_dilated(
     depthwise = feature_group_count == channels == out_channels and per_group == 1
     if depthwise and kh * kw <= MAX_TAPS and lowering.fast("depthwise"):
         return depthwise_conv(lhs, rhs, strides, pads, dilation)
+    grouped = feature_group_count > 1 < per_group and kh * kw <= MAX_TAPS and precision is None
+    if grouped and lowering.fast("convolution"):
+        return grouped_conv(lhs, rhs, feature_group_count, strides, pads, dilation)
     pointwise = feature_group_count == kh == kw == 1 and per_group == channels and pads == ((0, 0), (0, 0))
     if pointwise and lowering.fast("pointwise"):
         return pointwise_conv(lhs, rhs, strides, precision)

@@ -31,7 +31,15 @@ SUFFIXES = {
 # Our networks' defaults for options in which frameworks differ.
 DEFAULTS = {"bn_epsilon": 1e-3, "pool_padding": "same", "flavour": "torchvision"}
 # Options that no other framework's network has, with the values that theirs correspond to.
-FIXED = {"stem": "imagenet", "between": "none", "residual": True, "middle_blocks": 8, "output_stride": 32, "head": ""}
+FIXED = {
+    "stem": "imagenet",
+    "segments": None,
+    "between": "none",
+    "residual": True,
+    "middle_blocks": 8,
+    "output_stride": 32,
+    "head": "",
+}
 IN_A_GRAPH = ("middle_blocks",)  # of these, what a .keras file has a place for
 KERAS_VERSION = "3.0.0"  # whose form of configuration is written
 

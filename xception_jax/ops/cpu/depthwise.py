@@ -43,13 +43,13 @@ def _shifted_products(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], dilation: Pair
 ) -> jax.Array:
     """One fused sum. Its automatic gradient to `x` is as good: a fused sum of padded products."""
-    padded = _pad(x, padding)
+    padded = pad(x, padding)
     kh, kw = kernel.shape[:2]
     factors, taps = wide(kernel), []
     for i in range(kh):
-        rows = _slice(padded, 1, i, kh, strides[0], dilation[0])
+        rows = along(padded, 1, i, kh, strides[0], dilation[0])
         for j in range(kw):
-            patch = _slice(rows, 2, j, kw, strides[1], dilation[1])
+            patch = along(rows, 2, j, kw, strides[1], dilation[1])
             taps.append(wide(patch) * factors[i : i + 1, j : j + 1])
     return sum(taps[1:], start=taps[0]).astype(x.dtype)
 
@@ -69,7 +69,7 @@ def _kernel_gradient(
     would be slower, and a message between the devices in every turn where the batch is sharded. One sum for all taps,
     because each would be compiled by itself.
     """
-    padded = _pad(x, padding)
+    padded = pad(x, padding)
     kh, kw = kernel_size
 
     def add_row(y: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
@@ -77,7 +77,7 @@ def _kernel_gradient(
         products = []
         for i in range(kh):
             line = _line(padded, y * strides[0] + i * dilation[0])
-            products += [wide(_slice(line, 1, j, kw, strides[1], dilation[1])) * out for j in range(kw)]
+            products += [wide(along(line, 1, j, kw, strides[1], dilation[1])) * out for j in range(kw)]
         return [total + product for total, product in zip(sums, products, strict=True)]
 
     nothing = jnp.zeros_like(wide(cotangent[:, 0]))
@@ -108,7 +108,8 @@ def _backward(
 depthwise_conv.defvjp(_forward, _backward)
 
 
-def _pad(x: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
+def pad(x: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
+    """Zeros around the pixels of [B, H, W, C]; negative numbers cut."""
     (top, bottom), (left, right) = padding
     zero = jnp.zeros((), x.dtype)
     return lax.pad(x, zero, ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
@@ -119,7 +120,7 @@ def _line(x: jax.Array, y: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(x, y, 1, keepdims=False, allow_negative_indices=False)
 
 
-def _slice(x: jax.Array, axis: int, tap: int, taps: int, stride: int, dilation: int) -> jax.Array:
+def along(x: jax.Array, axis: int, tap: int, taps: int, stride: int, dilation: int) -> jax.Array:
     """What tap number `tap` of a kernel with `taps` of them meets along the padded `axis`."""
     last = x.shape[axis] - (taps - 1) * dilation  # the first tap's limit
     return lax.slice_in_dim(x, tap * dilation, tap * dilation + last, stride, axis)
