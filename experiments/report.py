@@ -29,6 +29,10 @@ FIGURES = {
         "The activation between depthwise and pointwise convolutions (figure 10)",
         ("xception", "relu_between", "elu_between"),
     ),
+    "spectrum": (
+        "Segments of the channels, at about equal parameters (future work, section 5)",
+        ("segments_1", "segments_2", "segments_4", "segments_16", "xception"),
+    ),
 }
 
 Records = Mapping[str, Sequence[dict[str, Any]]]  # by variant, in the order of the seeds

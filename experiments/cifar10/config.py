@@ -25,6 +25,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # Two layers of twice the width of the features, as the paper's 4096 are to 2048.
     "xception_fc": {"model.hidden": (512, 512)},
     "inception_v3_fc": {"model.name": "inception_v3", "model.hidden": (512, 512)},
+    # The spectrum between a regular convolution (1 segment) and a depthwise one, at widths with about as many parameters.
+    "segments_1": {"model.segments": 1, "model.width": 0.04},
+    "segments_2": {"model.segments": 2, "model.width": 0.06},
+    "segments_4": {"model.segments": 4, "model.width": 0.072},
+    "segments_16": {"model.segments": 16, "model.width": 0.104},
     # Section 4.3, but for the batch size, for which the paper's is not known.
     "paper_recipe": {
         "learning_rate": 0.045,
