@@ -25,7 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # Two layers of twice the width of the features, as the paper's 4096 are to 2048.
     "xception_fc": {"model.hidden": (512, 512)},
     "inception_v3_fc": {"model.name": "inception_v3", "model.hidden": (512, 512)},
-    # The spectrum between a regular convolution (1 segment) and a depthwise one, at widths with about as many parameters.
+    # The spectrum between a regular convolution (1 segment) and a depthwise one, with about as many parameters.
     "segments_1": {"model.segments": 1, "model.width": 0.04},
     "segments_2": {"model.segments": 2, "model.width": 0.06},
     "segments_4": {"model.segments": 4, "model.width": 0.072},
