@@ -10,10 +10,11 @@ import pytest
 
 from xception_jax.config import default
 from xception_jax.errors import UserError
-from xception_jax.finetuning import run
+from xception_jax.finetuning import run, soup
 from xception_jax.finetuning.measure import measure
 from xception_jax.inference.features import FeatureExtractor
 from xception_jax.pretrained import load
+from xception_jax.workdir.log import read_log
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -79,13 +80,21 @@ def test_an_unfrozen_network_is_kept_if_it_is_better(weights_file, digits, tmp_p
     config.finetune.unfreeze = "block2"
     config.num_steps, config.learning_rate, config.optimizer.name = 6, 0.003, "adamw"
     config.model.bn_momentum, config.data.flip, config.data.crop_area = 0.9, False, (0.7, 1.0)
-    config.schedule.name, config.average_decay, config.evaluation.every = "constant", 0.0, "3 steps"
+    config.schedule.name, config.average_decay, config.evaluation.every = "constant", 0.0, "2 steps"
+    config.finetune.average_best, config.checkpoint.keep_last = 2, 1
+    config.checkpoint.best_metric = "loss"
     results = run.finetune(config, tmp_path)
     losses = {name: found["validation_loss"] for name, found in results["candidates"].items()}
-    assert set(losses) == {"frozen", "unfrozen from block2"}
+    assert set(losses) == {"frozen", "unfrozen from block2", "unfrozen from block2, average of the 2 best"}
     assert results["chosen"] == min(losses, key=losses.get)
     kept = load(tmp_path / "model").weights.params["block1"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kept, load(weights_file).weights.params["block1"]["conv1"]["kernel"])
+    records = [r for r in read_log(tmp_path / "unfrozen") if r["kind"] == "evaluation"]
+    steps = [r["step"] for r in sorted(records, key=lambda r: r["loss"])[:2]]
+    a, b = (load(f"{tmp_path / 'unfrozen'}@{step}").weights.params["head"]["logits"]["kernel"] for step in steps)
+    found = soup.averaged(soup.best(tmp_path / "unfrozen", 2)).weights.params["head"]["logits"]["kernel"]
+    np.testing.assert_allclose(found, (a + b) / 2, rtol=1e-6)
+    assert np.abs(a - b).max() > 1e-4
 
 
 def test_weights_are_measured_on_any_labelled_images(finished, digits, tmp_path):
