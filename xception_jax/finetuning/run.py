@@ -23,6 +23,7 @@ from xception_jax.data.labelled import (
     to_csv,
 )
 from xception_jax.errors import UserError
+from xception_jax.evaluation import conformal
 from xception_jax.finetuning import heads, results, soup
 from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
@@ -68,6 +69,8 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         raise UserError("fine-tuning runs as one process, on all devices of one host")
     with Status(workdir) as status:
         labelled = _data(config, workdir)
+        if config.finetune.conformal_alpha is not None and labelled.task != "single_label":
+            raise UserError(f"config.finetune.conformal_alpha is for one class per image, but this is {labelled.task}")
         backbone = backbone_of(load(config.model.weights), heads.pool_of(config.finetune.head))
         print(f"weights: {backbone.source}: {backbone.model}, {backbone.input.image_size} px, {backbone.input.resize}")
         atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
@@ -95,6 +98,8 @@ def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, netwo
             f"{name.replace('_', ' ')} {results.said(figure)}" for name, figure in [*found["figures"].items()][:SHOWN]
         ]
         print(f"{split}, {found['count']:,} images: {', '.join(figures)}")
+    if "conformal" in record:
+        print(f"prediction sets: {conformal.said(record['conformal'])}")
     results.show_unreadable(broken)
     print(f"see {workdir / results.PAGE}")
     for title, lines in results.next_steps(workdir, network):

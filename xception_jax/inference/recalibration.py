@@ -85,6 +85,7 @@ def recalibrated(
         pretrained,
         source=f"{pretrained.source}, statistics of {count:,} images",
         weights=Weights(pretrained.weights.params, unflatten_dict(pooled)),
+        conformal=None,  # of other scores
     )
 
 
