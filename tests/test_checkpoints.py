@@ -36,6 +36,7 @@ def test_the_last_and_the_best_are_kept_also_by_a_process_started_again(tmp_path
     resumed.close()
     read = Checkpoints(tmp_path, settings, read_only=True)
     assert (read.find("best"), read.find("last"), read.latest) == (best, 5, 5)
+    assert read.ranked() == {"top1": [2, 4, 5], "loss": [1, 5, 4]}[metric]
     with pytest.raises(UserError, match=rf'no checkpoint of step "3" .*choose from: \{kept}, last, best'):
         read.find("3")
 

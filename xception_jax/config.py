@@ -167,8 +167,10 @@ def default() -> ConfigDict:
     c.finetune = f = ConfigDict()  # read by `finetune` alone
     f.head = ""  # layers before the outputs: "dense 512 relu, dropout 0.5", see models/head.py; "": a linear head
     f.unfreeze = ""  # after the head, train from this part on ("block13", or "block1" for all); "": keep all frozen
+    f.average_best = 0  # so many of the best checkpoints of the unfrozen network are averaged, too; 0: none
     f.balance = False  # weigh examples so that all classes count alike
     f.calibrate = True  # divide the logits by a temperature fitted on the validation split
+    f.conformal_alpha = config_dict.placeholder(float)  # share of sets that may lack the true class; None: no sets
     f.uncertainty = False  # dropout at inference, 30 passes of the head, which must have dropout
 
     c.user = ConfigDict()  # your own settings, read only by your own code
@@ -429,6 +431,8 @@ def validate(config: ConfigDict) -> None:
         ("evaluation.batch_size", positive, "a positive number of images"),
         ("checkpoint.keep_last", positive, "1 or more"),
         ("checkpoint.keep_best", lambda v: v >= 0, "0 or more"),
+        ("finetune.conformal_alpha", lambda v: 0 < v < 1, "above 0 and below 1"),
+        ("finetune.average_best", lambda v: v == 0 or v > 1, "2 or more, or 0"),
     ]
     settings = flatten(config)
     for key, holds, meaning in rules:

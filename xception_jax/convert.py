@@ -1,16 +1,21 @@
 """Converts weights between formats, and finds the first layer where two networks differ.
 
 python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz|native --output=Y
+python -m xception_jax.convert --weights=X --to=native --output=Y --recalibrate=IMAGES
 python -m xception_jax.convert --diff A B [--image=IMAGE]
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from absl import flags
+from absl import flags, logging
 
 from xception_jax.cli import common
 from xception_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from xception_jax.pretrained import Pretrained
 
 USAGE = (
     "usage: python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz|native --output=Y, "
@@ -36,6 +41,24 @@ def show_diff(layers: Sequence[tuple[str, float]]) -> None:
         print(f"the networks part at {layers[first][0]}, layer {first + 1} of {len(layers)}")
 
 
+def recalibrate(pretrained: "Pretrained", images: Path) -> "Pretrained":
+    """The weights with the statistics of images; says what could not be read."""
+    from xception_jax.data import UnreadableImages
+    from xception_jax.data.sources.images import find_images
+    from xception_jax.inference.recalibration import recalibrated
+    from xception_jax.terminal.console import progress
+
+    files, remarks = find_images([images])
+    logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
+    broken = UnreadableImages()
+    with progress("images") as bar:
+        task = bar.add_task("", total=len(files))
+        found = recalibrated(pretrained, files, broken, lambda count: bar.advance(task, count))
+    for line in [*remarks, *(f"not read: {name}: {reason}" for name, reason in sorted(broken.reasons.items()))]:
+        print(line)
+    return found
+
+
 def define_flags() -> None:
     """The command's flags."""
     flags.DEFINE_string(
@@ -44,6 +67,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("to", None, ["timm", "torchvision", "keras", "npz", "native"], "The format to write.")
     common.define_path("output", None, "The file to write: .safetensors, .keras, .h5 or .npz.")
     common.define_ignore()
+    common.define_path("recalibrate", None, "A folder of images: recompute batch normalization's statistics on them.")
     flags.DEFINE_bool("diff", False, "Compare the activations of the two networks given.")
     flags.DEFINE_string("image", None, "diff: the image that both are given; by default noise.")
 
@@ -63,7 +87,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(USAGE)
     from xception_jax.pretrained.conversion import caveats, convert
 
-    pretrained = convert(flag.weights, flag.to, Path(flag.output), flag.ignore)
+    def change(pretrained: "Pretrained") -> "Pretrained":
+        return recalibrate(pretrained, Path(flag.recalibrate)) if flag.recalibrate else pretrained
+
+    pretrained = convert(flag.weights, flag.to, Path(flag.output), flag.ignore, change)
     print(f"wrote {flag.output}: {pretrained.model}, {pretrained.num_classes} classes, of {pretrained.source}")
     for note in caveats(pretrained, flag.to, Path(flag.output)):
         print(f"note: {note}")

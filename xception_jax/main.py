@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xception_jax.data import Source
 
 MOST_NAMED = 3  # images in a sentence
-MODES = ("train", "evaluate", "check", "show_batch")
+MODES = ("train", "evaluate", "check", "show_batch", "find_rate")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
 _WORKDIR = common.define_path("workdir", None, "Where the run is written and resumed. Default: runs/<config's name>.")
@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
         "evaluate": evaluate,
         "check": check,
         "show_batch": show_batch,
+        "find_rate": find_rate,
     }
     interrupted = "interrupted; the same command resumes from the last checkpoint"
     with distributed.stopping_together(), common.errors_in_one_line(interrupted):
@@ -199,6 +200,22 @@ def show_batch(workdir: Path) -> None:
     path = show_batch(run, int(_STEP.value), workdir)
     print(path.with_suffix(".txt").read_text(), end="")
     print(f"see {path}")
+
+
+def find_rate(workdir: Path) -> None:
+    """Suggests a learning rate."""
+    from xception_jax.training import rate_finder
+
+    trial = rate_finder.find_rate(config(), workdir)
+    ended = "all" if len(trial.rates) == rate_finder.STEPS else "then the loss diverged"
+    print(f"learning rates {rate_finder.LOWEST:g} to {rate_finder.HIGHEST:g}: {len(trial.rates)} steps, {ended}")
+    if trial.suggestion is None:
+        print("no rate lowered the loss: the network may be trained already, or the data may be wrong")
+    else:
+        loss, rate = trial.losses[trial.best], trial.rates[trial.best]
+        print(f"the smoothed loss is least, {loss:.4g}, at {rate:.2g}; the suggestion is a tenth of that:")
+        print(f"--config.learning_rate={trial.suggestion:.2g}")
+    print(f"see {workdir / 'rates.png'}")
 
 
 def run() -> None:

@@ -1,5 +1,6 @@
 """What a network predicts for images: `python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS`."""
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -47,13 +48,13 @@ def main(arguments: Sequence[str]) -> int:
     for remark in remarks:
         print(remark)
     pretrained = weights_flags.load_given()
+    if flag.crops != "1":  # prediction sets were found with one view
+        pretrained = dataclasses.replace(pretrained, conformal=None)
     predictor = Predictor(pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops))
     logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
     top = min(flag.top, pretrained.num_classes)
     broken, treated = UnreadableImages(), list[str]()
-    columns: dict[str, list] = {
-        name: [] for name in predictions.COLUMNS if name != "uncertainty" or pretrained.uncertainty
-    }
+    columns: dict[str, list] = {name: [] for name in predictions.columns_of(pretrained)}
     features = []
     began = time.monotonic()  # all is compiled by now; whatever follows counts
     with progress("images") as bar:
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     if flag.output:
         tables.write_table(Path(flag.output), columns)
     elif columns["file"]:
-        predictions.show(columns, top, pretrained.scores)
+        predictions.show(columns, top, pretrained)
     if features:
         predictions.write_features(Path(flag.features), columns["file"][::top], features)
     print(f"{count} images, {speed:.1f} images/s")

@@ -1,6 +1,16 @@
-"""Names of what is written beside predictions."""
+"""Predictions as people read them, and names of what is written beside them."""
 
+import dataclasses
+
+import numpy as np
+
+from xception_jax.cli import predictions
+from xception_jax.cli.overrides import override
 from xception_jax.cli.predictions import explanation_name
+from xception_jax.inference.predictor import Prediction
+from xception_jax.models.variables import Weights
+from xception_jax.pretrained import Pretrained
+from xception_jax.pretrained.pretrained import Conformal
 
 FILES = [
     *("a/b.png", "a_b.png", "./a_b.png", "/a/b.png", "a//b.png", "_a_b.png", "a.png", "../a.png"),
@@ -20,3 +30,24 @@ def test_two_files_have_two_heat_maps_with_names_that_file_systems_take():
 def test_a_plain_name_stays_as_it_is():
     assert explanation_name("a.png", "cat") == "a.png.cat.png"
     assert explanation_name("x/a_b.png", "cat").startswith("x_a_b.png-")
+
+
+def test_sets_are_listed_whatever_the_number_of_classes_shown(capsys):
+    names = ("ape", "bear", "cat")
+    weights = Pretrained("x", "xception", {}, 3, Weights({}, {}), class_names=names, conformal=Conformal(0.2, 0.1))
+    columns = {name: [] for name in predictions.columns_of(weights)}
+    for file, scores in (("a.png", [0.1, 0.6, 0.3]), ("b.png", [0.25, 0.35, 0.4])):
+        row = np.zeros(3), np.zeros(1), np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1))
+        predictions.append_ranks(columns, Prediction(file, np.array(scores), *row), weights, top=1)
+    assert columns["prediction_set"] == ["bear;cat", "cat;bear;ape"]
+    predictions.show(columns, 1, weights)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert "set (90 %)" in header
+    assert any("bear 60.0 %" in line and "bear, cat" in line for line in lines)
+
+
+def test_sets_hold_for_the_scores_they_were_found_with():
+    weights = Pretrained("x", "xception", {}, 3, Weights({}, {}), conformal=Conformal(0.2, 0.1))
+    assert override(weights, {}).conformal == weights.conformal
+    assert override(weights, {"image_size": 99}).conformal is None
+    assert "prediction_set" not in predictions.columns_of(dataclasses.replace(weights, conformal=None))

@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
+from xception_jax.cli.predictions import prediction_set
 from xception_jax.config import default
 from xception_jax.errors import UserError
-from xception_jax.finetuning import run
+from xception_jax.finetuning import run, soup
 from xception_jax.finetuning.measure import measure
 from xception_jax.inference.features import FeatureExtractor
 from xception_jax.pretrained import load
+from xception_jax.workdir.log import read_log
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 def settings(weights, data):
     config = default()
     config.model.weights, config.data.path = str(weights), str(data)
-    config.batch_size = 16
+    config.batch_size, config.finetune.conformal_alpha = 16, 0.2
     return config
 
 
@@ -44,6 +46,11 @@ def test_the_model_predicts_what_was_reported(finished, digits):
     correct = [names[p.scores.argmax()] == f.parent.name for p, f in zip(predictions, files, strict=True)]
     assert results["splits"]["test"]["figures"]["accuracy"]["value"] == pytest.approx(np.mean(correct))
     assert np.mean(correct) > 0.6  # chance is 0.25
+    assert model.conformal.alpha == 0.2
+    sets = [prediction_set(p, model).split(";") for p in predictions]
+    covered = [f.parent.name in classes for f, classes in zip(files, sets, strict=True)]
+    test = results["conformal"]["test"]
+    assert (test["coverage"], test["mean_size"]) == (np.mean(covered), np.mean([len(classes) for classes in sets]))
     assert json.loads((workdir / "results.json").read_text()) == json.loads(json.dumps(results))
 
 
@@ -52,6 +59,16 @@ def test_predictions_are_listed_with_their_scores(finished):
     lines = (workdir / "predictions-test.csv").read_text().splitlines()
     assert len(lines) == 1 + 4 * 6
     assert lines[0].startswith("file,split,target,predicted,confidence")
+
+
+def test_prediction_sets_are_of_the_validation_split(finished):
+    """24 images and a share of 0.8: the twentieth score of a true class, from the highest on."""
+    workdir, results = finished
+    with (workdir / "predictions-validation.csv").open() as file:
+        scores = sorted((float(row[f"score {row['target']}"]) for row in csv.DictReader(file)), reverse=True)
+    assert load(workdir / "model").conformal.threshold == results["conformal"]["threshold"] == scores[19]
+    for text in ((workdir / "index.html").read_text(), (workdir / "model" / "README.md").read_text()):
+        assert "meant for a coverage of 0.8; on test" in text
 
 
 def test_a_second_start_computes_no_features(finished, weights_file, digits, monkeypatch):
@@ -79,13 +96,21 @@ def test_an_unfrozen_network_is_kept_if_it_is_better(weights_file, digits, tmp_p
     config.finetune.unfreeze = "block2"
     config.num_steps, config.learning_rate, config.optimizer.name = 6, 0.003, "adamw"
     config.model.bn_momentum, config.data.flip, config.data.crop_area = 0.9, False, (0.7, 1.0)
-    config.schedule.name, config.average_decay, config.evaluation.every = "constant", 0.0, "3 steps"
+    config.schedule.name, config.average_decay, config.evaluation.every = "constant", 0.0, "2 steps"
+    config.finetune.average_best, config.checkpoint.keep_last = 2, 1
+    config.checkpoint.best_metric = "loss"
     results = run.finetune(config, tmp_path)
     losses = {name: found["validation_loss"] for name, found in results["candidates"].items()}
-    assert set(losses) == {"frozen", "unfrozen from block2"}
+    assert set(losses) == {"frozen", "unfrozen from block2", "unfrozen from block2, average of the 2 best"}
     assert results["chosen"] == min(losses, key=losses.get)
     kept = load(tmp_path / "model").weights.params["block1"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kept, load(weights_file).weights.params["block1"]["conv1"]["kernel"])
+    records = [r for r in read_log(tmp_path / "unfrozen") if r["kind"] == "evaluation"]
+    steps = [r["step"] for r in sorted(records, key=lambda r: r["loss"])[:2]]
+    a, b = (load(f"{tmp_path / 'unfrozen'}@{step}").weights.params["head"]["logits"]["kernel"] for step in steps)
+    found = soup.averaged(soup.best(tmp_path / "unfrozen", 2)).weights.params["head"]["logits"]["kernel"]
+    np.testing.assert_allclose(found, (a + b) / 2, rtol=1e-6)
+    assert np.abs(a - b).max() > 1e-4
 
 
 def test_weights_are_measured_on_any_labelled_images(finished, digits, tmp_path):
@@ -149,6 +174,7 @@ def tables(digits, tmp_path_factory):
 def test_other_tasks_are_unfrozen_from_the_fitted_head(weights_file, tables, tmp_path, table, figure):
     """A step of a rate of 0 leaves the network as it was: the loop, and what it is measured by, agree with the head."""
     config = settings(weights_file, tables / table)
+    config.finetune.conformal_alpha = None
     config.finetune.unfreeze, config.num_steps, config.learning_rate = "block14", 1, 0.0
     config.schedule.name, config.average_decay, config.fixed_statistics = "constant", 0.0, True
     results = run.finetune(config, tmp_path)
@@ -161,6 +187,12 @@ def test_other_tasks_are_unfrozen_from_the_fitted_head(weights_file, tables, tmp
     measure(load(tmp_path / "model"), tables / table, "test", again, 16)
     found = json.loads((again / "results.json").read_text())["splits"]["test"]["figures"]
     assert found[figure]["value"] == pytest.approx(results["splits"]["test"]["figures"][figure]["value"], abs=1e-3)
+
+
+@pytest.mark.parametrize("table", ["several.csv", "number.csv"])
+def test_prediction_sets_are_for_one_class_of_several(weights_file, tables, tmp_path, table):
+    with pytest.raises(UserError, match="conformal_alpha is for one class per image, but this is"):
+        run.finetune(settings(weights_file, tables / table), tmp_path)
 
 
 @pytest.mark.parametrize("table", ["several.csv", "number.csv"])

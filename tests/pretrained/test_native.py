@@ -15,6 +15,7 @@ from xception_jax.inputs.spec import Decoding, InputSpec, Normalization
 from xception_jax.models import create_model, variables
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.pretrained.layouts import native
+from xception_jax.pretrained.pretrained import Conformal
 
 OPTIONS = {"stem": "small", "width": 0.01, "middle_blocks": 1, "head": "max_pool, dense 8 relu, batch_norm"}
 
@@ -25,7 +26,8 @@ def pretrained():
     spec = InputSpec(
         50, 1.0, "area", Normalization((0.1, 0.2, 0.3), (1.0, 2.0, 3.0)), ((1.0, 2.0, 3.0),) * 2, "pad", Decoding(False)
     )
-    return Pretrained("own", "xception", OPTIONS, 2, weights, spec, ("a b", "ü"), "sigmoid", True, "MIT")
+    facts = ("a b", "ü"), "sigmoid", True, "MIT"
+    return Pretrained("own", "xception", OPTIONS, 2, weights, spec, *facts, conformal=Conformal(0.25, 0.1))
 
 
 def test_everything_is_read_back(pretrained, tmp_path):
@@ -44,6 +46,8 @@ def test_everything_is_read_back(pretrained, tmp_path):
         (lambda facts: facts | {"model": "os:system"}, UserError, "code a file must not choose"),
         (lambda facts: {k: v for k, v in facts.items() if k != "input"}, WeightsFileError, "damaged"),
         (lambda facts: facts | {"class_names": ["one"]}, WeightsFileError, "damaged"),
+        (lambda facts: facts | {"conformal": {"threshold": 2.0, "alpha": 0.1}}, WeightsFileError, "damaged"),
+        (lambda facts: facts | {"conformal": 0.1}, WeightsFileError, "damaged"),
         (lambda facts: [], WeightsFileError, "damaged"),
     ],
 )

@@ -16,7 +16,7 @@ from xception_jax.data.storage import Patience
 from xception_jax.errors import StorageError, UserError
 from xception_jax.pretrained import load
 from xception_jax.tasks.metrics import register_metric
-from xception_jax.training import loop
+from xception_jax.training import loop, rate_finder
 from xception_jax.workdir.checkpoints import Checkpoints
 from xception_jax.workdir.log import read_log
 
@@ -161,3 +161,18 @@ def test_a_run_that_is_made_longer_is_the_long_run(tiny, tmp_path):
     tiny.num_steps = 5
     with pytest.raises(UserError, match="at step 7, past the 5 steps"):
         loop.train(tiny, short)
+
+
+def test_a_trial_of_rates_starts_as_the_run_and_leaves_it_as_it_is(run, tmp_path, monkeypatch):
+    workdir, config = run
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    monkeypatch.setattr(rate_finder, "STEPS", 3)
+    trial = rate_finder.find_rate(config, copy)
+    first = next(r["loss"] for r in read_log(workdir) if r["kind"] == "train")
+    assert trial.losses[0] == pytest.approx(first, rel=1e-3)
+    after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert {path.name for path in after.keys() - before.keys()} == {"rates.csv", "rates.png"}
+    assert {path: after[path] for path in before} == before
+    assert (copy / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert len((copy / "rates.csv").read_text().splitlines()) == 1 + 3

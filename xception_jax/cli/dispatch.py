@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "evaluate": ("main", ["--mode=evaluate"], "measure a checkpoint of a work directory, or any --weights on --data"),
     "check": ("main", ["--mode=check"], "say what a config means, and whether its data is there"),
     "show-batch": ("main", ["--mode=show_batch"], "draw the batch of a training step"),
+    "find-rate": ("main", ["--mode=find_rate"], "suggest a learning rate, from a short trial of rising rates"),
     "finetune": ("finetune", [], "train a classifier of your own images from trained weights"),
     "predict": ("predict", [], "classify images with trained weights"),
     "convert": ("convert", [], "convert weights to another format, or find where two networks differ"),

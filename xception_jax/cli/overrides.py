@@ -41,6 +41,8 @@ def override(pretrained: Pretrained, given: dict[str, Any]) -> Pretrained:
     if given.keys() & set(NORMALIZATION):
         changes["normalization"] = _normalization(pretrained.input.normalization, given)
     pretrained = dataclasses.replace(pretrained, input=dataclasses.replace(pretrained.input, **changes))
+    if given.keys() - {"classes"}:  # prediction sets hold for the scores they were found with
+        pretrained = dataclasses.replace(pretrained, conformal=None)
     if "classes" in given:
         names = class_names(Path(given["classes"]), pretrained)
         pretrained = dataclasses.replace(pretrained, class_names=names)

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from xception_jax.evaluation.conformal import members
 from xception_jax.inference.grad_cam import overlay
 from xception_jax.inference.predictor import Prediction
 from xception_jax.pretrained import Pretrained
@@ -24,7 +25,23 @@ def class_name(pretrained: Pretrained, index: int) -> str:
     return pretrained.class_names[index] if pretrained.class_names else f"class {index}"
 
 
-COLUMNS = ("file", "rank", "class_index", "class_name", "probability", "uncertainty")
+COLUMNS = ("file", "rank", "class_index", "class_name", "probability", "uncertainty", "prediction_set")
+BETWEEN = ";"  # the classes of a set
+
+
+def columns_of(pretrained: Pretrained) -> tuple[str, ...]:
+    """Those of COLUMNS for which the weights have values."""
+    has = {"uncertainty": pretrained.uncertainty, "prediction_set": pretrained.conformal is not None}
+    return tuple(name for name in COLUMNS if has.get(name, True))
+
+
+def prediction_set(prediction: Prediction, pretrained: Pretrained) -> str:
+    """The classes of an image's set, the most probable first; "" if the weights have none."""
+    if pretrained.conformal is None:
+        return ""
+    (belongs,) = members(prediction.scores[None], pretrained.conformal.threshold)
+    order = np.argsort(-prediction.scores, kind="stable")
+    return BETWEEN.join(class_name(pretrained, index) for index in order if belongs[index])
 
 
 def append_ranks(columns: dict[str, list], prediction: Prediction, pretrained: Pretrained, top: int) -> None:
@@ -32,24 +49,26 @@ def append_ranks(columns: dict[str, list], prediction: Prediction, pretrained: P
 
     If the weights' scores are "linear", the column probability holds those figures.
     """
-    order = np.argsort(-prediction.scores, kind="stable")[:top]
+    order, classes = np.argsort(-prediction.scores, kind="stable")[:top], prediction_set(prediction, pretrained)
     for rank, index in enumerate(order, 1):
         row = (prediction.file, rank, int(index), class_name(pretrained, index), float(prediction.scores[index]))
-        values = dict(zip(COLUMNS, (*row, float(prediction.uncertainty[index])), strict=True))
+        values = dict(zip(COLUMNS, (*row, float(prediction.uncertainty[index]), classes), strict=True))
         for name, column in columns.items():
             column.append(values[name])
 
 
-def show(columns: dict[str, list], top: int, scores: str) -> None:
-    """Prints the first images' classes, one line each."""
-    table = console.plain_table("file", *[str(rank + 1) for rank in range(top)])
+def show(columns: dict[str, list], top: int, pretrained: Pretrained) -> None:
+    """Prints the first images' classes, one line each, and the sets if the weights have them."""
+    sets = [] if pretrained.conformal is None else [f"set ({100 * (1 - pretrained.conformal.alpha):.4g} %)"]
+    table = console.plain_table("file", *[str(rank + 1) for rank in range(top)], *sets)
     names, values = columns["class_name"], columns["probability"]
     said = [
-        f"{name} {100 * value:.1f} %" if scores != "linear" else f"{name} {value:.4f}"
+        f"{name} {100 * value:.1f} %" if pretrained.scores != "linear" else f"{name} {value:.4f}"
         for name, value in zip(names, values, strict=True)
     ]
     for start in range(0, min(len(said), SHOWN * top), top):
-        table.add_row(columns["file"][start], *said[start : start + top])
+        set_of = [columns["prediction_set"][start].replace(BETWEEN, ", ")] if sets else []
+        table.add_row(columns["file"][start], *said[start : start + top], *set_of)
     console.console().print(table)
     if len(said) > SHOWN * top:
         print(f"and {len(said) // top - SHOWN} more; --output=FILE.csv writes all")

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_jax.data.labelled import Labelled
+from xception_jax.evaluation import conformal
 from xception_jax.evaluation.outcome import Outcome
 from xception_jax.finetuning import calibration, heads
 from xception_jax.finetuning.fit import Features
@@ -18,6 +19,7 @@ from xception_jax.finetuning.fitting import loss_per_example
 from xception_jax.inference.outcomes import logits_of, of_rows
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained
+from xception_jax.pretrained.pretrained import Conformal
 from xception_jax.tasks.task import SCORES
 
 
@@ -85,4 +87,7 @@ def candidate(
             means, deviations = heads.uncertain(heads.after_pool(head), cooled, x, model.scores)
             said, more = logits_of(means, model.scores), {"deviation": deviations}
         outcomes.append(of_rows(labelled, split, rows, said, **more))
+    if (alpha := config.finetune.conformal_alpha) is not None:
+        limit = conformal.threshold(outcomes[0].scores, outcomes[0].targets, alpha)
+        model = dataclasses.replace(model, conformal=Conformal(limit, alpha))
     return Candidate(name, model, degrees, tuple(outcomes), loss)

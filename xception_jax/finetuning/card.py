@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xception_jax.evaluation import conformal
 from xception_jax.pretrained import Pretrained
 from xception_jax.pretrained import card as pretrained_card
 from xception_jax.workdir import atomic
@@ -48,6 +49,8 @@ def text(model: Pretrained, record: dict[str, Any], steps: list[tuple[str, str]]
         for name, figure in [*found["figures"].items()][:FIGURES]:
             lines.append(f"| {name.replace('_', ' ')} | {_number(figure['value'])} | {_interval(figure['interval'])} |")
         lines.append("")
+    if "conformal" in record:
+        lines += [f"Prediction sets: {conformal.said(record['conformal'])}.", ""]
     lines += ["The validation split chose the regularization and the temperature; the test split chose nothing.", ""]
     lines += [
         "## Limits",

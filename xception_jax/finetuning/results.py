@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled
+from xception_jax.evaluation import conformal
 from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
 from xception_jax.evaluation.page import Axis, Curve, Measured, Report, write_page
@@ -29,6 +30,7 @@ CHOSE = {
     "head": "the regularization of the head",
     "temperature": "the temperature",
     "network": "the frozen or the unfrozen network",
+    "sets": "the threshold of the prediction sets",
 }
 
 
@@ -76,6 +78,9 @@ def write(found: Results, workdir: Path) -> dict[str, Any]:
         limits = thresholds.find(found.chosen.outcomes[0], found.config.seed)
         kept = {outcome.split: thresholds.apply(outcome, limits) for outcome in found.chosen.outcomes}
         record["thresholds"] = {**_finite(dataclasses.asdict(limits)), "splits": kept}
+    if (sets := found.chosen.model.conformal) is not None:
+        test = [conformal.measure(o, sets.threshold) for o in found.chosen.outcomes if o.split == "test"]
+        record["conformal"] = {**dataclasses.asdict(sets), "test": test[0] if test else None}
     atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
     steps = next_steps(workdir, found.chosen.model.model)
     card.write(workdir / MODEL.parent, found.chosen.model, record, steps)
@@ -111,6 +116,7 @@ def _report(
 ) -> Report:
     """The page's contents."""
     used = {"head": True, "temperature": found.config.finetune.calibrate, "network": len(found.candidates) > 1}
+    used["sets"] = found.chosen.model.conformal is not None
     chose = {"validation": [CHOSE[name] for name, is_used in used.items() if is_used], "test": []}
     measured = [Measured(o, analyses[o.split], chose[o.split]) for o in reversed(found.chosen.outcomes)]
     trials = sorted(found.fitted.trials, key=lambda trial: trial.strength)
@@ -150,6 +156,7 @@ def facts(found: Results, record: dict[str, Any]) -> list[tuple[str, str]]:
             (f"Network {c.name}", f"loss on validation {c.validation_loss:.4f}{', kept' if c is found.chosen else ''}")
             for c in found.candidates
         ),
+        *([("Prediction sets", conformal.said(record["conformal"]))] if "conformal" in record else []),
         *common_facts(found.chosen.model, record["unreadable"], record),
     ]
 

@@ -23,7 +23,8 @@ from xception_jax.data.labelled import (
     to_csv,
 )
 from xception_jax.errors import UserError
-from xception_jax.finetuning import heads, results
+from xception_jax.evaluation import conformal
+from xception_jax.finetuning import heads, results, soup
 from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
 from xception_jax.finetuning.fit import Features, Fitted, fit
@@ -68,6 +69,8 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         raise UserError("fine-tuning runs as one process, on all devices of one host")
     with Status(workdir) as status:
         labelled = _data(config, workdir)
+        if config.finetune.conformal_alpha is not None and labelled.task != "single_label":
+            raise UserError(f"config.finetune.conformal_alpha is for one class per image, but this is {labelled.task}")
         backbone = backbone_of(load(config.model.weights), heads.pool_of(config.finetune.head))
         print(f"weights: {backbone.source}: {backbone.model}, {backbone.input.image_size} px, {backbone.input.resize}")
         atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
@@ -77,7 +80,7 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         fitted = _fit(config, labelled, features)
         candidates = [candidate(config, labelled, "frozen", backbone, fitted.weights, features)]
         if config.finetune.unfreeze:
-            candidates.append(_unfrozen(config, labelled, candidates[0].model, workdir, broken))
+            candidates += _unfrozen(config, labelled, candidates[0].model, workdir, broken)
         chosen = min(candidates, key=lambda c: c.validation_loss)
         for c in candidates:
             print(f"{c.name}: loss on validation {c.validation_loss:.4f}{', kept' if c is chosen else ''}")
@@ -95,6 +98,8 @@ def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, netwo
             f"{name.replace('_', ' ')} {results.said(figure)}" for name, figure in [*found["figures"].items()][:SHOWN]
         ]
         print(f"{split}, {found['count']:,} images: {', '.join(figures)}")
+    if "conformal" in record:
+        print(f"prediction sets: {conformal.said(record['conformal'])}")
     results.show_unreadable(broken)
     print(f"see {workdir / results.PAGE}")
     for title, lines in results.next_steps(workdir, network):
@@ -202,9 +207,10 @@ def _fit(config: ConfigDict, labelled: Labelled, features: Features) -> Fitted:
 
 def _unfrozen(
     config: ConfigDict, labelled: Labelled, start: Pretrained, workdir: Path, broken: UnreadableImages
-) -> Candidate:
-    """The network trained further from a part on, by the training loop, which resumes in its own work directory."""
-    folder = workdir / "unfrozen"
+) -> list[Candidate]:
+    """The network trained further from a part on, by the training loop, which resumes in its own work directory; and,
+    if asked for, the average of its best checkpoints."""
+    folder, count = workdir / "unfrozen", config.finetune.average_best
     weights = folder / "start.safetensors"
     atomic.write_atomically(weights, native.write(start))
     settings = config.copy_and_resolve_references()
@@ -212,9 +218,22 @@ def _unfrozen(
     settings.image_size = start.input.image_size
     settings.train_from = config.finetune.unfreeze
     settings.data.test_split = settings.data.validation_split = "validation"  # the test split is not looked at
+    if count:  # whatever is evaluated is saved, so that the best are among it
+        settings.checkpoint.every = settings.evaluation.every
+        settings.checkpoint.keep_best = max(settings.checkpoint.keep_best, count)
     loop.train(settings, folder, source=functools.partial(split_source, labelled))
-    trained = load(folder)
-    backbone = backbone_of(trained, heads.pool_of(config.finetune.head))
+    name = f"unfrozen from {config.finetune.unfreeze}"
+    trained = {name: load(folder)}
+    if len(found := soup.best(folder, count)) > 1:
+        trained[f"{name}, average of the {len(found)} best"] = soup.averaged(found)
+    return [_trained(config, labelled, name, model, workdir, broken) for name, model in trained.items()]
+
+
+def _trained(
+    config: ConfigDict, labelled: Labelled, name: str, model: Pretrained, workdir: Path, broken: UnreadableImages
+) -> Candidate:
+    """The candidate of a network with its head."""
+    backbone = backbone_of(model, heads.pool_of(config.finetune.head))
     features = _features(config, labelled, backbone, workdir, broken, ("validation", "test"))
-    head = Weights(trained.weights.params["head"], trained.weights.batch_stats.get("head", {}))
-    return candidate(config, labelled, f"unfrozen from {config.finetune.unfreeze}", backbone, head, features)
+    head = Weights(model.weights.params["head"], model.weights.batch_stats.get("head", {}))
+    return candidate(config, labelled, name, backbone, head, features)

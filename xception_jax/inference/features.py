@@ -30,8 +30,9 @@ def backbone_of(pretrained: Pretrained, pool: str = "avg_pool") -> Pretrained:
         options["head"] = pool
     parts = {name: part for name, part in pretrained.weights.params.items() if name not in HEADS}
     statistics = {name: part for name, part in pretrained.weights.batch_stats.items() if name not in HEADS}
+    weights = Weights(parts, statistics)
     return dataclasses.replace(
-        pretrained, options=options, num_classes=0, class_names=(), weights=Weights(parts, statistics)
+        pretrained, options=options, num_classes=0, class_names=(), weights=weights, conformal=None
     )
 
 

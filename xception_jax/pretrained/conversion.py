@@ -1,7 +1,7 @@
 """Conversion of trained weights to files that other frameworks load, with what surrounds them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +158,18 @@ def _differing(pretrained: Pretrained, framework: str, configured: bool) -> list
     ]
 
 
-def convert(weights: str, to: str, output: Path, ignore: Sequence[str] = ()) -> Pretrained:
+def convert(
+    weights: str,
+    to: str,
+    output: Path,
+    ignore: Sequence[str] = (),
+    change: Callable[[Pretrained], Pretrained] = lambda pretrained: pretrained,
+) -> Pretrained:
     """Writes trained weights to a file for another framework; returns the weights.
 
     Args:
       weights, ignore: as for `pretrained.load`.
+      change: what is done to the weights before.
       to: "timm", "torchvision", "keras", "npz" (Keras' names) or "native" (ours: any network with any options).
       output: the file; its suffix must match the format. For timm and torchvision a config.json is written beside it.
 
@@ -173,7 +180,7 @@ def convert(weights: str, to: str, output: Path, ignore: Sequence[str] = ()) -> 
     if output.suffix not in suffixes or output.name.endswith(".weights.h5"):
         wanted = " or ".join(suffixes)
         raise UserError(f"--to={to} writes a {wanted} file (in Keras, .weights.h5 is another format), not {output}")
-    pretrained = load(weights, ignore=ignore)
+    pretrained = change(load(weights, ignore=ignore))
     written = files(pretrained, to, output)
     for path, contents in written.items():
         if path != output:

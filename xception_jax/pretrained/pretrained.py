@@ -12,6 +12,23 @@ IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 
 
 @dataclasses.dataclass(frozen=True)
+class Conformal:
+    """How scores become sets of classes, see `evaluation.conformal`.
+
+    Attributes:
+      threshold: the score from which a class belongs to the set, 0..1.
+      alpha: the share of sets that may lack the true class, above 0 and below 1.
+    """
+
+    threshold: float
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.threshold <= 1 and 0 < self.alpha < 1):
+            raise ValueError(f"prediction sets with threshold {self.threshold} and alpha {self.alpha}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretrained:
     """Trained weights, with everything needed to use them.
 
@@ -28,6 +45,7 @@ class Pretrained:
       uncertainty: whether to use dropout at inference to estimate the uncertainty of scores.
       licence: of the weights; "" if unknown.
       assumed: what the file does not say and is assumed, a line each.
+      conformal: of sets of classes with a guaranteed coverage; None: there are none.
     """
 
     source: str
@@ -41,6 +59,7 @@ class Pretrained:
     uncertainty: bool = False
     licence: str = ""
     assumed: tuple[str, ...] = ()
+    conformal: Conformal | None = None
 
 
 def imagenet_classes() -> tuple[str, ...]:

@@ -66,6 +66,10 @@ class Recipe:
             raise UserError(f'config.{key} is "{duration}"; write an interval above 0, such as "500 steps"{hint}')
         return max(1, round(steps))
 
+    def with_schedule(self, schedule: optax.Schedule) -> "Recipe":
+        """The same with another learning rate."""
+        return dataclasses.replace(self, schedule=schedule, optimizer=_optimizer(self.experiment, schedule))
+
     @property
     def settings(self) -> TrainSettings:
         """The settings of the training step."""
@@ -142,18 +146,23 @@ def create_recipe(experiment: Experiment) -> Recipe:
     Raises:
       UserError: what is wrong, and what to do.
     """
-    config = experiment.config
     total_steps, schedule = length_and_schedule(experiment)
-    optimizer = create_optimizer(dict(config.optimizer), schedule, config_lib.own_options(config, "optimizer"))
-    model = variables.merge(experiment.graphdef, experiment.abstract_weights)
-    optimizer = by_part(optimizer, model.parts, model.frozen, config.optimizer.part_decay)
-    recipe = Recipe(experiment, total_steps, schedule, optimizer)
+    recipe = Recipe(experiment, total_steps, schedule, _optimizer(experiment, schedule))
     image_sizes(experiment)  # raises now
+    config = experiment.config
     if config.target_threshold is not None:
         check_options(f'loss "{config.loss}"', ["target_threshold"], parameters(experiment.loss))
     for key in ("log_every", "evaluation.every", "checkpoint.every"):
         recipe.interval(key)
     return recipe
+
+
+def _optimizer(experiment: Experiment, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer of a config, with a learning rate by step."""
+    config = experiment.config
+    optimizer = create_optimizer(dict(config.optimizer), schedule, config_lib.own_options(config, "optimizer"))
+    model = variables.merge(experiment.graphdef, experiment.abstract_weights)
+    return by_part(optimizer, model.parts, model.frozen, config.optimizer.part_decay)
 
 
 def length_and_schedule(experiment: Experiment) -> tuple[int, optax.Schedule]:

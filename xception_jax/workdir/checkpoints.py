@@ -197,6 +197,11 @@ class Checkpoints:
         """The metrics at a step, or None."""
         return self._evaluated().get(step)
 
+    def ranked(self) -> list[int]:
+        """The steps of all complete checkpoints that were evaluated, the best first."""
+        scores = {step: self.score(metrics) for step, metrics in self._evaluated().items()}
+        return sorted(scores, key=lambda step: scores[step], reverse=True)
+
     @property
     def latest(self) -> int | None:
         """The step of the last complete checkpoint, or None."""
@@ -219,10 +224,9 @@ class Checkpoints:
         if which == "last":
             candidates = steps
         elif which == "best":
-            scores = {step: self.score(metrics) for step, metrics in self._evaluated().items()}
-            if not scores:
+            candidates = self.ranked()
+            if not candidates:
                 raise UserError(f"none of the checkpoints in {self._directory} was evaluated; use --step=last")
-            candidates = sorted(scores, key=lambda step: scores[step], reverse=True)
         elif which.isdecimal() and int(which) in steps:
             candidates = [int(which)]
         else:

@@ -31,18 +31,11 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
     Raises:
       UserError: there is no log, or it is damaged, or matplotlib is not installed.
     """
-    # Runs must not write into ~/.config.
-    if (cache := paths.cache()) and paths.writable(cache):
-        os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
-    with needs("train", "drawing curves"):
-        from matplotlib.figure import Figure
-
     records, settings = read_log(workdir), _settings(workdir)
     task = TASKS[settings.get("task") or SINGLE_LABEL.name]
     train = [r for r in records if r["kind"] == "train"]
     evaluations = [r for r in records if r["kind"] == "evaluation"]
-    # Not pyplot: a separate figure needs no display and leaves no global state.
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    figure = new_figure((15, 4.5))
     figure.suptitle(_title(workdir.name, settings, task, evaluations) if title is None else title, fontsize=13)
     loss, figures, rate = figure.subplots(1, 3)
     _curve(loss, train, "loss", label="train", color=TRAIN)
@@ -68,6 +61,22 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
     path = workdir / "curves.png"
     atomic.write_atomically(path, buffer.getvalue())
     return path
+
+
+def new_figure(figsize: tuple[float, float]) -> Any:
+    """An empty figure of so many inches.
+
+    Raises:
+      UserError: matplotlib is not installed.
+    """
+    # Runs must not write into ~/.config.
+    if (cache := paths.cache()) and paths.writable(cache):
+        os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
+    with needs("train", "drawing curves"):
+        from matplotlib.figure import Figure
+
+    # Not pyplot: a separate figure needs no display and leaves no global state.
+    return Figure(figsize=figsize, layout="constrained")
 
 
 def _settings(workdir: Path) -> dict[str, Any]:

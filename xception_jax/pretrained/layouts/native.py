@@ -15,7 +15,7 @@ from xception_jax.errors import UserError, WeightsFileError
 from xception_jax.formats import writing
 from xception_jax.inputs.spec import Decoding, InputSpec, Normalization
 from xception_jax.models.variables import Weights
-from xception_jax.pretrained.pretrained import Pretrained
+from xception_jax.pretrained.pretrained import Conformal, Pretrained
 
 KEY = "xception_jax"  # of the metadata
 SCHEMA = 1
@@ -32,6 +32,8 @@ def describe(pretrained: Pretrained) -> dict[str, Any]:
     """Everything but the arrays, for JSON."""
     fields = ("model", "options", "num_classes", "class_names", "scores", "uncertainty", "licence")
     facts = {name: getattr(pretrained, name) for name in fields}
+    if pretrained.conformal is not None:
+        facts["conformal"] = dataclasses.asdict(pretrained.conformal)
     return {"schema": SCHEMA, **facts, "input": dataclasses.asdict(pretrained.input)}
 
 
@@ -54,7 +56,9 @@ def read(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], source:
         spec = _tuples(facts.pop("input"))
         spec["normalization"] = Normalization(**spec["normalization"])
         spec["decoding"] = Decoding(**spec["decoding"])
-        found = Pretrained(source, weights=_weights(tensors), input=InputSpec(**spec), **_tuples(facts))
+        sets = Conformal(**facts.pop("conformal")) if "conformal" in facts else None
+        spec = InputSpec(**spec)
+        found = Pretrained(source, weights=_weights(tensors), input=spec, conformal=sets, **_tuples(facts))
         name, count = found.model, found.num_classes
         if not isinstance(name, str) or not isinstance(count, int) or len(found.class_names) not in (0, count):
             raise ValueError("its network and classes do not fit each other")
