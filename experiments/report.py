@@ -113,7 +113,7 @@ def conditions(found: Records) -> str:
     base = found["xception"][0]
     config, versions = base["config"], base["versions"]
     steps = sorted({run["steps"] for run in runs})
-    dates = sorted(run["date"][:10] for run in runs)
+    dates = sorted({run["date"][:10] for run in runs})
     commits = sorted({(run["code"]["commit"] or "unknown")[:7] for run in runs})
     devices = sorted({f"{run['device']['count']} x {run['device']['kind']}" for run in runs})
     return (
@@ -122,7 +122,7 @@ def conditions(found: Records) -> str:
         "variants but the recipes have the same data, augmentation and schedule; nothing was tuned for any. The final "
         "averaged weights are tested once, on CIFAR-10's 10,000 test images. Intervals are 95 %, by Student's t with "
         "one deviation between seeds for all variants; each is for its own claim, not for all together.\n\n"
-        f"{len(runs)} runs, {dates[0]} to {dates[-1]}, code {', '.join(commits)}; {', '.join(devices)}; Python "
+        f"{len(runs)} runs, {' and '.join(dates)}, code {', '.join(commits)}; {', '.join(devices)}; Python "
         f"{versions['python']}, JAX {versions['jax']}, flax {versions['flax']}, optax {versions['optax']}."
     )
 

@@ -23,14 +23,14 @@ def expanded(path: str | Path) -> Path:
 
 
 def local(path: str | Path) -> Path:
-    """A path to write to, as `expanded`.
+    """A path of this machine's files, to read or to write, as `expanded`.
 
     Raises:
       UserError: it is remote storage, or there is no such home directory.
     """
     if found := REMOTE.match(str(path)):
         raise UserError(
-            f"{path} is remote storage, which cannot be written yet; write to a local or mounted folder, and copy it. "
+            f"{path} is remote storage, which is not supported; use a local or mounted folder, and copy to or from it. "
             f'(A local folder called "{found[1]}:" is ./{found[1]}:)'
         )
     return expanded(path)

@@ -108,7 +108,7 @@ def before_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[str | None]:
-    """Defines a flag that is a path to write to: remote storage is refused at once."""
+    """Defines a flag that is a path: remote storage is refused at once."""
     holder = flags.DEFINE_string(name, default, help)
 
     def check(path: str | None) -> bool:

@@ -96,7 +96,7 @@ def _numbers(name: str, values: Any, count: int) -> list[float]:
 def class_names(path: Path, pretrained: Pretrained) -> tuple[str, ...]:
     """The lines of a text file, as many as the network has outputs; blank ones at the end do not count."""
     try:
-        names = paths.expanded(path).read_text("utf-8-sig").rstrip().splitlines()
+        names = paths.local(path).read_text("utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file in UTF-8; --classes takes one with a class name per line") from None
     if len(names) != pretrained.num_classes:

@@ -1,7 +1,6 @@
 """Weights of classes, from a table."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -23,7 +22,7 @@ def read_class_weights(config: ConfigDict, key: str, class_names: Sequence[str])
     section, _, name = key.rpartition(".")
     if not (value := (config[section] if section else config)[name]):
         return None
-    path = Path(paths.expanded(value))
+    path = paths.local(value)
     if not path.is_file():
         raise UserError(f"config.{key}: there is no table {path}")
     table = read_table(path)

@@ -8,6 +8,7 @@ from xception_jax.data.decode import UnreadableImageError
 from xception_jax.data.files import pictures, printable, said
 from xception_jax.data.storage import Patience
 from xception_jax.errors import StorageError, UserError
+from xception_jax.paths import local
 
 
 class ImageFiles:
@@ -39,11 +40,11 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
       The files, and a sentence for each folder in which files were passed over.
 
     Raises:
-      UserError: a path does not exist, or there are no pictures.
+      UserError: a path does not exist or is remote, or there are no pictures.
     """
     found: dict[Path, None] = {}
     remarks = []
-    for path in paths:
+    for path in map(local, paths):
         if not path.exists():
             raise UserError(f"there is no file or folder {printable(path)}")
         passed_over = Counter[str]()

@@ -18,14 +18,14 @@ Opener = Callable[..., Source]
 
 def open_folder(split: str, *, path: str, train_split: str) -> Source:
     """A folder laid out as split/class/image."""
-    return Folder(paths.expanded(path), split, train_split)
+    return Folder(paths.local(path), split, train_split)
 
 
 def open_table(split: str, *, path: str, columns: Mapping[str, str | None], task: TaskName | None, seed: int) -> Source:
     """A table of files and labels, or a folder class/image; splits that are not given are made by the seed."""
     if not path:
         raise UserError("set the table of files and labels by --config.data.path=TABLE")
-    return split_source(open_labelled(paths.expanded(path), columns_from(columns), task=task, seed=seed), split)
+    return split_source(open_labelled(paths.local(path), columns_from(columns), task=task, seed=seed), split)
 
 
 def open_digits(split: str) -> Source:
