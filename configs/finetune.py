@@ -6,7 +6,7 @@ fits a head on the features of the frozen network. `--config.finetune.unfreeze=b
 that part on, with the settings below; the validation split says which of the two is kept.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from xception_jax.config import default
 
@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     c = default()
     c.model.weights = "imagenet"
     c.batch_size = 32
+    c.image_size = config_dict.placeholder(int)  # None: as the weights were trained, like all of the input
     c.data.crop_area = (0.25, 1.0)
     # After the head, if asked for.
     c.num_epochs = 10.0

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from configs.finetune import get_config
 from xception_jax.cli.predictions import prediction_set
 from xception_jax.config import default
 from xception_jax.errors import UserError
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 def settings(weights, data):
     config = default()
+    config.image_size = None  # the weights' own
     config.model.weights, config.data.path = str(weights), str(data)
     config.batch_size, config.finetune.conformal_alpha = 16, 0.2
     return config
@@ -52,6 +54,15 @@ def test_the_model_predicts_what_was_reported(finished, digits):
     test = results["conformal"]["test"]
     assert (test["coverage"], test["mean_size"]) == (np.mean(covered), np.mean([len(classes) for classes in sets]))
     assert json.loads((workdir / "results.json").read_text()) == json.loads(json.dumps(results))
+
+
+def test_the_config_says_how_images_are_shown_where_it_does(weights_file):
+    weights, config = load(weights_file), get_config()
+    assert run.shown_as(weights, config) == weights
+    config.image_size, config.data.resize, config.data.mean = 48, "pad", (0.1, 0.2, 0.3)
+    shown = run.shown_as(weights, config).input
+    assert (shown.image_size, shown.resize, shown.normalization.mean) == (48, "pad", (0.1, 0.2, 0.3))
+    assert shown.normalization.std == weights.input.normalization.std
 
 
 def test_predictions_are_listed_with_their_scores(finished):

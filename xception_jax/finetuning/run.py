@@ -1,5 +1,6 @@
 """The steps of fine-tuning, from labelled images to a model folder and a page of results."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from xception_jax.data.labelled import (
 )
 from xception_jax.errors import UserError
 from xception_jax.evaluation import conformal
+from xception_jax.experiment import resolve
 from xception_jax.finetuning import heads, results, soup
 from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
@@ -71,7 +73,7 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         labelled = _data(config, workdir)
         if config.finetune.conformal_alpha is not None and labelled.task != "single_label":
             raise UserError(f"config.finetune.conformal_alpha is for one class per image, but this is {labelled.task}")
-        backbone = backbone_of(load(config.model.weights), heads.pool_of(config.finetune.head))
+        backbone = shown_as(backbone_of(load(config.model.weights), heads.pool_of(config.finetune.head)), config)
         print(f"weights: {backbone.source}: {backbone.model}, {backbone.input.image_size} px, {backbone.input.resize}")
         atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
         status.update(state="training")
@@ -89,6 +91,15 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         record = results.write(found, workdir)
     _show(record, broken, workdir, chosen.model.model)
     return record
+
+
+def shown_as(pretrained: Pretrained, config: ConfigDict) -> Pretrained:
+    """The weights with the input that the config sets, where it does: size, resize rule, normalization, stain."""
+    settings, usual = resolve(config, pretrained), pretrained.input
+    if config.image_size is None:
+        settings.image_size = usual.image_size
+    spec = dataclasses.replace(config_lib.input_spec(settings), decoding=usual.decoding)
+    return dataclasses.replace(pretrained, input=spec)
 
 
 def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, network: str) -> None:
