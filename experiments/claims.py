@@ -1,8 +1,7 @@
 """The claims of the paper (arXiv 1610.02357v3) that can be tested by training one network against another."""
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy import stats
@@ -96,40 +95,18 @@ CLAIMS = (
 )
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How much runs of one variant differ by their seeds alone: one standard deviation for all variants.
-
-    Attributes:
-      deviation: pooled over the variants; NaN if none has two runs.
-      freedom: degrees of freedom.
-    """
-
-    deviation: float
-    freedom: int
-
-
-def spread_of(values: Mapping[str, Sequence[float]]) -> Spread:
-    """The spread of results by variant, pooled: three seeds say too little of one variant's own."""
-    repeated = [v for v in values.values() if len(v) > 1]
-    freedom = sum(len(v) - 1 for v in repeated)
-    squares = sum((len(v) - 1) * statistics.variance(v) for v in repeated)
-    return Spread(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
-
-
-def difference(better: Sequence[float], worse: Sequence[float], spread: Spread) -> tuple[float, tuple[float, float]]:
-    """The difference of the means, and its 95 % interval by Student's t."""
-    mean = statistics.mean(better) - statistics.mean(worse)
-    half = float(stats.t.ppf(0.975, spread.freedom)) * spread.deviation * math.sqrt(1 / len(better) + 1 / len(worse))
-    return mean, (mean - half, mean + half)
+def difference(better: Sequence[float], worse: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The difference of the means, and its 95 % interval by Welch's t-test: variants differ in their spread, too."""
+    interval = stats.ttest_ind(better, worse, equal_var=False).confidence_interval(0.95)
+    return statistics.mean(better) - statistics.mean(worse), (float(interval.low), float(interval.high))
 
 
 FEWEST_SEEDS = 3  # a side, for a verdict
 
 
-def verdict(better: Sequence[float], worse: Sequence[float], spread: Spread) -> str:
+def verdict(better: Sequence[float], worse: Sequence[float]) -> str:
     """What the runs say of a claim, at their scale."""
     if min(len(better), len(worse)) < FEWEST_SEEDS:
         return "not measured" if not (better and worse) else "too few seeds"
-    _, (low, high) = difference(better, worse, spread)
+    _, (low, high) = difference(better, worse)
     return "holds" if low > 0 else "does not hold" if high < 0 else "can't tell"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import records
-from experiments.claims import CLAIMS, Claim, Spread, difference, spread_of, verdict
+from experiments.claims import CLAIMS, Claim, difference, verdict
 from experiments.paper import ACCURACY, JFT, SIZES, SPEED_RATIO
 
 HERE = Path(__file__).resolve().parent
@@ -51,6 +51,11 @@ def top1(runs: Iterable[dict[str, Any]]) -> list[float]:
     return [100 * run["test"]["top1"] for run in runs]
 
 
+def minutes(run: dict[str, Any]) -> float:
+    """How long a run trained, at its usual speed."""
+    return run["steps"] * run["config"]["batch_size"] / run["images_per_second"] / 60
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
@@ -58,17 +63,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def claims_table(found: Records) -> str:
     """Each claim, the paper's figures, ours, and the verdict."""
-    spread = spread_of({variant: top1(runs) for variant, runs in found.items()})
     head = ("the paper says", "where", "its figures", "here, points of top-1", "seeds", "verdict at this scale")
-    return table(head, [_claim_row(claim, found, spread) for claim in CLAIMS])
+    return table(head, [_claim_row(claim, found) for claim in CLAIMS])
 
 
-def _claim_row(claim: Claim, found: Records, spread: Spread) -> tuple[str, ...]:
+def _claim_row(claim: Claim, found: Records) -> tuple[str, ...]:
     better, worse = top1(found.get(claim.better, ())), top1(found.get(claim.worse, ()))
-    said = verdict(better, worse, spread)
+    said = verdict(better, worse)
     measured = ""
     if said in ("holds", "does not hold", "can't tell"):
-        mean, (low, high) = difference(better, worse, spread)
+        mean, (low, high) = difference(better, worse)
         measured = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})".replace("-", "\N{MINUS SIGN}")
     return claim.text, claim.where, claim.paper, measured, f"{len(better)}, {len(worse)}", f"**{said}**"
 
@@ -100,7 +104,7 @@ def runs_table(found: Records) -> str:
                 f"{statistics.mean(reached):.2f}",
                 deviation,
                 ", ".join(f"{value:.2f}" for value in reached),
-                f"{statistics.median(run['train_seconds'] for run in runs) / 60:.0f} min",
+                f"{statistics.median(map(minutes, runs)):.0f} min",
             )
         )
     head = ("variant", "parameters", "seeds", "test top-1, %", "deviation", "each", "a run took")
@@ -120,8 +124,8 @@ def conditions(found: Records) -> str:
         f"Budget, set before the runs: {', '.join(f'{n:,}' for n in steps)} steps of {config['batch_size']} images, "
         f"{config['num_epochs']:g} x 45,000; {config['image_size']} px, width {config['model.width']:g}. All "
         "variants but the recipes have the same data, augmentation and schedule; nothing was tuned for any. The final "
-        "averaged weights are tested once, on CIFAR-10's 10,000 test images. Intervals are 95 %, by Student's t with "
-        "one deviation between seeds for all variants; each is for its own claim, not for all together.\n\n"
+        "averaged weights are tested once, on CIFAR-10's 10,000 test images. Intervals are 95 %, by Welch's "
+        "t-test over seeds; each is for its own claim, not for all together.\n\n"
         f"{len(runs)} runs, {' and '.join(dates)}, code {', '.join(commits)}; {', '.join(devices)}; Python "
         f"{versions['python']}, JAX {versions['jax']}, flax {versions['flax']}, optax {versions['optax']}."
     )
@@ -335,11 +339,19 @@ def html(page: str, folder: Path) -> str:
     )
 
 
+def drawable(found: Records) -> dict[str, str]:
+    """The paths of the figures whose variants have records, in docs/, by name."""
+    return {
+        name: f"{IMAGES}/{name}.svg" for name, (_, variants) in FIGURES.items() if all(v in found for v in variants)
+    }
+
+
 def main() -> None:
     """Writes the page and its figures."""
     found = by_variant(RESULTS)
-    drawable = [name for name, (_, variants) in FIGURES.items() if all(v in found for v in variants)]
-    figures = {name: str(draw(found, name, DOCS / IMAGES).relative_to(DOCS)) for name in drawable}
+    figures = drawable(found)
+    for name in figures:
+        draw(found, name, DOCS / IMAGES)
     page = markdown(found, figures)
     (DOCS / "reproduction.md").write_text(page)
     (DOCS / "reproduction.html").write_text(html(page, DOCS))

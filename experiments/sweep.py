@@ -11,7 +11,9 @@ ended, and leaves what is done or has a record. Exit code 1 if a run failed.
 
 import argparse
 import itertools
+import json
 import os
+import re
 import runpy
 import shlex
 import shutil
@@ -29,8 +31,11 @@ from typing import NamedTuple
 
 from experiments import records
 from xception_jax.errors import UserError, suggest
+from xception_jax.workdir import atomic
 
 OUTPUT = "output.txt"  # in the work directory: what the run printed
+FLAGS = "flags.json"  # there: the flags it was started with
+FOLDERS = re.compile(r"(--config\.data\.(?:path|data_dir))=.*")  # each user's own
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,17 @@ class Run:
     workdir: Path
 
     @property
+    def flags_anywhere(self) -> list[str]:
+        """The flags, without the names of the user's folders."""
+        return [FOLDERS.sub(r"\1=FOLDER", flag) for flag in self.flags]
+
+    def check(self) -> None:
+        """Raises UserError if the work directory has a run that was started with other flags."""
+        path = self.workdir / FLAGS
+        if path.is_file() and (before := json.loads(path.read_text())) != self.flags_anywhere:
+            raise UserError(f"{self.workdir} has a run with other flags ({shlex.join(before)}); use another --workdir")
+
+    @property
     def done(self) -> bool:
         """Whether it has been trained and tested."""
         return (self.workdir / records.CERTIFICATE).is_file()
@@ -61,11 +77,14 @@ def planned(arguments: argparse.Namespace) -> list[Run]:
     Raises:
       UserError: the config file has no variants, or not the one asked for.
     """
-    variants = list(runpy.run_path(arguments.config).get("VARIANTS", ()))
+    file = runpy.run_path(arguments.config)
+    variants = list(file.get("VARIANTS", ()))
     asked = arguments.variants.split(",") if arguments.variants else variants
     for name in asked:
         if name not in variants:
             raise UserError(f'{arguments.config} has no variant "{name}"; {suggest(name, variants)}')
+        if (split := file["get_config"](name).data.test_split) != "test":
+            raise UserError(f'variant "{name}" has data.test_split "{split}"; a sweep records the split "test"')
     grid = [setting.partition("=") for setting in arguments.grid]
     settings = [[(key, value) for value in values.split(",")] for key, _, values in grid]
     runs = []
@@ -112,6 +131,7 @@ def _gpus() -> list[str]:
 def train(run: Run, slot: Slot, processes: set[subprocess.Popen[bytes]]) -> int:
     """Runs a training to its end; returns its exit code."""
     run.workdir.mkdir(parents=True, exist_ok=True)
+    atomic.write_atomically(run.workdir / FLAGS, json.dumps(run.flags_anywhere))
     command = [*slot.prefix, sys.executable, "-m", "xception_jax.main", *run.flags, f"--workdir={run.workdir}"]
     with (run.workdir / OUTPUT).open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | slot.environment)
@@ -124,6 +144,8 @@ def train(run: Run, slot: Slot, processes: set[subprocess.Popen[bytes]]) -> int:
 def sweep(arguments: argparse.Namespace) -> int:
     """Trains what is not done; returns the number of runs that failed."""
     runs = planned(arguments)
+    for run in runs:
+        run.check()
     waiting = [run for run in runs if not (run.done or records.path(arguments.records, run.variant, run.seed).exists())]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done; {arguments.jobs} at a time", flush=True)
     free: SimpleQueue[Slot] = SimpleQueue()
@@ -168,8 +190,7 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 def keep(run: Run, arguments: argparse.Namespace) -> str:
     """Writes a finished run's record, and returns what there is to say of it."""
-    flags = [flag for flag in run.flags if not flag.startswith("--config.data.path")]
-    command = shlex.join(["python", "-m", "xception_jax.main", *flags, "--config.data.path=FOLDER"])
+    command = shlex.join(["python", "-m", "xception_jax.main", *run.flags_anywhere])
     record = records.record_of(run.workdir, run.variant, run.seed, command)
     records.write(arguments.records, record)
     test = ", ".join(f"{name} {record['test'][name]:.4f}" for name in ("top1", "loss") if name in record["test"])

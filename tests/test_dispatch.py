@@ -114,6 +114,15 @@ def test_a_config_file_may_offer_a_choice(tmp_path):
         check_config_flags([f"--config={path}", "--config.own=2"])
 
 
+def test_a_choice_that_is_not_offered_is_one_line(tmp_path):
+    with pytest.raises(UserError, match='has no run "jft_xceptoin"; did you mean "jft_xception"'):
+        check_config_flags(["--config=configs/paper.py:jft_xceptoin"])
+    path = tmp_path / "one.py"
+    path.write_text("def get_config(): ...")
+    with pytest.raises(UserError, match=r'one\.py offers no choices, but --config has ":large" after it'):
+        check_config_flags([f"--config={path}:large"])
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_nobody_reads_ends_quietly(unbuffered):
     """`xception-jax predict --help | head -1`, with a pipe whose reading end is closed before the program starts."""

@@ -25,7 +25,9 @@ import pytest
 
 from tests.conftest import RECORDED_RUN as RUN
 from tests.conftest import SMALL_RUN
+from xception_jax import config as config_lib
 from xception_jax import experiment
+from xception_jax.config import default
 from xception_jax.data.sources.builtin import Digits
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
@@ -126,3 +128,15 @@ def test_predictions_come_from_it(workdir, tmp_path):
         rows = list(csv.DictReader(file))
     assert [int(row["class_name"]) for row in rows] == recorded.top5[:5, 0].tolist()
     assert [float(row["probability"]) for row in rows] == pytest.approx(recorded.confidence[:5], abs=1e-3)
+
+
+def test_a_task_that_an_earlier_config_left_open_is_one_class_per_image(tmp_path):
+    """Between 0.1.0 and 0.2.0 `task` was `finetune.task`, and runs were of one class per image."""
+    written = default().to_dict()
+    written["finetune"]["task"] = None
+    for name in ("task", "loss", "label_weights", "mixup"):
+        del written[name]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"schema": 2, **written}))
+    config = config_lib.read(path)
+    assert (config.task, config.loss) == ("single_label", "cross_entropy")

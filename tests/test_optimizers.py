@@ -8,7 +8,7 @@ import pytest
 
 from tests.peers import libraries, timm_module
 from xception_jax.config import default
-from xception_jax.training.optimizers import OPTIMIZERS, create_optimizer
+from xception_jax.training.optimizers import OPTIMIZERS, create_optimizer, is_kernel
 
 PARAMS = {"layer": {"kernel": np.float64([[1.0, -2.0], [0.5, 3.0]]), "bias": np.float64([0.3, -0.1])}}
 
@@ -126,3 +126,12 @@ def test_clipping_bounds_the_whole_gradient(name):
 
     np.testing.assert_allclose(update(1.0), update(100.0), rtol=1e-5)
     assert not np.allclose(update(1.0), update(-1.0))
+
+
+def test_the_state_of_lamb_is_as_in_earlier_checkpoints():
+    params = {"a": {"kernel": jnp.ones((2, 2))}}
+    before = optax.lamb(optax.constant_schedule(0.1), weight_decay=0.1, mask=is_kernel).init(params)
+    now = OPTIMIZERS.find("lamb")(
+        optax.constant_schedule(0.1), momentum=0.9, decay=None, epsilon=None, weight_decay=0.1
+    ).init(params)
+    assert jax.tree.structure(now) == jax.tree.structure(before)

@@ -236,7 +236,9 @@ def read(path: Path) -> ConfigDict:
         raise UserError(f"{path} is damaged: it is not a config. Delete it, or use another work directory")
     if (schema := contents.pop("schema", 1)) > SCHEMA:
         raise UserError(f"{path} was written by a later version of xception_jax (schema {schema}); update xception_jax")
-    settings = {RENAMED.get(key, key): _from_json(value) for key, value in _flatten(contents, "").items()}
+    found = {key: _from_json(value) for key, value in _flatten(contents, "").items()}
+    # What was left open under an earlier name was decided elsewhere: it is as before.
+    settings = {RENAMED.get(k, k): v for k, v in found.items() if not (k in RENAMED and v is None)}
     settings = AS_BEFORE | settings
     config, own = default(), []
     for key, value in settings.items():
@@ -372,7 +374,11 @@ def validate(config: ConfigDict) -> None:
     rules: list[tuple[str, Callable[[Any], bool], str]] = [
         ("seed", lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
         ("image_size", positive, "a positive number of pixels"),
-        ("first_image_size", lambda v: 0 < v <= config.image_size, f"from 1 to image_size ({config.image_size})"),
+        (
+            "first_image_size",
+            lambda v: 0 < v <= (config.image_size or v),
+            f"from 1 to image_size ({config.image_size})",
+        ),
         ("batch_size", positive, "a positive number of images"),
         ("num_epochs", positive, "positive"),
         ("num_steps", positive, "positive"),

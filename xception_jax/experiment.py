@@ -281,6 +281,7 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
     spec, options = (pretrained.input, pretrained.options) if pretrained else (InputSpec(), {})
     resize = config.data.resize or ("crop" if config.data.crop_fraction is not None else spec.resize)
     decided = {
+        "image_size": spec.image_size,
         "data.resize": resize,
         "data.crop_fraction": spec.crop_fraction if resize == "crop" else 1.0,
         "data.interpolation": spec.interpolation,

@@ -15,7 +15,7 @@ def found(tmp_path):
     """Records of three variants, in which Xception is ten points better than Inception V3."""
     shared = {
         "config": {"batch_size": 64, "num_epochs": 1.0, "image_size": 32, "model.width": 0.125},
-        "parameters": 1000, "steps": 20, "train_seconds": 90.0, "date": "2026-01-02T00:00:00",
+        "parameters": 1000, "steps": 20, "images_per_second": 100.0, "date": "2026-01-02T00:00:00",
         "code": {"commit": "abcdef0123", "dirty": False}, "device": {"count": 1, "kind": "cpu"},
         "versions": {"python": "3", "jax": "1", "flax": "1", "optax": "1"},
     }  # fmt: skip
@@ -52,8 +52,9 @@ def test_the_page_in_html_holds_its_figures(found, tmp_path):
 
 
 def test_the_committed_page_is_that_of_the_committed_records():
-    figures = {name: f"{report.IMAGES}/{name}.svg" for name in report.FIGURES}
-    made = report.markdown(report.by_variant(report.RESULTS), figures)
+    found = report.by_variant(report.RESULTS)
+    figures = report.drawable(found)
+    made = report.markdown(found, figures)
     assert (report.DOCS / "reproduction.md").read_text() == made, "run python -m experiments.report"
     assert all((report.DOCS / path).is_file() for path in figures.values())
 

@@ -99,4 +99,8 @@ def test_a_killed_sweep_resumes_and_a_failed_run_is_said(config):
     assert "data.path" not in record["config"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("2 runs, 1 of them done")
+    changed = subprocess.run([*command, "--", "--config.num_steps=6"], capture_output=True, text=True, check=False)
+    assert changed.returncode == 2
+    assert "has a run with other flags" in changed.stderr
+    assert json.loads((records / "good/0.json").read_text()) == record
     assert [path.name for path in records.iterdir()] == ["good"]

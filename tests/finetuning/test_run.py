@@ -79,7 +79,7 @@ def test_prediction_sets_are_of_the_validation_split(finished):
         scores = sorted((float(row[f"score {row['target']}"]) for row in csv.DictReader(file)), reverse=True)
     assert load(workdir / "model").conformal.threshold == results["conformal"]["threshold"] == scores[19]
     for text in ((workdir / "index.html").read_text(), (workdir / "model" / "README.md").read_text()):
-        assert "meant for a coverage of 0.8; on test" in text
+        assert "intended coverage 0.8; on test" in text
 
 
 def test_a_second_start_computes_no_features(finished, weights_file, digits, monkeypatch):

@@ -1,6 +1,7 @@
 """What the commands have in common: mistakes end in one line, and exit code 2; compiled programs are kept."""
 
 import contextlib
+import inspect
 import io
 import itertools
 import os
@@ -168,7 +169,7 @@ def check_config_flags(arguments: Sequence[str]) -> list[str]:
             argument = f"--config={find_config(path[1])}"
         checked.append(argument)
     keys = [found[1] for argument in arguments if (found := re.match(r"--config\.([^=]+)", argument))]
-    if keys:
+    if keys or any(":" in path for path in config_files(checked)):  # a choice may be mistyped, too
         from xception_jax import config as config_lib  # imports jax, which --help does not need
 
         declared = [key for path in config_files(checked) for key in config_lib.flatten(config_of(path))]
@@ -186,7 +187,10 @@ def config_files(arguments: Sequence[str]) -> list[str]:
 def config_of(given: str) -> Any:
     """The settings of a config file, which may have some of its own: "FILE", or "FILE:CHOICE" of those it offers."""
     path, _, choice = given.partition(":")
-    return runpy.run_path(path)["get_config"](*filter(None, [choice]))
+    get_config = runpy.run_path(path)["get_config"]
+    if choice and not inspect.signature(get_config).parameters:
+        raise UserError(f'{path} offers no choices, but --config has ":{choice}" after it; leave that out')
+    return get_config(*filter(None, [choice]))
 
 
 def find_config(given: str) -> str:

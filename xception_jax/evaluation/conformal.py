@@ -61,7 +61,7 @@ def said(record: Mapping[str, Any]) -> str:
     Args:
       record: threshold, alpha, and "test": `measure` of the test split, or None.
     """
-    meant = f"classes from a score of {record['threshold']:.4g} on, meant for a coverage of {1 - record['alpha']:.4g}"
+    meant = f"classes from a score of {record['threshold']:.4g} on; intended coverage {1 - record['alpha']:.4g}"
     if (test := record["test"]) is None:
         return f"{meant}; not measured, as there is no test split"
     low, high = test["interval"]

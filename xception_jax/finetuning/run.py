@@ -94,12 +94,12 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def shown_as(pretrained: Pretrained, config: ConfigDict) -> Pretrained:
-    """The weights with the input that the config sets, where it does: size, resize rule, normalization, stain."""
-    settings, usual = resolve(config, pretrained), pretrained.input
-    if config.image_size is None:
-        settings.image_size = usual.image_size
-    spec = dataclasses.replace(config_lib.input_spec(settings), decoding=usual.decoding)
-    return dataclasses.replace(pretrained, input=spec)
+    """The weights with the input that the config sets, where it does: size, resize rule, normalization, stain.
+
+    How files are decoded stays as it is with the weights.
+    """
+    spec = config_lib.input_spec(resolve(config, pretrained))
+    return dataclasses.replace(pretrained, input=dataclasses.replace(spec, decoding=pretrained.input.decoding))
 
 
 def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, network: str) -> None:

@@ -1,7 +1,8 @@
 """Mixup and CutMix: batches whose images are mixed of two, on the accelerator.
 
-Neighbours in the batch are mixed with each other: they are on the same device, so that nothing is communicated, and the
-result doesn't depend on the number of devices. One mixture is drawn for a batch, as timm does by default.
+Neighbours in the batch are mixed with each other: they are on the same device, if its share of the batch is even, so
+that nothing is communicated, and the result doesn't depend on the number of devices. One mixture is drawn for a batch,
+as timm does by default.
 
 Shape legend: B batch, S image side, K classes.
 """

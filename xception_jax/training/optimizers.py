@@ -92,9 +92,21 @@ def lamb(
     return optax.chain(
         optax.scale_by_adam(momentum, given(decay, 0.999), given(epsilon, 1e-6)),
         optax.add_decayed_weights(weight_decay, is_kernel),
-        optax.masked(optax.scale_by_trust_ratio(), is_kernel),
+        trust_ratios_of_kernels(),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def trust_ratios_of_kernels() -> optax.GradientTransformation:
+    """`optax.scale_by_trust_ratio` for kernels alone, without `optax.masked`, which would change checkpoints."""
+    scaling = optax.scale_by_trust_ratio()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        scaled, state = scaling.update(updates, state, params)
+        kernels = is_kernel(params)
+        return jax.tree.map(lambda kernel, a, b: a if kernel else b, kernels, scaled, updates), state
+
+    return optax.GradientTransformation(scaling.init, update)
 
 
 def l2(weight_decay: float) -> optax.GradientTransformation:

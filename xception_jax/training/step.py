@@ -80,8 +80,8 @@ def make_train_step(
 
     The batch holds image (uint8 [B, S, S, 3]) and label (int32 [B], or what the task says). Metrics are float32
     scalars: loss (auxiliary loss included, weight decay not), those of the task (top1), gradient_norm, learning_rate,
-    and the metrics in the settings. `shardings` are
-    those of the state (`mesh.state_shardings`); None: it is replicated.
+    and the metrics in the settings. `shardings` are those of the state (`mesh.state_shardings`); None: all of it is
+    replicated.
     """
     lowering = settings.lowering or ops.current()
 
