@@ -15,7 +15,7 @@ import numpy as np
 
 from xception_jax.errors import UserError, suggest
 from xception_jax.models.head import Scores
-from xception_jax.tasks import metrics
+from xception_jax.tasks.precision import average_precision_at
 
 TaskName = Literal["single_label", "multi_label", "regression"]
 MOST_NAMES = 5  # classes named in an error
@@ -222,7 +222,7 @@ class MultiLabel(Task):
         return ";".join(name for name, value in zip(names, label, strict=True) if value > 0)
 
     def training_metrics(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        precisions = metrics.average_precision_at(logits, labels)
+        precisions = average_precision_at(logits, labels)
         return {"map_at_100": jnp.nan_to_num(jnp.nanmean(precisions))}  # of a batch without any label it is 0
 
 
