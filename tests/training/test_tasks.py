@@ -148,7 +148,7 @@ def test_a_run_on_numbers(tables, tmp_path):
     np.testing.assert_allclose(targets[:, 1], [int(i[:-4]) / 60 for i in predictions.ids], rtol=1e-6)
     assert record["metrics"]["r2"] == pytest.approx(sklearn_metrics.r2_score(targets, values))
     assert record["metrics"]["loss"] == pytest.approx(sklearn_metrics.mean_squared_error(targets, values), rel=1e-5)
-    assert results["metrics"].keys() == {"r2", "pearson", "spearman", "loss"}
+    assert results["metrics"].keys() == {"r2", "mae", "rmse", "pearson", "spearman", "loss"}
     assert load(tmp_path).scores == "linear"
     assert compare(tmp_path, tmp_path)["figure"] == "mae"
 

@@ -53,7 +53,8 @@ def analyse(outcome: Outcome, *, seed: int = 0, resamples: int = RESAMPLES) -> d
         multi_label: macro_average_precision, micro_average_precision, map_at_100 (if classes have weights also
         weighted_map_at_100), macro_roc_auc, macro_f1, micro_f1 (of scores of at least 0.5), log_loss and ece of the
         pairs of image and class. Pairs of which nothing is known are in none of them.
-        regression: r2, mae, rmse, pearson, spearman; with several target values the means of r2 and both correlations.
+        regression: r2, mae, rmse, pearson, spearman; with several target values the means over these, of mae and rmse
+          whatever the values' units.
       baseline: the figures of the same scores for every image: the split's own frequencies, or means.
       per_class: of each class, or target value, its name and figures; of classes also count and answered.
       calibration: temperature; before and after it: ece; ece_by_chance, about what calibrated scores would have with
@@ -254,9 +255,7 @@ def _regression(outcome: Outcome) -> Callable[[np.ndarray], Figures]:
             "pearson": np.stack([weighted.pearson(t, v, weights) for t, v in pairs]),
             "spearman": np.stack([weighted.spearman(t, v, weights) for t, v in pairs]),
         }
-        if len(pairs) == 1:
-            return {name: figure[0] for name, figure in each.items()}, each
-        return {name: each[name].mean(axis=0) for name in ("r2", "pearson", "spearman")}, each
+        return {name: figure.mean(axis=0) for name, figure in each.items()}, each
 
     return figures
 
