@@ -162,6 +162,7 @@ def test_a_run_on_numbers(tables, tmp_path):
         ("several.csv", {"checkpoint.best_metric": "map_at_10"}, 'did you mean "map_at_100"'),
         ("several.csv", {"task": "multilabel"}, 'unknown config.task "multilabel"; did you mean "multi_label"'),
         ("several.csv", {"label_weights": "absent.csv"}, "config.label_weights: there is no table .*absent.csv"),
+        ("number.csv", {"evaluation.class_weights": "weights.csv"}, "is for multi_label, but the task is regression"),
         ("number.csv", {"label_weights": "weights.csv"}, 'the loss "squared_error" has no weights of labels'),
     ],
 )  # fmt: skip
