@@ -7,7 +7,7 @@ Shape legend: B batch, K classes, or numbers to predict.
 
 import collections
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -261,7 +261,6 @@ class Regression(Task):
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = SingleLabel(), MultiLabel(), Regression()
 TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)}
-NAMES: tuple[TaskName, ...] = get_args(TaskName)
 # The meaning of the logits of a network for a task.
 SCORES: dict[TaskName, Scores] = {task.name: task.scores for task in TASKS.values()}
 
