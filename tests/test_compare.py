@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from tests.test_certificate import FACTS
+from xception_jax.compare import show_all
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.comparison import compare, compare_all, verdict
+from xception_jax.evaluation.predictions import Scored
 from xception_jax.evaluation.report import Predictions, Seen
 from xception_jax.evaluation.statistics import McNemar, holm
+from xception_jax.tasks.task import REGRESSION
 
 N, NAMES = 100, ["[bold]cat", "dog", "newt"]
 LABELS = np.arange(N, dtype=np.int32) % 3
@@ -65,6 +68,24 @@ def test_each_of_many_is_tested_against_the_first(tmp_path, a, b):
     assert to_b["holm_p_value"] == 2 * to_b["p_value"]  # the smaller of two
     assert to_third["difference"] == pytest.approx(-0.01)  # newt 2 alone
     assert to_third["holm_p_value"] == to_third["p_value"] == 1
+
+
+def test_runs_on_several_numbers_are_listed(tmp_path, capsys):
+    """Their mean absolute error is the mean over the numbers."""
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=(30, 2)).astype(np.float32)
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        logits = targets + rng.normal(size=targets.shape).astype(np.float32)
+        loss = np.square(logits - targets).mean(axis=1)
+        p = Scored([f"{i}.jpg" for i in range(30)], targets, logits, loss, task=REGRESSION)
+        facts = {**FACTS, "split_size": 30, "seen": Seen({}), "class_names": ["x", "y"]}
+        report.write(folder, report.certificate(p, **facts), p)
+    result = compare_all(folders)
+    show_all(result)
+    table = capsys.readouterr().out
+    assert "MAE" in table
+    assert f"{np.abs(logits - targets).mean():.4f}" in table
 
 
 def test_p_values_are_corrected_as_by_hand():

@@ -1,6 +1,7 @@
 """What users get wrong, and what they read then."""
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from tests import peers
 from xception_jax import config as config_lib
@@ -205,11 +207,14 @@ def test_what_config_json_cannot_hold_is_refused(tiny, value):
         ("model.widht", 'model "xception" has no option "widht"; did you mean "width"'),
         ("data.num_exmaples", 'data set "synthetic" has no option data.num_exmaples; did you mean "num_examples"'),
         ("optimizer.momentun", 'optimizer "sgd" has no option optimizer.momentun; did you mean "momentum"'),
+        ("data.columns.labels", 'config.data.columns has no "labels"; did you mean "label"'),
     ],
 )
 def test_mistyped_key_in_a_config_file(tiny, key, message):
-    *section, name = key.split(".")
-    (tiny[section[0]] if section else tiny)[name] = 1
+    *sections, name = key.split(".")
+    functools.reduce(ConfigDict.__getitem__, sections, tiny)[name] = 1
+    if "columns" in sections:
+        tiny.data.name, tiny.data.path = "table", "labels.csv"
     with pytest.raises(UserError, match=message):
         create_recipe(experiment.create(tiny))
 

@@ -200,6 +200,7 @@ MAY_CHANGE = (
     "data.validation_split",
     "data.test_split",
     "data.max_unreadable",
+    "label_weights",  # a path
     "num_epochs",
     "num_steps",
     "num_examples",

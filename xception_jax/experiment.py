@@ -29,7 +29,7 @@ from xception_jax.parallel.processes import primary
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.tasks.losses import LOSSES, Loss, with_options
 from xception_jax.tasks.metrics import Metric, find_metrics, reported_name
-from xception_jax.tasks.task import REGRESSION, SINGLE_LABEL, Task, find_task, task_of
+from xception_jax.tasks.task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task, find_task, task_of
 from xception_jax.terminal.console import say_once
 
 
@@ -230,6 +230,10 @@ def for_task(config: ConfigDict, task: Task) -> ConfigDict:
     """
     if config.loss is not None:
         task.check_loss(config.loss)
+    if config.evaluation.class_weights and task is not MULTI_LABEL:
+        raise UserError(
+            f"config.evaluation.class_weights is for multi_label, but the task is {task.name}; leave it empty"
+        )
     figures = [name for name in task.figures if config.evaluation.class_weights or not name.startswith("weighted")]
     best, asked = (*figures, "loss", *map(reported_name, config.metrics)), config.checkpoint.best_metric
     if asked is not None and asked not in best:

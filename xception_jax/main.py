@@ -132,6 +132,7 @@ def evaluate(workdir: Path) -> None:
         config_lib.check_same_run(workdir, settings, asked, config_lib.EVALUATION_MAY_CHANGE)
         settings = asked
     settings.model.weights = ""  # where training began; the checkpoint has the trained weights
+    settings.label_weights = ""  # of the training loss alone; the table may be gone
     checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
     step = sharing.agreed(lambda: checkpoints.find(_STEP.value or "last"), "checkpoints", waits=())
     run = experiment.create(settings, class_names=checkpoints.class_names(step))

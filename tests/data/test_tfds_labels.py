@@ -1,6 +1,8 @@
 """Labels of TFDS data sets with several for an image, small ones with the features of real data sets."""
 
+import hashlib
 import io
+import json
 import sys
 
 import cv2
@@ -75,6 +77,16 @@ def test_open_images_labels_are_known_where_people_verified_them(open_images):
     other = open_source("open_images_v4", data_dir=open_images, label="objects")
     assert (len(other.class_names), labels(other, None).sum()) == (19995, 0)
     assert "tensorflow" not in sys.modules
+
+
+def test_other_labels_of_the_same_images_are_other_data(open_images):
+    """Their figures do not replace those of the run's own labels. What is chosen by default is as it was before."""
+    choices = ({}, {"absent": "negative"}, {"absent": "unknown"}, {"label": "objects"}, {"label": "objects_trainable"})
+    prints = [open_source("open_images_v4", data_dir=open_images, **choice).fingerprint() for choice in choices]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+    by_hand = json.dumps(["open_images_v4/original/2.0.0", "train", {"train": [2]}])
+    assert prints[0] == hashlib.sha256(by_hand.encode()).hexdigest()
 
 
 def test_an_experiment_takes_the_task_from_the_data(open_images, tiny):

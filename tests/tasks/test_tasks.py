@@ -12,7 +12,8 @@ from xception_jax.errors import UserError
 from xception_jax.evaluation import analysis, statistics
 from xception_jax.evaluation.outcome import Outcome
 from xception_jax.tasks.losses import binary_cross_entropy, squared_error
-from xception_jax.tasks.metrics import average_precision_at
+from xception_jax.tasks.metrics import find_metrics
+from xception_jax.tasks.precision import average_precision_at
 from xception_jax.tasks.task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TASKS, lowest_is_best
 
 NAN = np.nan
@@ -157,3 +158,9 @@ def test_every_task_says_what_it_measures():
     assert [name for name in ("loss", "mae", "rmse", "r2", "top1", "mine") if lowest_is_best(name)] == [
         *("loss", "mae", "rmse")
     ]
+
+
+@pytest.mark.parametrize("name", ["ece", "learning_rate", *{n for task in TASKS.values() for n in task.figures}])
+def test_a_metric_does_not_take_the_name_of_a_figure(name):
+    with pytest.raises(UserError, match=f'"mine:{name}" would be reported as "{name}", which is already used'):
+        find_metrics([f"mine:{name}"])

@@ -1,6 +1,8 @@
 """Runs on several labels and on numbers: training, evaluation, certificate, comparison and prediction."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,11 +11,12 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import tiny_run
+from xception_jax import config, main
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.comparison import compare
+from xception_jax.evaluation.evaluator import Evaluator
 from xception_jax.inference.predictor import Predictor
-from xception_jax.main import figures
 from xception_jax.pretrained import load
 from xception_jax.training import loop
 
@@ -89,7 +92,7 @@ def test_several_labels_are_trained_and_measured(several):
     assert record["metrics"]["weighted_map_at_100"] != record["metrics"]["map_at_100"]
     assert (record["task"], record["count"], len(record["per_class"])) == ("multi_label", 16, 3)
     assert results["metrics"]["map_at_100"] == record["metrics"]["map_at_100"]
-    assert "MAP@100 0." in figures(results["metrics"])
+    assert "MAP@100 0." in main.figures(results["metrics"])
 
 
 def test_a_run_says_what_it_was(several):
@@ -116,6 +119,21 @@ def test_scores_of_a_run_are_those_of_each_label(several, tables):
     }
     expected = special.expit(predictions.logits)
     np.testing.assert_allclose(np.stack([found[i] for i in predictions.ids]), expected, atol=1e-4)
+
+
+def test_evaluation_does_not_need_the_weights_of_the_training_loss(several, monkeypatch):
+    """Nor does it mind where their table is now."""
+    workdir, _ = several
+    moved = config.read(workdir / "config.json")
+    moved.label_weights = "moved/weights.csv"
+    monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=moved))
+    monkeypatch.setattr(main, "_STEP", SimpleNamespace(value="last"))
+    created = []
+    monkeypatch.setattr(Evaluator, "__init__", lambda self, run, *_: created.append(run) or sys.exit())
+    with pytest.raises(SystemExit):
+        main.evaluate(workdir)
+    assert created[0].label_weights is None
+    assert created[0].class_weights == (1, 0, 3)
 
 
 def test_runs_on_several_labels_are_compared(several, tmp_path):
@@ -148,7 +166,7 @@ def test_a_run_on_numbers(tables, tmp_path):
     np.testing.assert_allclose(targets[:, 1], [int(i[:-4]) / 60 for i in predictions.ids], rtol=1e-6)
     assert record["metrics"]["r2"] == pytest.approx(sklearn_metrics.r2_score(targets, values))
     assert record["metrics"]["loss"] == pytest.approx(sklearn_metrics.mean_squared_error(targets, values), rel=1e-5)
-    assert results["metrics"].keys() == {"r2", "pearson", "spearman", "loss"}
+    assert results["metrics"].keys() == {"r2", "mae", "rmse", "pearson", "spearman", "loss"}
     assert load(tmp_path).scores == "linear"
     assert compare(tmp_path, tmp_path)["figure"] == "mae"
 
@@ -162,6 +180,7 @@ def test_a_run_on_numbers(tables, tmp_path):
         ("several.csv", {"checkpoint.best_metric": "map_at_10"}, 'did you mean "map_at_100"'),
         ("several.csv", {"task": "multilabel"}, 'unknown config.task "multilabel"; did you mean "multi_label"'),
         ("several.csv", {"label_weights": "absent.csv"}, "config.label_weights: there is no table .*absent.csv"),
+        ("number.csv", {"evaluation.class_weights": "weights.csv"}, "is for multi_label, but the task is regression"),
         ("number.csv", {"label_weights": "weights.csv"}, 'the loss "squared_error" has no weights of labels'),
     ],
 )  # fmt: skip

@@ -53,7 +53,8 @@ def analyse(outcome: Outcome, *, seed: int = 0, resamples: int = RESAMPLES) -> d
         multi_label: macro_average_precision, micro_average_precision, map_at_100 (if classes have weights also
         weighted_map_at_100), macro_roc_auc, macro_f1, micro_f1 (of scores of at least 0.5), log_loss and ece of the
         pairs of image and class. Pairs of which nothing is known are in none of them.
-        regression: r2, mae, rmse, pearson, spearman; with several target values the means of r2 and both correlations.
+        regression: r2, mae, rmse, pearson, spearman; with several target values the means over these, of mae and rmse
+          whatever the values' units.
       baseline: the figures of the same scores for every image: the split's own frequencies, or means.
       per_class: of each class, or target value, its name and figures; of classes also count and answered.
       calibration: temperature; before and after it: ece; ece_by_chance, about what calibrated scores would have with
@@ -138,11 +139,13 @@ def of_classes(outcome: Outcome) -> dict[str, np.ndarray]:
     return {name: values[:, 0] for name, values in _of_task(outcome)(np.ones((len(outcome.files), 1)))[1].items()}
 
 
-def map_at(scores: np.ndarray, targets: np.ndarray, k: int = 100, weights: np.ndarray | None = None) -> float | None:
-    """Mean average precision of the k highest scores of each image, as in section 4.1 of the paper.
+def average_precisions(
+    scores: np.ndarray, targets: np.ndarray, k: int = 100, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Average precision of the k highest scores of each image, whose mean is the MAP of the paper, section 4.1.
 
     An image's average precision is the sum, over its labels among the k highest scores, of the class's weight times the
-    precision down to it, divided by the same sum if its labels came first. Images without labels are left out.
+    precision down to it, divided by the same sum if its labels came first.
 
     Args:
       scores: [N, K].
@@ -151,16 +154,8 @@ def map_at(scores: np.ndarray, targets: np.ndarray, k: int = 100, weights: np.nd
       weights: [K], of the classes, 0 or more (the paper: how common a class is among users' images); None: all equal.
 
     Returns:
-      0..1; None if no image has a label.
+      float64 [N], 0..1; NaN of an image without labels.
     """
-    precisions = average_precisions(scores, targets, k, weights)
-    return float(np.nanmean(precisions)) if np.isfinite(precisions).any() else None
-
-
-def average_precisions(
-    scores: np.ndarray, targets: np.ndarray, k: int = 100, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Average precision of each image: float64 [N], NaN without labels; `map_at` is its mean."""
     scores, targets = np.where(np.isnan(targets), -np.inf, scores), np.nan_to_num(np.asarray(targets, np.float64))
     gains = targets * (1.0 if weights is None else np.asarray(weights, np.float64))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -254,9 +249,7 @@ def _regression(outcome: Outcome) -> Callable[[np.ndarray], Figures]:
             "pearson": np.stack([weighted.pearson(t, v, weights) for t, v in pairs]),
             "spearman": np.stack([weighted.spearman(t, v, weights) for t, v in pairs]),
         }
-        if len(pairs) == 1:
-            return {name: figure[0] for name, figure in each.items()}, each
-        return {name: each[name].mean(axis=0) for name in ("r2", "pearson", "spearman")}, each
+        return {name: figure.mean(axis=0) for name, figure in each.items()}, each
 
     return figures
 

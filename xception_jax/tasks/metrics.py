@@ -5,20 +5,19 @@ Shape legend: B batch, K classes.
 
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry
+from xception_jax.tasks.task import FIGURES
 
 # From logits [B, K] and labels, int [B] or float [B, K], to a value per example [B], whose mean is reported.
 Metric = Callable[[Float[Array, "B K"], Num[Array, "B ..."]], Float[Array, " B"]]
 
 METRICS: Registry[Metric] = Registry("metric", {})
-# Names already used by columns of evaluations and by what training reports.
+# Names already used by figures, by columns of evaluations and by what training reports.
 TAKEN = (
-    *("loss", "top1", "top5", "map_at_100", "mae", "gradient_norm", "learning_rate"),
+    *(*FIGURES, "ece", "gradient_norm", "learning_rate"),
     *("confidence", "logits", "label", "index", "mask"),
 )
 
@@ -56,24 +55,3 @@ def find_metrics(names: Sequence[str]) -> Mapping[str, Metric]:
             )
         metrics[reported] = METRICS.find(name)
     return metrics
-
-
-def average_precision_at(logits: Float[Array, "B K"], targets: Float[Array, "B K"], k: int = 100) -> Float[Array, " B"]:
-    """Average precision of the k highest scores of each example; `evaluation.analysis.average_precisions` on a device.
-
-    Args:
-      logits: of the classes.
-      targets: 1, 0, or NaN if it is unknown, which is as if the class did not exist.
-      k: number of predictions.
-
-    Returns:
-      0..1; NaN of an example without labels.
-    """
-    k = min(k, logits.shape[-1])
-    known = ~jnp.isnan(targets)
-    _, order = jax.lax.top_k(jnp.where(known, logits, -jnp.inf), k)
-    hits = jnp.take_along_axis(jnp.where(known, targets, 0), order, axis=-1)
-    precision = jnp.cumsum(hits, -1) / jnp.arange(1, k + 1, dtype=hits.dtype)[None]
-    positives = jnp.minimum((targets > 0).sum(-1), k)
-    found = (hits * precision).sum(-1) / jnp.maximum(positives, 1)
-    return jnp.where(positives > 0, found, jnp.nan)

@@ -7,7 +7,7 @@ Shape legend: B batch, K classes, or numbers to predict.
 
 import collections
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 
 from xception_jax.errors import UserError, suggest
 from xception_jax.models.head import Scores
-from xception_jax.tasks import metrics
+from xception_jax.tasks.precision import average_precision_at
 
 TaskName = Literal["single_label", "multi_label", "regression"]
 MOST_NAMES = 5  # classes named in an error
@@ -222,7 +222,7 @@ class MultiLabel(Task):
         return ";".join(name for name, value in zip(names, label, strict=True) if value > 0)
 
     def training_metrics(self, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        precisions = metrics.average_precision_at(logits, labels)
+        precisions = average_precision_at(logits, labels)
         return {"map_at_100": jnp.nan_to_num(jnp.nanmean(precisions))}  # of a batch without any label it is 0
 
 
@@ -261,7 +261,6 @@ class Regression(Task):
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = SingleLabel(), MultiLabel(), Regression()
 TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)}
-NAMES: tuple[TaskName, ...] = get_args(TaskName)
 # The meaning of the logits of a network for a task.
 SCORES: dict[TaskName, Scores] = {task.name: task.scores for task in TASKS.values()}
 

@@ -36,9 +36,17 @@ class Columns:
 
 
 def columns_from(settings: Mapping[str, Any]) -> Columns | None:
-    """The columns of `config.data.columns`; None if nothing is set. Several labels have commas between them."""
+    """The columns of `config.data.columns`; None if nothing is set. Several labels have commas between them.
+
+    Raises:
+      UserError: there is no such setting.
+    """
     if all(name is None for name in settings.values()):
         return None
+    roles = [field.name for field in dataclasses.fields(Columns)]
+    for name in settings:
+        if name not in roles:
+            raise UserError(f'config.data.columns has no "{name}"; {suggest(name, roles)}')
     columns = Columns(**settings)
     if columns.label and "," in columns.label:
         return dataclasses.replace(columns, label=tuple(name.strip() for name in settings["label"].split(",")))

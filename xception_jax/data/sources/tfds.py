@@ -44,7 +44,9 @@ class TfdsSource:
         self._name = f"{name}/{split}"
         self._read = threading.local()
         shards = {name: list(info.shard_lengths) for name, info in builder.info.splits.items()}
-        self._identity = json.dumps([builder.info.full_name, split, shards])
+        usual = {"label": "", "absent": "negative"}
+        chosen = {key: value for key, value in (("label", label), ("absent", absent)) if value != usual[key]}
+        self._identity = json.dumps([builder.info.full_name, split, shards, *([chosen] if chosen else [])])
 
     def __len__(self) -> int:
         return len(self._records)
@@ -70,7 +72,7 @@ class TfdsSource:
         return record
 
     def fingerprint(self) -> str:
-        """A hash of the data set's name, version and shards: to read the examples' names is to read all images."""
+        """A hash of name, version, shards and chosen labels: to read the examples' names is to read all images."""
         return hashlib.sha256(self._identity.encode()).hexdigest()
 
 
