@@ -160,7 +160,10 @@ def test_every_task_says_what_it_measures():
     ]
 
 
-@pytest.mark.parametrize("name", ["ece", "learning_rate", *{n for task in TASKS.values() for n in task.figures}])
+NAMES_TAKEN = {"ece", "learning_rate", *(name for task in TASKS.values() for name in task.figures)}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES_TAKEN))
 def test_a_metric_does_not_take_the_name_of_a_figure(name):
     with pytest.raises(UserError, match=f'"mine:{name}" would be reported as "{name}", which is already used'):
         find_metrics([f"mine:{name}"])
