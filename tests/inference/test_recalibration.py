@@ -10,13 +10,16 @@ from xception_jax.data import UnreadableImages
 from xception_jax.errors import UserError
 from xception_jax.inference.recalibration import recalibrated
 from xception_jax.inputs.spec import InputSpec
-from xception_jax.models import create_model, register_model, variables
+from xception_jax.models import create_model, variables
 from xception_jax.models.backbone import Backbone
 from xception_jax.models.head import Head
 from xception_jax.models.layers import Numerics, batch_norm, conv
 from xception_jax.pretrained import Pretrained
 
 CHANNELS, EPSILON = 4, 1e-3
+
+
+NAME = f"{__name__}:TwoLayers"
 
 
 class TwoLayers(Backbone):
@@ -55,9 +58,8 @@ def reference(params, batches):
 
 @pytest.fixture(scope="module")
 def weights():
-    register_model("two layers", TwoLayers)
-    _, weights = variables.split(create_model("two layers", num_classes=0, rngs=nnx.Rngs(0)))
-    return Pretrained("test", "two layers", {}, 0, weights, InputSpec(8, 1.0, resize="squash"))
+    _, weights = variables.split(create_model(NAME, num_classes=0, rngs=nnx.Rngs(0)))
+    return Pretrained("test", NAME, {}, 0, weights, InputSpec(8, 1.0, resize="squash"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 
 from xception_jax.data import UnreadableImages, train_batch
 from xception_jax.experiment import Experiment
-from xception_jax.training.mixing import create_mixing
+from xception_jax.training.recipe import create_mixing
 from xception_jax.training.resizing import image_sizes
 from xception_jax.training.step import step_key
 

@@ -15,7 +15,6 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from xception_jax.evaluation.step import Batch
-from xception_jax.experiment import Experiment
 
 STREAM = 0x6D69780A  # apart from the step's dropout keys, which are counted from 0
 
@@ -85,14 +84,6 @@ class Mixing:
         lam = jax.random.beta(how_much, alpha, alpha)
         y, x = jax.random.randint(where, (2,), 0, side)
         return jnp.where(cut, outside(box(lam, y, x, side), side), lam)
-
-
-def create_mixing(experiment: Experiment) -> Mixing | None:
-    """How an experiment's batches are mixed, or None."""
-    c = experiment.config
-    if not experiment.mixes:
-        return None
-    return Mixing(experiment.num_classes, c.mixup, c.cutmix, c.mix_switch, c.label_smoothing)
 
 
 def box(lam: Float[Array, ""], y: Int[Array, ""], x: Int[Array, ""], side: int) -> Int[Array, "4"]:

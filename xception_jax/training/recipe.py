@@ -16,7 +16,7 @@ from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import state_shardings
 from xception_jax.pretrained import fill, load, transplant
 from xception_jax.training.durations import in_steps
-from xception_jax.training.mixing import create_mixing
+from xception_jax.training.mixing import Mixing
 from xception_jax.training.optimizers import by_part, create_optimizer, create_schedule
 from xception_jax.training.resizing import image_sizes
 from xception_jax.training.state import TrainState, create_state
@@ -163,6 +163,14 @@ def _optimizer(experiment: Experiment, schedule: optax.Schedule) -> optax.Gradie
     optimizer = create_optimizer(dict(config.optimizer), schedule, config_lib.own_options(config, "optimizer"))
     model = variables.merge(experiment.graphdef, experiment.abstract_weights)
     return by_part(optimizer, model.parts, model.frozen, config.optimizer.part_decay)
+
+
+def create_mixing(experiment: Experiment) -> Mixing | None:
+    """How an experiment's batches are mixed, or None."""
+    c = experiment.config
+    if not experiment.mixes:
+        return None
+    return Mixing(experiment.num_classes, c.mixup, c.cutmix, c.mix_switch, c.label_smoothing)
 
 
 def length_and_schedule(experiment: Experiment) -> tuple[int, optax.Schedule]:
