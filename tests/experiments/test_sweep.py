@@ -9,11 +9,12 @@ import pytest
 from experiments import sweep
 from xception_jax.errors import UserError
 
-# The first training ends the sweep that started it, if it is to.
+# The first training, which has a seed, ends the sweep that started it, if it is to.
 CONFIG = """
 import os
 import pathlib
 import signal
+import sys
 
 from configs import quickstart
 
@@ -21,7 +22,7 @@ VARIANTS = {"good": {}, "bad": {"model.stem": "no such stem"}}
 
 def get_config(variant):
     to_kill = pathlib.Path(__file__).with_name("kill")
-    if to_kill.exists():
+    if to_kill.exists() and any(argument.startswith("--config.seed") for argument in sys.argv):
         to_kill.unlink()
         os.kill(os.getppid(), signal.SIGTERM)
     c = quickstart.get_config()
