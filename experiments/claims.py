@@ -90,7 +90,7 @@ CLAIMS = (
         "79.0 % with the paper's",
         "modern_recipe",
         "paper_recipe",
-        ("configs/xception_rsb_a2.py", "configs/xception.py"),
+        ("configs/xception_rsb.py:a2", "configs/xception.py"),
     ),
 )
 

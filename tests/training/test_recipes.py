@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import xception_ra3, xception_rsb_a2, xception_rsb_a3
+from configs import xception_ra3, xception_rsb
 from xception_jax import experiment as experiment_lib
 from xception_jax.errors import UserError
 from xception_jax.training.recipe import create_recipe
@@ -17,12 +17,10 @@ def recipe_of(config):
     return create_recipe(experiment_lib.create(config))
 
 
-@pytest.mark.parametrize(
-    ("config", "steps", "peak"), [(xception_rsb_a2, 187_671, 0.005), (xception_rsb_a3, 62_557, 0.008)]
-)
-def test_resnet_strikes_back(config, steps, peak):
+@pytest.mark.parametrize(("name", "steps", "peak"), [("a2", 187_671, 0.005), ("a3", 62_557, 0.008)])
+def test_resnet_strikes_back(name, steps, peak):
     """Of 2048 images; five epochs of 625.6 steps up, and half of the peak half-way down."""
-    recipe = recipe_of(config.get_config())
+    recipe = recipe_of(xception_rsb.get_config(name))
     assert recipe.total_steps == steps
     warm = 3128
     assert float(recipe.schedule(0)) == 0
@@ -38,7 +36,7 @@ def test_resnet_strikes_back(config, steps, peak):
 
 
 def test_what_has_no_effect_is_refused():
-    config = xception_rsb_a2.get_config()
+    config = xception_rsb.get_config("a2")
     config.loss = "cross_entropy"
     with pytest.raises(UserError, match='loss "cross_entropy" has no option "target_threshold"'):
         recipe_of(config)
