@@ -8,7 +8,6 @@ which also split off the validation images. Flags after `--` are `finetune`'s.
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -33,7 +32,8 @@ def run(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, Any
     flags = [f"--config.finetune.head={HEADS[variant]}", f"--config.seed={seed}", *arguments.flags]
     command = ["-m", "xception_jax.finetune"]
     own = [f"--data={arguments.data}", f"--weights={arguments.weights}", f"--workdir={workdir}"]
-    subprocess.run([sys.executable, *command, *own, *flags], check=True, env=os.environ)
+    if code := subprocess.run([sys.executable, *command, *own, *flags], check=False).returncode:
+        sys.exit(code)  # it has said why
     found = json.loads((workdir / "results.json").read_text())
     test = found["splits"]["test"]
     return {

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from xception_jax.config import default, flatten
 from xception_jax.workdir import atomic
 
@@ -48,15 +50,9 @@ def record_of(workdir: Path, variant: str, seed: int, command: str) -> dict[str,
 
 def _changed(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that differ from the defaults, without the folder of the data, which is the user's own."""
-    usual, settings = flatten(default()), _flat(config)
+    usual, settings = flatten(default()), flatten(ConfigDict(config))
     own = ("data.path", "data.data_dir", "seed")
     return {key: value for key, value in settings.items() if value != usual.get(key) and key not in own}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key in value for k, v in _flat(value[key], f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _without(line: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -141,9 +141,9 @@ def size_table() -> str:
 
 
 def _parameters(name: str, options: Mapping[str, Any]) -> int:
-    import jax
+    from xception_jax.models.variables import num_parameters
 
-    return sum(x.size for x in jax.tree.leaves(_abstract(name, options)[1].params))
+    return num_parameters(_abstract(name, options)[1])
 
 
 def _abstract(name: str, options: Mapping[str, Any]) -> tuple[Any, Any]:

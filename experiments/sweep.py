@@ -30,6 +30,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from experiments import records
+from xception_jax.cli.common import find_config_file
 from xception_jax.errors import UserError, suggest
 from xception_jax.workdir import atomic
 
@@ -77,8 +78,11 @@ def planned(arguments: argparse.Namespace) -> list[Run]:
     Raises:
       UserError: the config file has no variants, or not the one asked for.
     """
-    file = runpy.run_path(arguments.config)
+    arguments.config = find_config_file(Path(arguments.config))
+    file = runpy.run_path(str(arguments.config))
     variants = list(file.get("VARIANTS", ()))
+    if not variants:
+        raise UserError(f"{arguments.config} has no VARIANTS; see experiments/cifar10/config.py")
     asked = arguments.variants.split(",") if arguments.variants else variants
     for name in asked:
         if name not in variants:

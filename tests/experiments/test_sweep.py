@@ -67,6 +67,15 @@ def test_a_mistyped_variant_is_said(config):
         sweep.planned(sweep.parse(arguments(config, "--variants=goood")))
 
 
+def test_a_file_without_variants_and_a_missing_one_are_said(config):
+    missing = config.with_name("smal.py")
+    with pytest.raises(UserError, match=rf'no config file {missing}; did you mean "{config}"'):
+        sweep.planned(sweep.parse(arguments(missing)))
+    config.write_text("def get_config(): ...")
+    with pytest.raises(UserError, match=r"small\.py has no VARIANTS"):
+        sweep.planned(sweep.parse(arguments(config)))
+
+
 def test_gpus_are_shared_by_the_runs_that_go_on_together(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     environments = [slot.environment for slot in sweep.slots(4)]
