@@ -149,7 +149,8 @@ def _training(
 
     def example(position: int, rng: np.random.Generator) -> Example:
         step, row = divmod(position, batch_size)
-        sized = spec if image_sizes is None else dataclasses.replace(spec, image_size=image_sizes(step))
+        side = spec.image_size if image_sizes is None else image_sizes(step)
+        sized = spec if side == spec.image_size else dataclasses.replace(spec, image_size=side)
         view = lambda encoded: random_view(encoded, rng, sized, augmentation)  # noqa: E731
         index, image, label = read.readable(order[step * distinct + row % distinct], view)
         return {"image": image, "label": task.array(label), "index": np.int32(index)}

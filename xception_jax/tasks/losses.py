@@ -22,7 +22,8 @@ def cross_entropy(
     logits: Float[Array, "B K"], labels: Int[Array, " B"] | Float[Array, "B K"], *, label_smoothing: float = 0.0
 ) -> Float[Array, " B"]:
     """Softmax cross-entropy per example, in nats, with label smoothing as in Inception V3, section 7."""
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(_each_class(labels, logits), label_smoothing))
+    targets = jax.nn.one_hot(labels, logits.shape[-1]) if labels.ndim == 1 else labels
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
 def binary_cross_entropy(
@@ -46,10 +47,7 @@ def binary_cross_entropy(
       target_threshold: targets above it become 1 and the others 0, as in "ResNet strikes back" (R. Wightman et al.,
         arXiv 2110.00476): an image mixed of two has both classes. None: targets stay as they are.
     """
-    if labels.ndim == 1:
-        targets = optax.smooth_labels(_each_class(labels, logits), label_smoothing)
-    else:
-        targets = (1 - label_smoothing) * labels + label_smoothing / 2
+    targets = smoothed_targets(labels, logits.shape[-1], label_smoothing)
     known = ~jnp.isnan(targets)
     if target_threshold is not None:
         targets = targets > target_threshold
@@ -64,9 +62,13 @@ def squared_error(logits: Float[Array, "B K"], labels: Float[Array, "B K"]) -> F
     return jnp.square(logits - labels).mean(-1)
 
 
-def _each_class(labels: Array, logits: Array) -> Array:
-    """Targets [B, K] of labels that may be classes [B]."""
-    return jax.nn.one_hot(labels, logits.shape[-1]) if labels.ndim == 1 else labels
+def smoothed_targets(
+    labels: Int[Array, " B"] | Float[Array, "B K"], num_classes: int, label_smoothing: float
+) -> Float[Array, "B K"]:
+    """Targets of a sigmoid for each of K classes: smoothing is spread over all, or of several labels towards 1/2."""
+    if labels.ndim == 1:
+        return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), label_smoothing)
+    return (1 - label_smoothing) * labels + label_smoothing / 2
 
 
 LOSSES: Registry[Loss] = Registry(

@@ -11,10 +11,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from xception_jax.evaluation.step import Batch
+from xception_jax.tasks.losses import smoothed_targets
 
 STREAM = 0x6D69780A  # apart from the step's dropout keys, which are counted from 0
 
@@ -62,19 +62,13 @@ class Mixing:
         by_pixel = weights[None, :, :, None]
         pixels = images.astype(jnp.float32)
         blend = by_pixel * pixels + (1 - by_pixel) * neighbours(pixels)
-        targets = self.targets(labels)
+        targets = smoothed_targets(labels, self.num_classes, self.label_smoothing)
         return {
             "image": jnp.round(blend).astype(jnp.uint8),
             "label": jnp.where(share >= 0.5, labels, neighbours(labels)),
             "target": share * targets + (1 - share) * neighbours(targets),
             "share": share,
         }
-
-    def targets(self, labels: Int[Array, " B"] | Float[Array, "B K"]) -> Float[Array, "B K"]:
-        """Smoothed labels."""
-        if labels.ndim == 1:
-            return optax.smooth_labels(jax.nn.one_hot(labels, self.num_classes), self.label_smoothing)
-        return (1 - self.label_smoothing) * labels + self.label_smoothing / 2
 
     def draw(self, key: jax.Array, side: int) -> Float[Array, "S S"]:
         """The weight of an image in its place, by pixel: one (mixup), or 0 in a box and 1 around it (CutMix)."""

@@ -4,7 +4,6 @@ The trial starts as the run would: its weights, data, optimizer. Nothing of it i
 """
 
 import dataclasses
-import io
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from xception_jax.errors import TrainingError
 from xception_jax.parallel.processes import primary
 from xception_jax.training.loop import batches_on_devices
 from xception_jax.training.recipe import create_recipe
-from xception_jax.workdir import atomic, curves, tables
+from xception_jax.workdir import curves, tables
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 200
 SMOOTHING = 0.95  # weight of the old value in the moving average of the loss
@@ -96,9 +95,7 @@ def find_rate(config: ConfigDict, workdir: Path) -> Trial:
     if primary():
         tables.write_table(workdir / "rates.csv", {"learning_rate": trial.rates, "smoothed_loss": trial.losses})
         draw(trial, figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        atomic.write_atomically(workdir / "rates.png", buffer.getvalue())
+        curves.save(figure, workdir / "rates.png")
     return trial
 
 

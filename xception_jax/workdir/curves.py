@@ -56,11 +56,16 @@ def plot_curves(workdir: Path, title: str | None = None) -> Path:
     losses = [r["loss"] for r in train + evaluations if r.get("loss")]
     if losses and max(losses) > LOG_SCALE_FROM * min(losses):
         loss.set_yscale("log")
+    path = workdir / "curves.png"
+    save(figure, path)
+    return path
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure as PNG, complete or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    path = workdir / "curves.png"
     atomic.write_atomically(path, buffer.getvalue())
-    return path
 
 
 def new_figure(figsize: tuple[float, float]) -> Any:
