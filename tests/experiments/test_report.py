@@ -7,14 +7,15 @@ import pytest
 
 from experiments import records, report
 
-SEEDS = {"xception": [0.60, 0.61, 0.62], "inception_v3": [0.50, 0.51, 0.52], "no_residual": [0.60, 0.62]}
+SEEDS = {"xception": [0.60, 0.61, 0.62], "inception_v3": [0.50, 0.51, 0.52], "no_residual": [0.60, 0.62],
+         "segments_1": [0.55, 0.56, 0.57]}  # fmt: skip
 
 
 @pytest.fixture
 def found(tmp_path):
-    """Records of three variants, in which Xception is ten points better than Inception V3."""
+    """Records of some variants, in which Xception is ten points better than Inception V3."""
     shared = {
-        "config": {"batch_size": 64, "num_epochs": 1.0, "image_size": 32, "model.width": 0.125},
+        "config": {"batch_size": 64, "num_epochs": 1.0, "image_size": 32, "model.width": 0.125, "model.stem": "small"},
         "parameters": 1000, "steps": 20, "images_per_second": 100.0, "date": "2026-01-02T00:00:00",
         "code": {"commit": "abcdef0123", "dirty": False}, "device": {"count": 1, "kind": "cpu"},
         "versions": {"python": "3", "jax": "1", "flax": "1", "optax": "1"},
@@ -23,6 +24,8 @@ def found(tmp_path):
         for seed, top1 in enumerate(values):
             curve = [{"step": 10, "top1": top1 / 2}, {"step": 20, "top1": top1}]
             record = {**shared, "variant": variant, "seed": seed, "curve": curve, "test": {"top1": top1}}
+            if variant == "segments_1":
+                record["config"] = shared["config"] | {"model.segments": 1}
             records.write(tmp_path, record)
     return report.by_variant(tmp_path)
 
@@ -37,6 +40,7 @@ def test_verdicts_follow_from_the_records(found):
     assert "3, 3 | **holds**" in row(page, "Xception is more accurate")
     assert "3, 2 | **too few seeds**" in row(page, "Residual connections help")
     assert "3, 0 | **not measured**" in row(page, "No activation between")
+    assert "| 56.00 | +5.00 (" in row(page, "1 | 1,000")
     assert "| Xception | 22,855,952 | 22,855,952 |" in page
     assert "| Inception V3 | 23,626,728 | 23,626,728 |" in page
 
