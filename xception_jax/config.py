@@ -71,7 +71,7 @@ def default() -> ConfigDict:
     n.label = config_dict.placeholder(str)  # or several with commas between them: of 0 and 1, or of numbers
     n.split = config_dict.placeholder(str)
     n.group = config_dict.placeholder(str)  # images of one are on one side of a split that is made
-    n.weight = config_dict.placeholder(str)  # read by `finetune` alone
+    n.weight = config_dict.placeholder(str)  # of an image in training, 0 or more
     d.data_dir = ""  # TFDS: folder of the prepared data sets; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
     d.label = ""  # TFDS: the feature with the labels: "labels", "objects" or, of a number, "age"; "": found
     d.absent = "negative"  # TFDS, several labels: what those are that an image does not list, negative or unknown
@@ -168,7 +168,7 @@ def default() -> ConfigDict:
     f.head = ""  # layers before the outputs: "dense 512 relu, dropout 0.5", see models/head.py; "": a linear head
     f.unfreeze = ""  # after the head, train from this part on ("block13", or "block1" for all); "": keep all frozen
     f.average_best = 0  # so many of the best checkpoints of the unfrozen network are averaged, too; 0: none
-    f.balance = False  # weigh examples so that all classes count alike
+    f.balance = False  # weigh images so that all classes count alike, in the head and when unfrozen
     f.calibrate = True  # divide the logits by a temperature fitted on the validation split
     f.conformal_alpha = config_dict.placeholder(float)  # share of sets that may lack the true class; None: no sets
     f.uncertainty = False  # dropout at inference, 30 passes of the head, which must have dropout

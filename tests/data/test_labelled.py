@@ -1,6 +1,7 @@
 """Labelled images from folders and tables: what is inferred, refused, split and saved."""
 
 import csv
+import dataclasses
 import io
 import unicodedata
 from collections import Counter
@@ -266,6 +267,19 @@ def test_parquet_says_the_same_as_csv(tmp_path):
     assert as_rows(data) == {"a.jpg": ["x", "y, z"], "b.jpg": [], "c.jpg": ["x"]}
     assert data.weight.dtype == np.float32
     assert data.weight.tolist() == np.float32([1, 0.1, 2]).tolist()
+    source = split_source(data, "train")
+    assert source.weights.tolist() == data.weight.tolist()
+    alike = dataclasses.replace(data, weight=None)
+    assert split_source(alike, "train").fingerprint() != source.fingerprint()
+
+
+def test_a_split_without_weight_is_refused(tmp_path):
+    for name in "abc":
+        image(tmp_path / f"{name}.jpg")
+    path = tmp_path / "labels.csv"
+    path.write_text("file,label,split,weight\na.jpg,x,train,0\nb.jpg,y,train,0\nc.jpg,x,test,1\n")
+    with pytest.raises(UserError, match=r"all images of train in .* have the weight 0"):
+        open_labelled(path)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,20 @@ def test_epochs_are_permutations_and_differ():
     assert list(order[:20]) != list(order[20:])
 
 
+def test_examples_are_drawn_in_proportion_to_their_weights():
+    """Ten epochs of 20 examples of weights 0 to 4: each epoch has 20 w / 40 of an example, rounded down or up."""
+    source = Numbers(20)
+    source.weights = np.arange(20, dtype=np.float32) % 5
+    order = np.concatenate([b["index"] for b in training(source, 25)]).reshape(10, 20)
+    counts = np.stack([np.bincount(epoch, minlength=20) for epoch in order])
+    expected = source.weights / 2
+    assert (np.floor(expected) <= counts).all()
+    assert (counts <= np.ceil(expected)).all()
+    odd = counts[:, source.weights == 1].mean()
+    assert 0.2 < odd < 0.8  # half of the epochs have it
+    assert list(order[0]) != sorted(order[0])
+
+
 def test_repeated_examples_are_in_other_views_and_not_neighbours():
     """Three views of four examples a batch: five batches are an epoch of 20."""
     augmentation = Augmentation(repeats=3, augment=(lambda view, rng: view + np.uint8(rng.integers(1, 99)),))

@@ -1,12 +1,17 @@
 """Heads on features against scikit-learn, which solves the same problems by other means."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 
+from xception_jax.data.labelled import Labelled
 from xception_jax.finetuning import calibration, deep, heads, linear
+from xception_jax.finetuning.fit import balanced
 from xception_jax.finetuning.fitting import Examples, best
 from xception_jax.models.variables import Weights
 
@@ -40,6 +45,20 @@ def test_logistic_regression_is_that_of_scikit_learn(digits):
     logits = heads.logits("", trial.head, validation.features)
     ours = np.exp(logits - np.logaddexp.reduce(logits, 1, keepdims=True))
     assert np.abs(ours - probabilities).max() < 0.02
+
+
+def test_balanced_images_are_weighted_as_by_scikit_learn(tmp_path):
+    """By the counts of the training split; weights that images already have count within their class."""
+    targets = np.array([0, 0, 0, 1, 2, 2, 0], np.int32)
+    split_names = np.array(["train"] * 6 + ["validation"])
+    labelled = Labelled(tmp_path, tuple("abcdefg"), "single_label", ("x", "y", "z"), targets, split_names)
+    ours = balanced(labelled).weight
+    theirs = compute_sample_weight("balanced", targets[:6])
+    np.testing.assert_allclose(ours[:6] / ours[0], theirs / theirs[0], rtol=1e-6)
+    assert ours[6] == ours[0]
+    again = balanced(dataclasses.replace(labelled, weight=np.float32([3, 1, 0, 7, 1, 1, 1]))).weight
+    np.testing.assert_allclose(np.bincount(targets[:6], again[:6]), 1, rtol=1e-6)
+    assert again[0] == pytest.approx(3 * again[1])
 
 
 def test_several_labels_are_a_regression_each(digits):

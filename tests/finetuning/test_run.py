@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -90,14 +91,39 @@ def test_a_second_start_computes_no_features(finished, weights_file, digits, mon
 
 
 def test_changed_data_is_refused(finished, weights_file, digits, tmp_path):
-    import shutil
-
     workdir, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
     other = shutil.copytree(digits, tmp_path / "digits")
     shutil.copy(next((other / "train").rglob("*.png")), other / "test" / "digit 0" / "new.png")
     with pytest.raises(UserError, match="use another --workdir"):
         run.finetune(settings(weights_file, other), tmp_path / "run")
+
+
+def test_balance_holds_for_the_unfrozen_network(finished, weights_file, digits, tmp_path, monkeypatch):
+    """A class of which training has a third of the images has as much weight as each other."""
+    data = shutil.copytree(digits, tmp_path / "digits")
+    few = sorted((data / "train" / "digit 0").iterdir())
+    for file in few[: len(few) * 2 // 3]:
+        file.unlink()
+    config, opened = settings(weights_file, data), []
+
+    class Opened(Exception):
+        pass
+
+    def train(settings, folder, source):
+        opened.append(source("train"))
+        raise Opened
+
+    monkeypatch.setattr(run.loop, "train", train)
+    shutil.copytree(finished[0] / "features", tmp_path / "run" / "features")
+    config.finetune.unfreeze, config.finetune.balance = "block2", True
+    with pytest.raises(Opened):
+        run.finetune(config, tmp_path / "run")
+    (source,) = opened
+    labels = np.array([source[i][1] for i in range(len(source))])
+    shares = np.bincount(labels, source.weights)
+    np.testing.assert_allclose(shares, shares[0], rtol=1e-5)
+    assert np.bincount(labels)[0] < np.bincount(labels)[1]
 
 
 @pytest.mark.slow

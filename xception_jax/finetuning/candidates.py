@@ -32,7 +32,7 @@ class Candidate:
       model: the network; the temperature is in its last layer.
       temperature: by which its logits were divided.
       outcomes: of the validation split, and of the test split if there is one.
-      validation_loss: mean loss on the validation split.
+      validation_loss: mean loss on the validation split, by the images' weights.
     """
 
     name: str
@@ -64,7 +64,8 @@ def candidate(
     found = {split: features.of(labelled.rows(split)) for split in ("validation", "test")}
     values = {split: (rows, x) for split, (rows, x) in found.items() if len(rows)}
     logits = {split: heads.logits(heads.after_pool(head), weights, x) for split, (_, x) in values.items()}
-    targets = labelled.targets[values["validation"][0]]
+    rows = values["validation"][0]
+    targets, image_weights = labelled.targets[rows], None if labelled.weight is None else labelled.weight[rows]
     degrees = 1.0
     if config.finetune.calibrate:
         degrees = calibration.temperature(labelled.task, logits["validation"], targets)
@@ -78,7 +79,7 @@ def candidate(
         uncertainty=config.finetune.uncertainty,
     )
     scaled = jnp.asarray(logits["validation"] / np.float32(degrees))
-    loss = float(np.mean(loss_per_example(labelled.task, scaled, jnp.asarray(targets))))
+    loss = float(np.average(loss_per_example(labelled.task, scaled, jnp.asarray(targets)), weights=image_weights))
     outcomes = []
     for split, (rows, x) in values.items():
         said: np.ndarray = logits[split]

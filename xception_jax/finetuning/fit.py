@@ -58,7 +58,6 @@ def fit(
     features: Features,
     *,
     head: str = "",
-    balance: bool = False,
     seed: int = 0,
     report: Callable[[Trial], None] = lambda trial: None,
 ) -> Fitted:
@@ -68,7 +67,6 @@ def fit(
       labelled: the images.
       features: theirs.
       head: layers before the outputs, as in `models.head`; none: a linear head.
-      balance: whether to weigh examples so that all classes count alike.
       seed: of what is random in a head with hidden layers.
       report: called after each regularization that was tried.
 
@@ -76,7 +74,7 @@ def fit(
       UserError: the head is not understood, or no image of a split could be read.
     """
     layers = heads.after_pool(head)
-    train, validation = (examples(labelled, features, split, balance) for split in ("train", "validation"))
+    train, validation = (examples(labelled, features, split) for split in ("train", "validation"))
     scale = _Scale.of(labelled.task, train.targets)
     train, validation = (dataclasses.replace(e, targets=scale(e.targets)) for e in (train, validation))
     if any(step.kind == "dense" for step in parse(layers)):
@@ -86,24 +84,29 @@ def fit(
     return Fitted(scale.undone(best(trials).head), trials)
 
 
-def examples(labelled: Labelled, features: Features, split: str, balance: bool = False) -> Examples:
+def examples(labelled: Labelled, features: Features, split: str) -> Examples:
     """A split's readable images, to fit or to choose on."""
     rows, values = features.of(labelled.rows(split))
     if not len(rows):
         raise UserError(f'no image of the split "{split}" could be read')
     targets = labelled.targets[rows]
     weights = np.ones(len(rows), np.float32) if labelled.weight is None else labelled.weight[rows]
-    if balance:
-        weights = weights * class_weights(labelled.task, labelled, rows)
     return Examples(values, targets, (weights / weights.mean()).astype(np.float32), len(labelled.class_names))
 
 
-def class_weights(task: TaskName, labelled: Labelled, rows: np.ndarray) -> np.ndarray:
-    """Each example's weight, with which the classes of the training split count alike: float64 [n]."""
-    if task != "single_label":
+def balanced(labelled: Labelled) -> Labelled:
+    """Images weighted so that the classes of the training split count alike, beside the weights they have.
+
+    Raises:
+      UserError: an image does not have one class, but several or a number.
+    """
+    if labelled.task != "single_label":
         raise UserError("config.finetune.balance is for one class per image; give weights in a column of the table")
-    counts = np.bincount(labelled.targets[labelled.rows("train")], minlength=len(labelled.class_names))
-    return 1 / np.maximum(counts, 1)[labelled.targets[rows]]
+    train, weight = labelled.rows("train"), 1.0 if labelled.weight is None else labelled.weight
+    own = np.broadcast_to(np.float64(weight), labelled.targets.shape)
+    sums = np.bincount(labelled.targets[train], own[train], minlength=len(labelled.class_names))
+    shares = own / np.where(sums > 0, sums, 1)[labelled.targets]
+    return dataclasses.replace(labelled, weight=shares.astype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)

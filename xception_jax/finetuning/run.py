@@ -29,7 +29,7 @@ from xception_jax.experiment import resolve
 from xception_jax.finetuning import heads, results, soup
 from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
-from xception_jax.finetuning.fit import Features, Fitted, fit
+from xception_jax.finetuning.fit import Features, Fitted, balanced, fit
 from xception_jax.finetuning.fitting import Trial
 from xception_jax.inference.features import FeatureExtractor, backbone_of
 from xception_jax.models.variables import Weights
@@ -71,6 +71,8 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         raise UserError("fine-tuning runs as one process, on all devices of one host")
     with Status(workdir) as status:
         labelled = _data(config, workdir)
+        if config.finetune.balance:
+            labelled = balanced(labelled)
         if config.finetune.conformal_alpha is not None and labelled.task != "single_label":
             raise UserError(f"config.finetune.conformal_alpha is for one class per image, but this is {labelled.task}")
         backbone = shown_as(backbone_of(load(config.model.weights), heads.pool_of(config.finetune.head)), config)
@@ -211,7 +213,7 @@ def _fit(config: ConfigDict, labelled: Labelled, features: Features) -> Fitted:
         )
 
     f = config.finetune
-    fitted = fit(labelled, features, head=f.head, balance=f.balance, seed=config.seed, report=report)
+    fitted = fit(labelled, features, head=f.head, seed=config.seed, report=report)
     print(f"chosen by the loss on validation: {fitted.chosen.strength:.3g}")
     return fitted
 

@@ -36,7 +36,7 @@ class Labelled:
         float32 [N, K].
       split: str [N], "train", "validation" or "test".
       group: str [N]; images of one group, a patient, say, are in one split. None: there are no groups.
-      weight: float32 [N], of each image in the loss; None: all have the same.
+      weight: float32 [N], of each image in training; None: all have the same.
       remarks: what was inferred, made or passed over, a sentence each.
     """
 
@@ -78,6 +78,7 @@ class LabelledSource:
     def __init__(self, labelled: Labelled, rows: np.ndarray):
         self._labelled, self._rows = labelled, rows
         self.class_names, self.task, self.remarks = labelled.class_names, labelled.task, labelled.remarks
+        self.weights = None if labelled.weight is None else labelled.weight[rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -93,9 +94,10 @@ class LabelledSource:
         return self._labelled.files[self._rows[index]]
 
     def fingerprint(self) -> str:
-        """A hash of the files' names and targets."""
+        """A hash of the files' names, targets and weights."""
         names = "\n".join(self._labelled.files[row] for row in self._rows)
-        return hashlib.sha256(names.encode() + self._labelled.targets[self._rows].tobytes()).hexdigest()
+        weights = b"" if self.weights is None else self.weights.tobytes()
+        return hashlib.sha256(names.encode() + self._labelled.targets[self._rows].tobytes() + weights).hexdigest()
 
 
 def split_source(labelled: Labelled, split: str) -> LabelledSource:

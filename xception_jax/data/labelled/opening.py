@@ -116,6 +116,8 @@ def _checked(data: Labelled, same: np.ndarray, refuse_duplicates: bool) -> Label
         if not len(data.rows(split)):
             remarks.append(f"There is no {split} split.")
             continue
+        if data.weight is not None and not data.weight[data.rows(split)].any():
+            raise UserError(f"all images of {split} in {data.root} have the weight 0; nothing could be learnt of them")
         lacks = labels.any(axis=0) & ~labels[data.rows(split)].any(axis=0)
         lacking = [data.class_names[k] for k in np.flatnonzero(lacks)]
         if lacking and split == "train" and data.task == "single_label":

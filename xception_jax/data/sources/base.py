@@ -9,7 +9,8 @@ class Source(Protocol):
     """One split of a data set.
 
     It may have more: `task`, the name of what its labels are for (`tasks.task`), without which it is one class of
-    several; `remarks`, sentences that a run says when it opens the split.
+    several; `weights`, float [N] of 0 or more, or None: how often training draws each example, relative to the others;
+    `remarks`, sentences that a run says when it opens the split.
     """
 
     class_names: tuple[str, ...]
