@@ -4,6 +4,9 @@
 
 On the features of an ImageNet-trained Xception, a linear head and one with two layers of 1024, each with three seeds,
 which also split off the validation images. Flags after `--` are `finetune`'s.
+
+Stated before any head was measured on the test split: the linear head's MAP@100 is above that of the labels'
+frequencies, the same ranking for each image, by at least 0.20, and its macro average precision by at least 0.15.
 """
 
 import argparse
