@@ -220,6 +220,8 @@ def test_other_tasks_are_unfrozen_from_the_fitted_head(weights_file, tables, tmp
     assert results["splits"]["test"]["figures"][figure]["value"] > results["splits"]["test"]["baseline"][figure] + 0.1
     logged = [json.loads(line) for line in (tmp_path / "unfrozen" / "log.jsonl").read_text().splitlines()]
     assert figure in next(record for record in logged if record["kind"] == "evaluation")
+    for text in ((tmp_path / "index.html").read_text(), (tmp_path / "model" / "README.md").read_text()):
+        assert ("the temperature" in text) == (table == "several.csv")
     again = tmp_path / "again"
     measure(load(tmp_path / "model"), tables / table, "test", again, 16)
     found = json.loads((again / "results.json").read_text())["splits"]["test"]["figures"]

@@ -28,7 +28,7 @@ def write(folder: Path, model: Pretrained, record: dict[str, Any], steps: list[t
 
 def text(model: Pretrained, record: dict[str, Any], steps: list[tuple[str, str]]) -> str:
     """The model card, in the form of the Hugging Face hub."""
-    names = record["class_names"]
+    names, calibrated = record["class_names"], record["temperature"] != 1  # numbers have no temperature
     images = ", ".join(f"{count:,} {split}" for split, count in record["images"].items())
     lines = [
         "---", "library_name: xception-jax", "pipeline_tag: image-classification",
@@ -36,8 +36,8 @@ def text(model: Pretrained, record: dict[str, Any], steps: list[tuple[str, str]]
         f"# {model.model}, fine-tuned", "",
         f"Trained from {record['weights']}, for {record['task'].replace('_', ' ')} of {len(names)} "
         f"{'values' if record['task'] == 'regression' else 'classes'}: {', '.join(names[:50])}.", "",
-        f"Images: {images}. Input: {model.input.image_size} px, {model.input.resize}. "
-        f"Temperature {record['temperature']:.3f}, in the weights.", "", "## Figures", "",
+        f"Images: {images}. Input: {model.input.image_size} px, {model.input.resize}."
+        + (f" Temperature {record['temperature']:.3f}, in the weights." if calibrated else ""), "", "## Figures", "",
     ]  # fmt: skip
     for split, found in record["splits"].items():
         lines += [
@@ -51,7 +51,8 @@ def text(model: Pretrained, record: dict[str, Any], steps: list[tuple[str, str]]
         lines.append("")
     if "conformal" in record:
         lines += [f"Prediction sets: {conformal.said(record['conformal'])}.", ""]
-    lines += ["The validation split chose the regularization and the temperature; the test split chose nothing.", ""]
+    chosen = "the regularization and the temperature" if calibrated else "the regularization"
+    lines += [f"The validation split chose {chosen}; the test split chose nothing.", ""]
     lines += [
         "## Limits",
         "",

@@ -115,7 +115,7 @@ def _report(
     found: Results, analyses: dict[str, Any], record: dict[str, Any], workdir: Path, steps: list[tuple[str, str]]
 ) -> Report:
     """The page's contents."""
-    used = {"head": True, "temperature": found.config.finetune.calibrate, "network": len(found.candidates) > 1}
+    used = {"head": True, "temperature": found.chosen.temperature != 1, "network": len(found.candidates) > 1}
     used["sets"] = found.chosen.model.conformal is not None
     chose = {"validation": [CHOSE[name] for name, is_used in used.items() if is_used], "test": []}
     measured = [Measured(o, analyses[o.split], chose[o.split]) for o in reversed(found.chosen.outcomes)]
