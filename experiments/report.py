@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import records
-from experiments.claims import CLAIMS, Claim, difference, verdict
+from experiments.claims import CLAIMS, FEWEST_SEEDS, Claim, difference, verdict
 from experiments.paper import ACCURACY, JFT, SIZES, SPEED_RATIO
 
 HERE = Path(__file__).resolve().parent
@@ -68,15 +68,14 @@ def claims_table(found: Records) -> str:
 
 def _claim_row(claim: Claim, found: Records) -> tuple[str, ...]:
     better, worse = top1(found.get(claim.better, ())), top1(found.get(claim.worse, ()))
-    said = verdict(better, worse)
-    measured = ""
-    if said in ("holds", "does not hold", "can't tell"):
-        measured = _measured_lead(better, worse)
-    return claim.text, claim.where, claim.paper, measured, f"{len(better)}, {len(worse)}", f"**{said}**"
+    seeds, said = f"{len(better)}, {len(worse)}", f"**{verdict(better, worse)}**"
+    return claim.text, claim.where, claim.paper, lead(better, worse), seeds, said
 
 
-def _measured_lead(better: Sequence[float], worse: Sequence[float]) -> str:
-    """The difference of the means, with its 95 % interval."""
+def lead(better: Sequence[float], worse: Sequence[float]) -> str:
+    """The difference of the means, with its 95 % interval; "" if a side has too few seeds for a verdict."""
+    if min(len(better), len(worse)) < FEWEST_SEEDS:
+        return ""
     mean, (low, high) = difference(better, worse)
     return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})".replace("-", "\N{MINUS SIGN}")
 
@@ -121,10 +120,10 @@ def spectrum_table(found: Records) -> str:
     for variant in SPECTRUM:
         if not (runs := found.get(variant)):
             continue
-        lead = "" if variant == depthwise else _measured_lead(top1(found[depthwise]), top1(runs))
+        ahead = "" if variant == depthwise else lead(top1(found[depthwise]), top1(runs))
         segments = runs[0]["config"].get("model.segments", "one a channel")
         cost = f"{runs[0]['parameters']:,}", f"{_small_work(runs[0]['config']) / 1e6:.1f} M"
-        rows.append((f"{segments}", *cost, f"{statistics.mean(top1(runs)):.2f}", lead))
+        rows.append((f"{segments}", *cost, f"{statistics.mean(top1(runs)):.2f}", ahead))
     head = ("segments", "parameters", "multiply-adds, 32 px", "test top-1, %", "depthwise is better by, points")
     return table(head, rows)
 
@@ -150,10 +149,10 @@ def conditions(found: Records) -> str:
         f"{config['num_epochs']:g} x 45,000; {config['image_size']} px, width {config['model.width']:g}, "
         "but for the spectrum's. All variants but the recipes have the same data, augmentation and schedule; nothing "
         "was tuned for any. The final averaged weights are tested once, on CIFAR-10's 10,000 test images. Intervals "
-        "are 95 %, by Welch's "
-        "t-test over seeds; each is for its own claim, not for all together. This test was chosen with 15 results in "
-        "view: first the deviation was to be one for all variants, but runs without residual connections spread "
-        "several times as much as the others. With that one deviation (2.02 points, intervals of 3.68 on either side) "
+        "are 95 %, by Welch's t-test over seeds; each is for its own claim, not for all together. This test was chosen "
+        "with 15 results in view: first the deviation was to be one for all variants, but runs without residual "
+        "connections spread several times as much as the others. With that one deviation (2.02 points, intervals of "
+        "3.68 on either side) "
         "nothing could be told of no activation against ReLU and ELU; the other verdicts are the same.\n\n"
         f"{len(runs)} runs, {' and '.join(dates)}, code {', '.join(commits)}; {', '.join(devices)}; Python "
         f"{versions['python']}, JAX {versions['jax']}, flax {versions['flax']}, optax {versions['optax']}."
