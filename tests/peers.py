@@ -1,8 +1,8 @@
 """Networks of timm and torchvision with random weights, for the tests to compare with, and ours with the same weights;
 other parts of timm.
 
-Both libraries need torchvision's Python part alone. Its compiled part is built for one PyTorch, which is not always at
-hand; without it `import torchvision` fails at two operators that it expects, and that no network here uses.
+Both libraries need torchvision's Python part alone. Its compiled part is built for one PyTorch, which is not always
+available; without it `import torchvision` fails at two operators that it expects, and that no network here uses.
 """
 
 import functools

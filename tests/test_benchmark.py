@@ -190,9 +190,11 @@ def test_small_form(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(output.read_text())
-    pictures, infer, *pools = record["results"]
-    speed, time = (pictures["sides"]["ours"][key]["median"] for key in ("images_per_second", "ms"))
-    assert speed * time / 1000 == pytest.approx(BATCHES * 8)
+    plain, modern, infer, *pools = record["results"]
+    for pictures in (plain, modern):
+        speed, time = (pictures["sides"]["ours"][key]["median"] for key in ("images_per_second", "ms"))
+        assert speed * time / 1000 == pytest.approx(BATCHES * 8)
+    assert modern["sides"].keys() == {"ours", "plain"}
     assert infer["sides"]["ours"]["images_per_second"]["median"] > 0
     assert infer["ratio"].keys() == {"reference"}
     assert "its process exited with code 1" in infer["sides"]["timm eager"]["left_out"]

@@ -225,7 +225,7 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
 
 @pytest.mark.slow
 def test_real_imagenet_weights_on_real_photographs(tmp_path):
-    """A third of 300 photographs, chosen to be easy; of the logits layer the last 889 of 2048 rows are at hand."""
+    """A third of 300 photographs, chosen to be easy; of the logits layer the last 889 of 2048 rows are available."""
     data = os.environ.get("XCEPTION_JAX_TEST_DATA")
     if not data:
         pytest.skip("set XCEPTION_JAX_TEST_DATA to a folder with xception_imagenet and imagenet_like")

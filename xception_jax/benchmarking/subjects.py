@@ -59,6 +59,8 @@ PEERS: dict[str, dict[str, Variant]] = {
     },
     "keras": {"keras": Variant("keras_side", {})},
     "tfdata": {"tfdata": Variant("tfdata_side", {})},
+    "timm_loader": {"timm_loader": Variant("timm_input_side", {})},
+    "plain": {"plain": Variant("input_side", {"recipe": "plain"}, is_peer=False)},
     "reference": {"reference": Variant("jax_side", {"lowering": "reference"}, is_peer=False)},
 }
 
@@ -205,7 +207,10 @@ def starting(runner: Runner) -> Iterator[Row]:
 
 
 def input_batches(runner: Runner) -> Iterator[Row]:
-    """Training batches from JPEG files: the user's, or synthetic ones of ImageNet's mean size."""
+    """Training batches from JPEG files: the user's, or synthetic ones of ImageNet's mean size.
+
+    Of the plain recipe, crops and mirroring, and of a modern one, which is also compared with the plain one.
+    """
     with contextlib.ExitStack() as stack:
         folder = runner.settings.data
         if not folder:
@@ -216,9 +221,13 @@ def input_batches(runner: Runner) -> Iterator[Row]:
                 yield nothing("input", e)
                 return
             write_photographs(Path(folder))
-        sides = runner.open(stack, runner.peers("tfdata"), ours="input_side")
         name = Path(runner.settings.data).name or "500x375"
-        yield runner.row(sides, "input", name, units=BATCHES * runner.settings.batch, data=folder)
+        peers, units = runner.peers("tfdata", "timm_loader"), BATCHES * runner.settings.batch
+        for recipe, others in (("plain", peers), ("modern", [*peers, "plain"])):
+            with contextlib.ExitStack() as open_sides:
+                sides = runner.open(open_sides, others, ours="input_side")
+                task = {"data": folder, "recipe": recipe}
+                yield runner.row(sides, "input", f"{recipe} recipe, {name}", units=units, **task)
 
 
 SUBJECTS: dict[str, Callable[[Runner], Iterator[Row]]] = {

@@ -39,7 +39,13 @@ class Side:
             command = [python, str(SIDES / f"{program}.py")]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=environment,
+            process_group=0,  # of its own, so that its worker processes stop with it
         )
 
     def __enter__(self) -> Self:
@@ -74,7 +80,8 @@ class Side:
 
     def _signal(self, name: str) -> None:
         if hasattr(signal, name):  # not on Windows
-            self._process.send_signal(getattr(signal, name))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, getattr(signal, name))
 
     def _last_words(self) -> str:
         code = self._process.wait()

@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import tensorflow as tf
-from protocol import BATCHES, Work, serve
+from protocol import BATCHES, LeftOut, Work, serve
 
 
 def view(path: Any, image_size: int) -> Any:
@@ -33,6 +33,8 @@ def view(path: Any, image_size: int) -> Any:
 
 def prepare(task: dict[str, Any]) -> Work:
     """A stream of batches."""
+    if task["recipe"] != "plain":
+        raise LeftOut("TensorFlow has no RandAugment")
     files = sorted(str(p) for p in Path(task["data"]).rglob("*.jp*g"))
     dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).repeat()
     dataset = dataset.map(lambda path: view(path, task["image_size"]), tf.data.AUTOTUNE, deterministic=False)
