@@ -12,7 +12,7 @@ import torch
 from protocol import BATCHES, Work, serve
 from torch_side import import_timm
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"interpolation": "bilinear"},
     "modern": {"interpolation": "bicubic", "auto_augment": "rand-m7-mstd0.5-inc1"},
 }
@@ -32,7 +32,7 @@ def prepare(task: dict[str, Any]) -> Work:
         batch_size=task["batch"],
         is_training=True,
         color_jitter=0.0,
-        num_workers=len(os.sched_getaffinity(0)),
+        num_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         device=torch.device("cpu"),
         **RECIPES[task["recipe"]],
     )
