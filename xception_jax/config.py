@@ -155,6 +155,7 @@ def default() -> ConfigDict:
     e.every = "1 epochs"  # of the validation split; "never": only the test split, at the end
     e.batch_size = config_dict.placeholder(int)  # None: that of training
     e.averaged = True  # evaluate averaged weights, as the paper does
+    e.only_present = False  # single_label: choose among the classes that the split has, as for ImageNet-A and -R
     e.class_weights = ""  # multi_label: a table with the columns class and weight, for weighted_map_at_100
     c.checkpoint = k = ConfigDict()
     k.every = "1 epochs"  # the best and the final state are saved besides; "never": these alone
@@ -207,7 +208,7 @@ MAY_CHANGE = (
     "patience",
 )
 # Settings that an evaluation may change in addition: its data and the preprocessing of images.
-EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size")
+EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size", "task", "loss")
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:

@@ -45,6 +45,7 @@ FIGURES = {
     "top5": Figure("top-5"),
     "map_at_100": Figure("MAP@100"),
     "weighted_map_at_100": Figure("weighted MAP@100"),
+    "precision_at_1": Figure("precision@1"),
     "macro_average_precision": Figure("macro AP"),
     "micro_average_precision": Figure("micro AP"),
     "macro_roc_auc": Figure("macro ROC AUC"),
@@ -198,8 +199,8 @@ class MultiLabel(Task):
     losses = ("binary_cross_entropy",)
     of_batches = ("map_at_100",)
     figures = (
-        *("map_at_100", "weighted_map_at_100", "macro_average_precision", "micro_average_precision"),
-        *("macro_roc_auc", "macro_f1", "micro_f1"),
+        *("map_at_100", "weighted_map_at_100", "precision_at_1"),
+        *("macro_average_precision", "micro_average_precision", "macro_roc_auc", "macro_f1", "micro_f1"),
     )
     shown = ("map_at_100", "macro_average_precision")
     panel = "mean average precision"
