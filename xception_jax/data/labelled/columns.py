@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xception_jax.errors import UserError, needs, suggest
+from xception_jax.errors import UserError, needs, some, suggest
 
 # A column's cells, by its name. Several values of one cell of a Parquet file have LISTED between them.
 Table = dict[str, list[str]]
@@ -179,9 +179,9 @@ def _label_columns(table: Table, usual: str, rest: Sequence[str], where: Path) -
     alike = [name for name in rest if "label" in name.casefold() or "class" in name.casefold()]
     if usual:
         return (usual,)
-    for some in (alike, rest):
-        if len(some) == 1:
-            return tuple(some)
+    for few in (alike, rest):
+        if len(few) == 1:
+            return tuple(few)
     if len(rest) > 1 and all(are_flags(table[name]) for name in rest):
         return tuple(rest)
     there = f"It has: {', '.join(table)}" if rest else f"Besides {', '.join(table)} it has none"
@@ -191,9 +191,3 @@ def _label_columns(table: Table, usual: str, rest: Sequence[str], where: Path) -
 def are_flags(cells: Sequence[str]) -> bool:
     """Whether a column is of 0 and 1, or of false and true."""
     return {cell.casefold() for cell in cells} <= {*TRUE, *FALSE}
-
-
-def some(names: Sequence[str] | Mapping[str, object], most: int = 3) -> str:
-    """A few names, and how many there are besides."""
-    shown = [name.encode(errors="replace").decode() for name in list(names)[:most]]
-    return ", ".join(shown) + (f" and {len(names) - most:,} more" if len(names) > most else "")

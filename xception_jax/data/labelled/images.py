@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from xception_jax.data.labelled.columns import some
 from xception_jax.data.labelled.labels import Labels
 from xception_jax.data.sources.folder import ALIASES
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError, some, suggest
 from xception_jax.tasks.task import TaskName
 
 SPLITS = ("train", "validation", "test")

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xception_jax.data.labelled.columns import LISTED, TRUE, are_flags, some
-from xception_jax.errors import UserError
+from xception_jax.data.labelled.columns import LISTED, TRUE, are_flags
+from xception_jax.errors import UserError, some
 from xception_jax.tasks.task import TaskName
 
 # Between several labels of a cell, in the order in which they are looked for.

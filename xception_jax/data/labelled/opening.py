@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from xception_jax import paths
-from xception_jax.data.labelled.columns import Columns, some
+from xception_jax.data.labelled.columns import Columns
 from xception_jax.data.labelled.contents import same_contents
 from xception_jax.data.labelled.folders import read_folder
 from xception_jax.data.labelled.images import SPLITS, Labelled
 from xception_jax.data.labelled.splitting import ENOUGH, few, make_split, strata_of
 from xception_jax.data.labelled.tables import read_files
-from xception_jax.errors import UserError
+from xception_jax.errors import UserError, some
 from xception_jax.tasks.task import TaskName
 
 
@@ -116,7 +116,7 @@ def _checked(data: Labelled, same: np.ndarray, refuse_duplicates: bool) -> Label
         if not len(data.rows(split)):
             remarks.append(f"There is no {split} split.")
             continue
-        if data.weight is not None and not data.weight[data.rows(split)].any():
+        if split != "test" and data.weight is not None and not data.weight[data.rows(split)].any():
             raise UserError(f"all images of {split} in {data.root} have the weight 0; nothing could be learnt of them")
         lacks = labels.any(axis=0) & ~labels[data.rows(split)].any(axis=0)
         lacking = [data.class_names[k] for k in np.flatnonzero(lacks)]

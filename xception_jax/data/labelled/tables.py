@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from xception_jax.data.files import ENDINGS
-from xception_jax.data.labelled.columns import Columns, Table, find_columns, read_table, some
+from xception_jax.data.labelled.columns import Columns, Table, find_columns, read_table
 from xception_jax.data.labelled.images import SPLIT_NAMES, Labelled, from_labels, reordered
 from xception_jax.data.labelled.labels import read_labels
 from xception_jax.data.labelled.saving import read_about
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError, some, suggest
 from xception_jax.tasks.task import TaskName
 
 IMAGES = "images"  # the folder beside a table that its file names may be in
