@@ -65,7 +65,7 @@ def default() -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.name = "imagenet2012"  # a TFDS data set, or "folder", "table", "digits", "synthetic"
-    d.path = ""  # folder: laid out as split/class/image; table: of files and labels, or a folder class/image
+    d.path = ""  # folder: laid out as split/class/image; table: of files and labels, or what finetune takes
     d.columns = n = ConfigDict()  # table: the names of its columns; None: found by their usual names; "": there is none
     n.file = config_dict.placeholder(str)
     n.label = config_dict.placeholder(str)  # or several with commas between them: of 0 and 1, or of numbers

@@ -32,6 +32,20 @@ class Labels(NamedTuple):
     remarks: tuple[str, ...]
 
 
+class Classes(NamedTuple):
+    """What is known of a column of labels before they are read.
+
+    Attributes:
+      task: what they are for.
+      class_names: the classes in their order.
+      separator: between several in a cell.
+    """
+
+    task: TaskName
+    class_names: Sequence[str]
+    separator: str = LISTED
+
+
 def read_labels(
     columns: Mapping[str, Sequence[str]],
     files: Sequence[str],
