@@ -16,6 +16,7 @@ from xception_jax.errors import UserError
 from xception_jax.finetuning import run, soup
 from xception_jax.finetuning.measure import measure
 from xception_jax.inference.features import FeatureExtractor
+from xception_jax.inference.predictor import Predictor
 from xception_jax.pretrained import load
 from xception_jax.workdir.log import read_log
 
@@ -39,8 +40,6 @@ def finished(one_device, weights_file, digits, tmp_path_factory):
 
 def test_the_model_predicts_what_was_reported(finished, digits):
     """By another path: the files are predicted from the model folder."""
-    from xception_jax.inference.predictor import Predictor
-
     workdir, results = finished
     model = load(workdir / "model")
     files = sorted((digits / "test").rglob("*.png"))
@@ -99,27 +98,34 @@ def test_changed_data_is_refused(finished, weights_file, digits, tmp_path):
         run.finetune(settings(weights_file, other), tmp_path / "run")
 
 
+def unfrozen_with(config, finished, workdir, monkeypatch):
+    """The training split and the weights that the unfrozen network is trained from."""
+    opened = []
+
+    class Opened(Exception):
+        pass
+
+    def train(settings, folder, source):
+        opened.extend((source("train"), load(settings.model.weights)))
+        raise Opened
+
+    monkeypatch.setattr(run.loop, "train", train)
+    shutil.copytree(finished[0] / "features", workdir / "features")
+    config.finetune.unfreeze = "block2"
+    with pytest.raises(Opened):
+        run.finetune(config, workdir)
+    return opened
+
+
 def test_balance_holds_for_the_unfrozen_network(finished, weights_file, digits, tmp_path, monkeypatch):
     """A class of which training has a third of the images has as much weight as each other."""
     data = shutil.copytree(digits, tmp_path / "digits")
     few = sorted((data / "train" / "digit 0").iterdir())
     for file in few[: len(few) * 2 // 3]:
         file.unlink()
-    config, opened = settings(weights_file, data), []
-
-    class Opened(Exception):
-        pass
-
-    def train(settings, folder, source):
-        opened.append(source("train"))
-        raise Opened
-
-    monkeypatch.setattr(run.loop, "train", train)
-    shutil.copytree(finished[0] / "features", tmp_path / "run" / "features")
-    config.finetune.unfreeze, config.finetune.balance = "block2", True
-    with pytest.raises(Opened):
-        run.finetune(config, tmp_path / "run")
-    (source,) = opened
+    config = settings(weights_file, data)
+    config.finetune.balance = True
+    source, _ = unfrozen_with(config, finished, tmp_path / "run", monkeypatch)
     labels = np.array([source[i][1] for i in range(len(source))])
     shares = np.bincount(labels, source.weights)
     np.testing.assert_allclose(shares, shares[0], rtol=1e-5)
@@ -170,8 +176,6 @@ def test_classes_that_the_weights_do_not_have_are_refused(finished, tmp_path):
 @pytest.mark.slow
 def test_uncertainty_is_that_of_predict(weights_file, digits, tmp_path):
     """Means and deviations over dropout masks, as the predictor draws them from the files."""
-    from xception_jax.inference.predictor import Predictor
-
     config = settings(weights_file, digits)
     config.finetune.uncertainty, config.finetune.head = True, "dropout 0.2, dense 32 relu, dropout 0.2"
     results = run.finetune(config, tmp_path)
@@ -200,10 +204,23 @@ def tables(digits, tmp_path_factory):
         value = int(file.parent.name[-1])
         labels = "|".join(name for bit, name in enumerate(("odd", "above one")) if value >> bit & 1)
         several.append(f"{file},{file.parent.parent.name},{labels}")
-        number.append(f"{file},{file.parent.parent.name},{value + 0.5}")
+        number.append(f"{file},{file.parent.parent.name},{1000 * value + 50_000.5}")
     for name, lines in (("several.csv", several), ("number.csv", number)):
         (root / name).write_text("\n".join(lines) + "\n")
     return root
+
+
+def test_numbers_of_any_size_are_trained_alike(finished, weights_file, tables, tmp_path, monkeypatch):
+    """50,000 to 53,000 here; the head that training starts from is of the same scale."""
+    config = settings(weights_file, tables / "number.csv")
+    config.finetune.conformal_alpha = None
+    source, start = unfrozen_with(config, finished, tmp_path / "run", monkeypatch)
+    targets = np.stack([source[i][1] for i in range(len(source))])
+    np.testing.assert_allclose((targets.mean(), targets.std()), (0, 1), atol=1e-5)
+    files = [Path(source.example_id(i)) for i in range(len(source))]
+    predicted = np.stack([p.scores for p in Predictor(start)(files)])
+    assert np.abs(predicted).max() < 5
+    assert np.corrcoef(predicted[:, 0], targets[:, 0])[0, 1] > 0.8
 
 
 @pytest.mark.slow

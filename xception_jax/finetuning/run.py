@@ -31,6 +31,7 @@ from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
 from xception_jax.finetuning.fit import Features, Fitted, balanced, fit
 from xception_jax.finetuning.fitting import Trial
+from xception_jax.finetuning.scale import Scale
 from xception_jax.inference.features import FeatureExtractor, backbone_of
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained, load
@@ -224,10 +225,13 @@ def _unfrozen(
     config: ConfigDict, labelled: Labelled, start: Pretrained, workdir: Path, broken: UnreadableImages
 ) -> list[Candidate]:
     """The network trained further from a part on, by the training loop, which resumes in its own work directory; and,
-    if asked for, the average of its best checkpoints."""
-    folder, count = workdir / "unfrozen", config.finetune.average_best
+    if asked for, the average of its best checkpoints. In that directory, numbers are on the scale of `Scale`."""
+    folder, count, scale = workdir / "unfrozen", config.finetune.average_best, Scale.of(labelled)
     weights = folder / "start.safetensors"
-    atomic.write_atomically(weights, native.write(start))
+    params = start.weights.params | {"head": scale.on(head_of(start)).params}
+    atomic.write_atomically(
+        weights, native.write(dataclasses.replace(start, weights=Weights(params, start.weights.batch_stats)))
+    )
     settings = config.copy_and_resolve_references()
     settings.model.name, settings.model.weights = start.model, str(weights)
     settings.image_size = start.input.image_size
@@ -236,7 +240,7 @@ def _unfrozen(
     if count:  # whatever is evaluated is saved, so that the best are among it
         settings.checkpoint.every = settings.evaluation.every
         settings.checkpoint.keep_best = max(settings.checkpoint.keep_best, count)
-    loop.train(settings, folder, source=functools.partial(split_source, labelled))
+    loop.train(settings, folder, source=functools.partial(split_source, scale(labelled)))
     name = f"unfrozen from {config.finetune.unfreeze}"
     trained = {name: load(folder)}
     if len(found := soup.best(folder, count)) > 1:
@@ -250,5 +254,9 @@ def _trained(
     """The candidate of a network with its head."""
     backbone = backbone_of(model, heads.pool_of(config.finetune.head))
     features = _features(config, labelled, backbone, workdir, broken, ("validation", "test"))
-    head = Weights(model.weights.params["head"], model.weights.batch_stats.get("head", {}))
-    return candidate(config, labelled, name, backbone, head, features)
+    return candidate(config, labelled, name, backbone, Scale.of(labelled).undone(head_of(model)), features)
+
+
+def head_of(model: Pretrained) -> Weights:
+    """The arrays of a network's head."""
+    return Weights(model.weights.params["head"], model.weights.batch_stats.get("head", {}))
