@@ -13,6 +13,7 @@ from configs.finetune import get_config
 from xception_jax.cli.predictions import prediction_set
 from xception_jax.config import default
 from xception_jax.errors import UserError
+from xception_jax.evaluation.report import hash_weights
 from xception_jax.finetuning import run, soup
 from xception_jax.finetuning.measure import measure
 from xception_jax.inference.features import FeatureExtractor
@@ -165,6 +166,23 @@ def test_weights_are_measured_on_any_labelled_images(finished, digits, tmp_path)
     assert found["log_loss"]["value"] == pytest.approx(results["splits"]["test"]["figures"]["log_loss"]["value"], 1e-3)
 
 
+def test_a_network_chooses_among_the_classes_of_the_data(finished, digits, tmp_path):
+    """The scores of the others are left out; what remains adds up to 1."""
+    data = shutil.copytree(digits / "test", tmp_path / "data")
+    for name in ("digit 0", "digit 2"):
+        shutil.rmtree(data / name)
+    model = load(finished[0] / "model")
+    measure(model, data, "test", tmp_path, 16, only_present=True)
+    files = sorted(data.rglob("*.png"))
+    scores = {str(f.relative_to(data)): p.scores[[1, 3]] for f, p in zip(files, Predictor(model)(files), strict=True)}
+    with (tmp_path / "predictions-test.csv").open() as file:
+        rows = {row["file"]: [float(row["score digit 1"]), float(row["score digit 3"])] for row in csv.DictReader(file)}
+    assert rows.keys() == scores.keys()
+    for name, found in rows.items():
+        np.testing.assert_allclose(found, scores[name] / scores[name].sum(), atol=1e-4)
+    assert json.loads((tmp_path / "results.json").read_text())["weights_hash"] == hash_weights(model.weights)
+
+
 def test_classes_that_the_weights_do_not_have_are_refused(finished, tmp_path):
     for name in ("digit 1", "cat"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -243,6 +261,12 @@ def test_other_tasks_are_unfrozen_from_the_fitted_head(weights_file, tables, tmp
     measure(load(tmp_path / "model"), tables / table, "test", again, 16)
     found = json.loads((again / "results.json").read_text())["splits"]["test"]["figures"]
     assert found[figure]["value"] == pytest.approx(results["splits"]["test"]["figures"][figure]["value"], abs=1e-3)
+
+
+def test_data_that_cannot_be_read_leave_no_work_directory(weights_file, tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        run.finetune(settings(weights_file, tmp_path / "missing"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("table", ["several.csv", "number.csv"])

@@ -70,8 +70,9 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         )
     if jax.process_count() > 1:
         raise UserError("fine-tuning runs as one process, on all devices of one host")
+    labelled = _opened(config)  # first: data that cannot be read leave no work directory
     with Status(workdir) as status:
-        labelled = _data(config, workdir)
+        _keep_splits(labelled, paths.expanded(config.data.path), workdir / TABLE)
         if config.finetune.balance:
             labelled = balanced(labelled)
         if config.finetune.conformal_alpha is not None and labelled.task != "single_label":
@@ -120,16 +121,27 @@ def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, netwo
         print(f"\n# {title}\n{lines}")
 
 
-def _data(config: ConfigDict, workdir: Path) -> Labelled:
-    """The labelled images; the splits of the first start are kept.
+def _opened(config: ConfigDict) -> Labelled:
+    """The labelled images; says what they are.
 
     Raises:
-      UserError: the data is invalid, or has changed since then.
+      UserError: the data is invalid.
     """
-    path, saved = paths.expanded(config.data.path), workdir / TABLE
-    labelled = open_labelled(
-        path, columns_from(config.data.columns), task=config.task, seed=config.seed, data_dir=config.data.data_dir
-    )
+    path, columns = paths.expanded(config.data.path), columns_from(config.data.columns)
+    labelled = open_labelled(path, columns, task=config.task, seed=config.seed, data_dir=config.data.data_dir)
+    for sentence in labelled.remarks:
+        print(sentence)
+    for split in SPLITS:
+        print(f"{split}: {len(labelled.rows(split)):,} images")
+    return labelled
+
+
+def _keep_splits(labelled: Labelled, path: Path, saved: Path) -> None:
+    """Writes the table of the splits, or checks that they are those of the first start.
+
+    Raises:
+      UserError: the data has changed since then.
+    """
     if saved.exists():
         before = open_labelled(saved)
         if to_csv(before) != to_csv(labelled):
@@ -139,12 +151,7 @@ def _data(config: ConfigDict, workdir: Path) -> Labelled:
                 "labels or splits are others; use another --workdir, or delete that file, by which images may change "
                 "sides"
             )
-    for sentence in labelled.remarks:
-        print(sentence)
-    for split in SPLITS:
-        print(f"{split}: {len(labelled.rows(split)):,} images")
     atomic.write_atomically(saved, to_csv(labelled))
-    return labelled
 
 
 def _features(
