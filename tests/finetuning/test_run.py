@@ -12,6 +12,7 @@ import pytest
 from configs.finetune import get_config
 from xception_jax.cli.predictions import prediction_set
 from xception_jax.config import default
+from xception_jax.data.labelled import open_labelled
 from xception_jax.errors import UserError
 from xception_jax.evaluation.report import hash_weights
 from xception_jax.finetuning import run, soup
@@ -88,6 +89,15 @@ def test_a_second_start_computes_no_features(finished, weights_file, digits, mon
     monkeypatch.setattr(FeatureExtractor, "__call__", lambda *_: pytest.fail("features were computed again"))
     again = run.finetune(settings(weights_file, digits), workdir)
     assert again["splits"] == results["splits"]
+
+
+def test_data_may_move(finished, weights_file, digits, tmp_path):
+    workdir, results = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    moved = shutil.copytree(digits, tmp_path / "digits")
+    again = run.finetune(settings(weights_file, moved), tmp_path / "run")
+    assert again["splits"] == results["splits"]
+    assert open_labelled(tmp_path / "run" / "splits.csv").root == moved
 
 
 def test_changed_data_is_refused(finished, weights_file, digits, tmp_path):

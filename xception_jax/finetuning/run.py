@@ -19,6 +19,7 @@ from xception_jax.data.labelled import (
     Labelled,
     LabelledSource,
     columns_from,
+    files_if_changed,
     open_labelled,
     split_source,
     to_csv,
@@ -142,15 +143,12 @@ def _keep_splits(labelled: Labelled, path: Path, saved: Path) -> None:
     Raises:
       UserError: the data has changed since then.
     """
-    if saved.exists():
-        before = open_labelled(saved)
-        if to_csv(before) != to_csv(labelled):
-            gone, added = set(before.files) - set(labelled.files), set(labelled.files) - set(before.files)
-            raise UserError(
-                f"{path} is not what {saved} says of it: {len(added):,} images are new, {len(gone):,} are gone, or "
-                "labels or splits are others; use another --workdir, or delete that file, by which images may change "
-                "sides"
-            )
+    if saved.exists() and (before := files_if_changed(saved, labelled)) is not None:
+        gone, added = set(before) - set(labelled.files), set(labelled.files) - set(before)
+        raise UserError(
+            f"{path} is not what {saved} says of it: {len(added):,} images are new, {len(gone):,} are gone, or labels "
+            "or splits are others; use another --workdir, or delete that file, by which images may change sides"
+        )
     atomic.write_atomically(saved, to_csv(labelled))
 
 
