@@ -171,7 +171,9 @@ def test_weights_are_measured_on_any_labelled_images(finished, digits, tmp_path)
     """The model on the run's own test folder, without its splits: the same accuracy, by names of classes."""
     workdir, results = finished
     measure(load(workdir / "model"), digits / "test", "test", tmp_path, 16)
-    found = json.loads((tmp_path / "results.json").read_text())["splits"]["test"]["figures"]
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["conformal"]["test"]["coverage"] == results["conformal"]["test"]["coverage"]
+    found = record["splits"]["test"]["figures"]
     assert found["accuracy"] == results["splits"]["test"]["figures"]["accuracy"]
     assert found["log_loss"]["value"] == pytest.approx(results["splits"]["test"]["figures"]["log_loss"]["value"], 1e-3)
 

@@ -55,14 +55,15 @@ def measure(outcome: Outcome, threshold: float) -> dict[str, Any]:
     }
 
 
-def said(record: Mapping[str, Any]) -> str:
+def said(record: Mapping[str, Any], split: str = "test") -> str:
     """Sets and their coverage in words.
 
     Args:
-      record: threshold, alpha, and "test": `measure` of the test split, or None.
+      record: threshold, alpha, and `measure` of a split by the split's name, or None.
+      split: the name.
     """
     meant = f"classes from a score of {record['threshold']:.4g} on; intended coverage {1 - record['alpha']:.4g}"
-    if (test := record["test"]) is None:
-        return f"{meant}; not measured, as there is no test split"
+    if (test := record[split]) is None:
+        return f"{meant}; not measured, as there is no {split} split"
     low, high = test["interval"]
-    return f"{meant}; on test {test['coverage']:.4f} ({low:.4f} to {high:.4f}), {test['mean_size']:.2f} classes each"
+    return f"{meant}; on {split} {test['coverage']:.4f} ({low:.4f} to {high:.4f}), {test['mean_size']:.2f} classes each"

@@ -1,5 +1,6 @@
 """Measures trained weights on labelled images that need not be those of a run."""
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled, check_classes, open_labelled
 from xception_jax.data.labelled.images import reordered
 from xception_jax.errors import UserError
+from xception_jax.evaluation import conformal
 from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
 from xception_jax.evaluation.page import Measured, Report, write_page
@@ -77,11 +79,14 @@ def measure(
         "splits": {split: short(analysis)},
         **identity.environment(),
     }
+    if (sets := pretrained.conformal) is not None:
+        record["conformal"] = dataclasses.asdict(sets) | {split: conformal.measure(found, sets.threshold)}
+        print(f"prediction sets: {conformal.said(record['conformal'], split)}")
     atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
     tables.write_table(workdir / f"predictions-{split}.csv", outcome_lib.columns(found))
     shown = mistakes(pretrained, labelled.root, found)
     title = f"{paths.data_name(data)}: {pretrained.source}"
-    write_page(workdir / PAGE, Report(title, [Measured(found, analysis)], facts(record, pretrained), (), shown))
+    write_page(workdir / PAGE, Report(title, [Measured(found, analysis)], facts(record, pretrained, split), (), shown))
     for name, figure in analysis["figures"].items():
         print(f"{name.replace('_', ' ')}: {said(figure)}")
     show_unreadable(broken)
@@ -116,11 +121,12 @@ def _labelled(pretrained: Pretrained, data: Path, *, only_present: bool) -> tupl
         ) from None
 
 
-def facts(record: Mapping[str, Any], pretrained: Pretrained) -> list[tuple[str, str]]:
+def facts(record: Mapping[str, Any], pretrained: Pretrained, split: str) -> list[tuple[str, str]]:
     """What was measured, for people."""
     return [
         ("Weights", record["weights"]),
         ("Hash of the weights", record["weights_hash"][:16]),
         ("Data", record["data"]),
+        *([("Prediction sets", conformal.said(record["conformal"], split))] if "conformal" in record else []),
         *common_facts(pretrained, record["skipped"], record),
     ]
