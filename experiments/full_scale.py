@@ -5,7 +5,7 @@
 For each config, or those named, three parts, each kept in the config's record as it ends; the same command does what is
 missing:
 
-- plan: the training step, compiled for a TPU slice (which needs `pip install "jax[tpu]"`): memory, and what bounds speed;
+- plan: the training step, compiled for a TPU slice (it needs `pip install "jax[tpu]"`): memory, and a bound of speed;
 - training: three steps of a small batch of synthetic images of full size, on the CPU, with the peak of host memory;
 - input: images/s that this machine makes of JPEG files as the config says, and their memory at its batch size.
 """
@@ -188,28 +188,50 @@ def do(config: str, part: str, folder: Path) -> None:
     atomic.write_atomically(file, json.dumps(record | {part: done}, indent=1) + "\n")
 
 
-HEAD = ("config", "images a chip", "GB a chip", "images/s at most, 16 chips", "compiled in", "loss, 3 steps",
-        "GB of the host, batch of 8", "input, images/s", "GB of the host, own batch")  # fmt: skip
+def _spread(rates: Sequence[float]) -> str:
+    slow, median, fast = (f"{rate:,.0f}" for rate in rates)
+    return f"{median} ({slow} to {fast})"
+
+
+# The table's columns of each part.
+COLUMNS: dict[str, dict[str, Callable[[Record], str]]] = {
+    "plan": {
+        "images a chip": lambda plan: f"{plan['batch_per_chip']}, {plan['dtype']}",
+        "fits": lambda plan: "yes" if plan["fits"] else "no",
+        "GB a chip": lambda plan: f"{plan['needed'] / 1e9:.1f} of {plan['limit'] / 1e9:.1f}",
+        "images/s, at most": lambda plan: f"{min(plan['images_per_second'].values(), default=0):,.0f}",
+        "compiled in": lambda plan: f"{plan['compile_seconds']:.0f} s",
+    },
+    "training": {
+        "loss": lambda run: ", ".join(f"{loss:.3f}" for loss in run["losses"]),
+        "host, GB": lambda run: f"{run['peak_bytes'] / 1e9:.1f}",
+    },
+    "input": {
+        "input, images/s": lambda read: _spread(read["images_per_second"]),
+        "own batch": lambda read: f"{read['settings']['batch_size']:,}",
+        "its host, GB": lambda read: f"{read['peak_bytes'] / 1e9:.1f}",
+    },
+}
+HEAD = ("config", *(head for columns in COLUMNS.values() for head in columns))
 
 
 def rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
-    """A line for each config, under `HEAD`."""
-    return [_row(record["config"], *(record[part] for part in PARTS)) for record in records]
+    """A line for each config, under `HEAD`; empty where a part is missing."""
+    cells = [(part, write) for part, columns in COLUMNS.items() for write in columns.values()]
+    return [
+        (f"`{record['config']}`", *(write(record[part]) if part in record else "" for part, write in cells))
+        for record in records
+    ]
 
 
-def _row(config: str, plan: Record, training: Record, read: Record) -> tuple[str, ...]:
-    slow, median, fast = (f"{rate:,.0f}" for rate in read["images_per_second"])
-    return (
-        f"`{config.removeprefix('configs/')}`",
-        f"{plan['batch_per_chip']}, {plan['dtype']}",
-        f"{plan['needed'] / 1e9:.1f} of {plan['limit'] / 1e9:.1f}" + ("" if plan["fits"] else ", does not fit"),
-        f"{min(plan['images_per_second'].values()):,.0f}",
-        f"{plan['compile_seconds']:.0f} s",
-        ", ".join(f"{loss:.3f}" for loss in training["losses"]),
-        f"{training['peak_bytes'] / 1e9:.1f}",
-        f"{median} ({slow} to {fast})",
-        f"{read['peak_bytes'] / 1e9:.1f}, {read['settings']['batch_size']:,}",
-    )
+def conditions(records: Sequence[Record]) -> str:
+    """What the parts were done with, and when."""
+    done = [record[part] for record in records for part in PARTS if part in record]
+    machines = {f"{d['cores']} cores, {d['processor']}" for d in done if "cores" in d}
+    libraries = {f"{name} {d['versions'][name]}" for d in done for name in ("jax", "libtpu") if name in d["versions"]}
+    commits, dates = {d["code"]["commit"][:7] for d in done}, {d["date"][:10] for d in done}
+    said = "; ".join(", ".join(sorted(values)) for values in (dates, machines, libraries) if values)
+    return f"{said}; code {', '.join(sorted(commits))}."
 
 
 def main(argv: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import records
+from experiments import full_scale, records
 from experiments.claims import CLAIMS, FEWEST_SEEDS, Claim, difference, verdict
 from experiments.paper import ACCURACY, JFT, SIZES, SPEED_RATIO
 
@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "cifar10" / "results"
 DOCS = HERE.parent / "docs"
 H100 = DOCS / "records" / "h100"
+FULL_SCALE = DOCS / "records" / "full_scale"
 IMAGES = "images/reproduction"
 # From a regular convolution to a depthwise one.
 SPECTRUM = ("segments_1", "segments_2", "segments_4", "segments_16", "xception")
@@ -255,6 +256,14 @@ def jft_table() -> str:
     return table(("JFT, MAP@100", "no FC layers, paper", "with, paper", "here"), rows)
 
 
+def full_scale_section() -> str:
+    """What each full-scale config needs."""
+    done = full_scale.read_all(FULL_SCALE)
+    return f"""{table(full_scale.HEAD, full_scale.rows(done))}
+
+{full_scale.conditions(done)}"""
+
+
 def markdown(found: Records, figures: Mapping[str, str]) -> str:
     """The page; `figures` are the images' paths by name."""
     drawn = "\n\n".join(f"![{title}]({figures[name]})" for name, (title, _) in FIGURES.items() if name in figures)
@@ -283,6 +292,20 @@ python -m experiments.sweep --config=experiments/cifar10/config.py --seeds=3 --j
     --records=experiments/cifar10/results -- --config.data.path=FOLDER
 python -m experiments.report
 ```
+
+## Full scale
+
+That each full-scale config can be run, and what it needs, by `python -m experiments.full_scale`; each record has its
+commands. The training step is compiled for {full_scale.CHIPS} TPU v5e (`{full_scale.TOPOLOGY}`): its images/s are the
+plan's, what memory and arithmetic allow the slice at most, not a measurement; compiling took that long on one core that
+it shared with other programs. A batch of 32 is one replica's, here a chip's; other batches are divided over the chips.
+JFT's runs have its {full_scale.JFT_CLASSES:,} classes. The losses are of {full_scale.STEPS} steps of
+{full_scale.SMALL_BATCH} random images of full size on a CPU, and show no more than that they are finite; beside them is
+the most memory that the process had. The input is that of JPEG files of 500x375 pixels and 107 kB: the median of
+{full_scale.TURNS} turns with the slowest and the fastest, and the process' peak memory at the config's own batch;
+configs that make views alike share it. What has not been done yet is empty.
+
+{full_scale_section()}
 
 ## Curves
 
