@@ -1,6 +1,6 @@
 """A classifier of your own images from trained weights, see docs/finetuning.md.
 
-    xception-jax finetune --data=FOLDER-or-TABLE --weights=imagenet
+    xception-jax finetune --data=DATA --weights=imagenet
 
 fits a head on the features of the frozen network. `--config.finetune.unfreeze=block13` then trains the network from
 that part on, with the settings below; the validation split says which of the two is kept.

@@ -65,7 +65,7 @@ def default() -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.name = "imagenet2012"  # a TFDS data set, or "folder", "table", "digits", "synthetic"
-    d.path = ""  # folder: laid out as split/class/image; table: of files and labels, or a folder class/image
+    d.path = ""  # folder: laid out as split/class/image; table: of files and labels, or what finetune takes
     d.columns = n = ConfigDict()  # table: the names of its columns; None: found by their usual names; "": there is none
     n.file = config_dict.placeholder(str)
     n.label = config_dict.placeholder(str)  # or several with commas between them: of 0 and 1, or of numbers
@@ -155,6 +155,7 @@ def default() -> ConfigDict:
     e.every = "1 epochs"  # of the validation split; "never": only the test split, at the end
     e.batch_size = config_dict.placeholder(int)  # None: that of training
     e.averaged = True  # evaluate averaged weights, as the paper does
+    e.only_present = False  # single_label: choose among the classes that the split has, as for ImageNet-A and -R
     e.class_weights = ""  # multi_label: a table with the columns class and weight, for weighted_map_at_100
     c.checkpoint = k = ConfigDict()
     k.every = "1 epochs"  # the best and the final state are saved besides; "never": these alone
@@ -207,7 +208,7 @@ MAY_CHANGE = (
     "patience",
 )
 # Settings that an evaluation may change in addition: its data and the preprocessing of images.
-EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size")
+EVALUATION_MAY_CHANGE = (*MAY_CHANGE, "data.", "image_size", "batch_size", "task", "loss")
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:

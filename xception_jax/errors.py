@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -28,6 +28,12 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     if nearest:
         return f'did you mean "{nearest[0]}"?'
     return f"choose from: {', '.join(choices)}"
+
+
+def some(names: Collection[str], most: int = 5) -> str:
+    """A few names, and how many there are besides."""
+    shown = [name.encode(errors="replace").decode() for name in list(names)[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 @contextlib.contextmanager

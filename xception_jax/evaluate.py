@@ -9,13 +9,13 @@ from xception_jax import paths
 from xception_jax.cli import common, weights_flags
 from xception_jax.errors import UserError
 
-USAGE = "usage: python -m xception_jax.evaluate --weights=WEIGHTS --data=FOLDER-or-TABLE [--split=test]"
+USAGE = "usage: python -m xception_jax.evaluate --weights=WEIGHTS --data=DATA [--split=test]"
 
 
 def define_flags() -> None:
     """The command's flags."""
     weights_flags.define()
-    common.define_path("data", None, "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE, or a table of files and labels.")
+    common.define_path("data", None, "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE; a table; hf:OWNER/NAME; tfds:NAME.")
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "What to measure; without splits, all images.")
     common.define_path("workdir", None, "Where the results are written. Default: runs/evaluation-<data's name>.")
     flags.DEFINE_integer("batch_size", 16, "Images at a time.", lower_bound=1)
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
     host_memory.reuse_step_memory()
     data = paths.expanded(flag.data)
-    workdir = paths.workdir(flag.workdir or Path("runs", f"evaluation-{data.stem}"))
+    workdir = paths.workdir(flag.workdir or Path("runs", f"evaluation-{paths.data_name(data)}"))
     broken = measure.measure(weights_flags.load_given(), data, flag.split, workdir, flag.batch_size)
     return 1 if broken else 0
 

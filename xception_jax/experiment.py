@@ -234,6 +234,10 @@ def for_task(config: ConfigDict, task: Task) -> ConfigDict:
         raise UserError(
             f"config.evaluation.class_weights is for multi_label, but the task is {task.name}; leave it empty"
         )
+    if config.evaluation.only_present and task is not SINGLE_LABEL:
+        raise UserError(
+            f"config.evaluation.only_present is for single_label, but the task is {task.name}; leave it False"
+        )
     figures = [name for name in task.figures if config.evaluation.class_weights or not name.startswith("weighted")]
     best, asked = (*figures, "loss", *map(reported_name, config.metrics)), config.checkpoint.best_metric
     if asked is not None and asked not in best:

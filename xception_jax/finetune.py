@@ -10,14 +10,14 @@ from xception_jax import paths
 from xception_jax.cli import common
 from xception_jax.errors import UserError
 
-USAGE = "usage: python -m xception_jax.finetune --data=FOLDER-or-TABLE [--weights=imagenet] [--workdir=FOLDER]"
+USAGE = "usage: python -m xception_jax.finetune --data=DATA [--weights=imagenet] [--workdir=FOLDER]"
 CONFIG = Path("configs/finetune.py")
 
 
 def define_flags() -> None:
     """The command's flags."""
     config_flags.DEFINE_config_file("config", None, f"The settings, a file in configs/. Default: {CONFIG}.")
-    common.define_path("data", None, "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE, or a table of files and labels.")
+    common.define_path("data", None, "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE; a table; hf:OWNER/NAME; tfds:NAME.")
     flags.DEFINE_string("weights", None, "The weights to start from, as for predict; by default imagenet.")
     common.define_path("workdir", None, "Where results are written, and features kept. Default: runs/<data's name>.")
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     from xception_jax.parallel import host_memory
 
     host_memory.reuse_step_memory()
-    run.finetune(config, paths.workdir(flag.workdir or Path("runs", Path(config.data.path).stem)))
+    run.finetune(config, paths.workdir(flag.workdir or Path("runs", paths.data_name(config.data.path))))
     return 0
 
 

@@ -130,6 +130,8 @@ def evaluate(workdir: Path) -> None:
         asked = config_lib.fill(config(), config_lib.flatten(settings))
         asked.model.weights = settings.model.weights
         config_lib.check_same_run(workdir, settings, asked, config_lib.EVALUATION_MAY_CHANGE)
+        if asked.task != settings.task:  # these follow from it
+            asked.loss = asked.checkpoint.best_metric = None
         settings = asked
     settings.model.weights = ""  # where training began; the checkpoint has the trained weights
     settings.label_weights = ""  # of the training loss alone; the table may be gone

@@ -59,6 +59,26 @@ def cache() -> Path | None:
         return None
 
 
+def data_name(data: str | Path) -> str:
+    """A short name of data: of a file or folder, without its ending, or of hf:OWNER/NAME or tfds:NAME, its NAME."""
+    name, remote, revision = str(data), re.compile("(hf|tfds):"), re.compile("@.*")
+    if not remote.match(name):
+        return Path(name).stem
+    return Path(revision.sub("", remote.sub("", name))).name.replace(":", "-")
+
+
+def kept(what: str) -> Path:
+    """The folder for what is downloaded or unpacked: `what` in $XCEPTION_JAX_CACHE, or in ~/.cache/xception_jax.
+
+    Raises:
+      UserError: neither is there.
+    """
+    folder = os.environ.get("XCEPTION_JAX_CACHE") or cache()
+    if folder is None:
+        raise UserError(f"there is no home directory to keep {what} in; set XCEPTION_JAX_CACHE to a folder for it")
+    return Path(folder) / what
+
+
 def writable(folder: Path) -> bool:
     """Whether the folder, which need not exist, can be written."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())

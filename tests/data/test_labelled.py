@@ -273,13 +273,15 @@ def test_parquet_says_the_same_as_csv(tmp_path):
     assert split_source(alike, "train").fingerprint() != source.fingerprint()
 
 
-def test_a_split_without_weight_is_refused(tmp_path):
-    for name in "abc":
-        image(tmp_path / f"{name}.jpg")
-    path = tmp_path / "labels.csv"
-    path.write_text("file,label,split,weight\na.jpg,x,train,0\nb.jpg,y,train,0\nc.jpg,x,test,1\n")
-    with pytest.raises(UserError, match=r"all images of train in .* have the weight 0"):
-        open_labelled(path)
+@pytest.mark.parametrize(("split", "refused"), [("train", True), ("val", True), ("test", False)])
+def test_a_split_without_weight_is_refused_where_weights_matter(tmp_path, split, refused):
+    rows = [f"{s}{label}.jpg,{label},{s},{int(s != split)}" for s in ("train", "val", "test") for label in "xy"]
+    path = table(tmp_path, "file,label,split,weight", *rows)
+    if refused:
+        with pytest.raises(UserError, match=rf"all images of {split}.* in .* have the weight 0"):
+            open_labelled(path)
+    else:
+        assert open_labelled(path).weight[-2:].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from xception_jax import config, experiment
+from xception_jax.data.labelled import open_labelled
 from xception_jax.data.sources import registry
 from xception_jax.data.sources.tfds_labels import find_labels
 from xception_jax.errors import UserError
@@ -87,6 +88,17 @@ def test_other_labels_of_the_same_images_are_other_data(open_images):
     assert len(set(prints)) == 4
     by_hand = json.dumps(["open_images_v4/original/2.0.0", "train", {"train": [2]}])
     assert prints[0] == hashlib.sha256(by_hand.encode()).hexdigest()
+
+
+def test_to_fine_tune_on_what_nobody_verified_is_absent(open_images, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setenv("XCEPTION_JAX_CACHE", str(tmp_path))
+    names = tfds.builder("open_images_v4", data_dir=open_images).info.features["objects_trainable"]["label"].names
+    data = open_labelled("tfds:open_images_v4", fractions=(1, 0, 0), data_dir=open_images)
+    assert (data.task, data.class_names) == ("multi_label", (names[0],))
+    by_name = dict(zip((file.rpartition("_")[2] for file in data.files), data.targets.tolist(), strict=True))
+    assert by_name == {"0.jpeg": [1], "1.jpeg": [0]}
 
 
 def test_an_experiment_takes_the_task_from_the_data(open_images, tiny):

@@ -51,8 +51,9 @@ def analyse(outcome: Outcome, *, seed: int = 0, resamples: int = RESAMPLES) -> d
         single_label: accuracy, balanced_accuracy, macro_f1, roc_auc and average_precision (two classes: of the second;
         otherwise each against the rest), log_loss (nats), ece.
         multi_label: macro_average_precision, micro_average_precision, map_at_100 (if classes have weights also
-        weighted_map_at_100), macro_roc_auc, macro_f1, micro_f1 (of scores of at least 0.5), log_loss and ece of the
-        pairs of image and class. Pairs of which nothing is known are in none of them.
+        weighted_map_at_100), precision_at_1 (of images with labels, the share whose first class is one: ReaL's
+        accuracy), macro_roc_auc, macro_f1, micro_f1 (of scores of at least 0.5), log_loss and ece of the pairs of image
+        and class. Pairs of which nothing is known are in none of them.
         regression: r2, mae, rmse, pearson, spearman; with several target values the means over these, of mae and rmse
           whatever the values' units.
       baseline: the figures of the same scores for every image: the split's own frequencies, or means.
@@ -201,7 +202,10 @@ def _multi_label(outcome: Outcome) -> Callable[[np.ndarray], Figures]:
     ]
     of_pairs = weighted.Ranking(scores[known], targets[known], np.nonzero(known)[0], len(scores))
     count = weighted.Counter(targets, outcome.predicted & known)
-    precisions = {"map_at_100": average_precisions(scores, outcome.targets)}
+    precisions = {
+        "map_at_100": average_precisions(scores, outcome.targets),
+        "precision_at_1": average_precisions(scores, outcome.targets, k=1),
+    }
     if outcome.class_weights is not None:
         weights_of_classes = outcome.class_weights
         precisions["weighted_map_at_100"] = average_precisions(scores, outcome.targets, weights=weights_of_classes)

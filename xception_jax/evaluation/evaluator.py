@@ -1,5 +1,6 @@
 """Evaluation of a whole split: every example exactly once, on any number of devices."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from xception_jax.data import Batch as LocalBatch
-from xception_jax.data import UnreadableImages, evaluation_batches
+from xception_jax.data import Source, UnreadableImages, evaluation_batches
 from xception_jax.errors import StorageError, UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.predictions import PerExample, from_columns
@@ -23,8 +24,11 @@ from xception_jax.parallel.mesh import gathered, put_batch
 EvalStep = Callable[[Weights, Batch], Metrics]
 
 
-def eval_step(experiment: Experiment) -> EvalStep:
-    """The evaluation step of an experiment, shared by all splits so that it is compiled only once."""
+def eval_step(experiment: Experiment, among: np.ndarray | None = None) -> EvalStep:
+    """The evaluation step of an experiment, shared by all splits so that it is compiled only once.
+
+    `among`, bool [K], are the classes that are chosen among; None: all.
+    """
     return make_eval_step(
         experiment.graphdef,
         experiment.num_classes,
@@ -35,7 +39,17 @@ def eval_step(experiment: Experiment) -> EvalStep:
         loss=experiment.evaluation_loss,
         metrics=experiment.metrics,
         lowering=experiment.lowering,
+        among=among,
     )
+
+
+def present(source: Source) -> np.ndarray:
+    """Which classes a split with one class an image has: bool [K]."""
+    found = np.zeros(len(source.class_names), bool)
+    for i in range(len(source)):
+        with contextlib.suppress(OSError):  # named as unreadable when it is evaluated
+            found[source[i][1]] = True
+    return found
 
 
 class Evaluator:
@@ -54,6 +68,8 @@ class Evaluator:
         self.split = split
         self._experiment, self._step = experiment, step
         self.source = experiment.open_split(split)
+        if experiment.config.evaluation.only_present:
+            self._step = eval_step(experiment, present(self.source))
 
     def predict(self, weights: Weights, check: Callable[[], None] = lambda: None) -> tuple[PerExample, report.Seen]:
         """The predictions for each example that can be read, in the split's order, and what became of the images.

@@ -15,6 +15,7 @@ NAMES = {
     "macro_average_precision": "macro average precision",
     "micro_average_precision": "micro average precision",
     "map_at_100": "MAP@100",
+    "precision_at_1": "precision@1",
     "log_loss": "log loss (nats)",
     "ece": "calibration error (ECE)",
     "r2": "R²",

@@ -122,7 +122,7 @@ def hash_weights(tree: Any) -> str:
 def name_of(workdir: Path, own: ConfigDict, asked: ConfigDict, split: str, source: dict[str, Any]) -> str:
     """The name of an evaluation's files: the split's, where the data and how it is seen are the run's own.
 
-    Otherwise the data set's name and some digits follow, which are others for each other data or input.
+    Otherwise the data set's name and some digits follow, which are others for each other data, input or task.
 
     Args:
       workdir: the run's folder.
@@ -135,11 +135,11 @@ def name_of(workdir: Path, own: ConfigDict, asked: ConfigDict, split: str, sourc
         same_data = (own.data.name, own.data.path) == (asked.data.name, asked.data.path)
     else:
         same_data = not identity.differences(own_source, source)
-    spec = input_spec(asked)
-    if same_data and spec == input_spec(own):
+    seen = [(input_spec(c), c.task, c.evaluation.only_present) for c in (own, asked)]
+    if same_data and seen[0] == seen[1]:
         return split
     data = Path(asked.data.path).name if asked.data.name in ("folder", "table") else asked.data.name
-    digits = hashlib.sha256(f"{source} {spec}".encode()).hexdigest()[:8]
+    digits = hashlib.sha256(f"{source} {seen[1]}".encode()).hexdigest()[:8]
     return f"{split}-{data}-{digits}"
 
 

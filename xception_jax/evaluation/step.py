@@ -6,6 +6,8 @@ Shape legend: B batch, S image side, K classes.
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
@@ -33,6 +35,7 @@ def make_eval_step(
     loss: Loss = cross_entropy,
     metrics: Mapping[str, Metric] | None = None,
     lowering: ops.Lowering | None = None,
+    among: np.ndarray | None = None,
 ) -> Callable[[Weights, Batch], Metrics]:
     """Compiles (weights, batch) -> predictions for each example, replicated on every device.
 
@@ -45,6 +48,7 @@ def make_eval_step(
       task: what the network is to tell.
       loss, metrics: functions of logits and labels, see `tasks`.
       lowering: of operators; None: the one currently in scope.
+      among: bool [K], the classes that are chosen among; None: all.
 
     Returns:
       A function that returns loss (float32 [B]), what the task keeps of the logits, each of the metrics (float32 [B]),
@@ -58,6 +62,8 @@ def make_eval_step(
         with ops.use(lowering), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             logits = variables.merge(graphdef, in_use(weights, mesh))(normalization(batch["image"]))
         assert logits.shape[-1] == num_classes, logits.shape
+        if among is not None:
+            logits = jnp.where(among, logits, jnp.finfo(logits.dtype).min)
         return {
             **{name: column for name, column in batch.items() if name != "image"},
             "loss": loss(logits, batch["label"]),

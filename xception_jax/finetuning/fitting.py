@@ -14,7 +14,7 @@ import optax
 from xception_jax.models.variables import Weights
 from xception_jax.tasks.task import TaskName
 
-PATIENCE = 3  # so many weaker regularizations in a row that are worse on the validation split end the search
+PATIENCE = 2  # so many weaker regularizations in a row that are worse on the validation split end the search
 
 
 @dataclasses.dataclass(frozen=True)

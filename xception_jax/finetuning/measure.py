@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xception_jax import paths
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled, check_classes, open_labelled
 from xception_jax.errors import UserError
@@ -33,7 +34,7 @@ def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch
 
     Args:
       pretrained: the weights, with class names.
-      data: a folder or a table, as for `open_labelled`.
+      data: as for `open_labelled`.
       split: what is measured.
       workdir: where results are written.
       batch_size: images at a time.
@@ -72,7 +73,7 @@ def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch
     atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
     tables.write_table(workdir / f"predictions-{split}.csv", outcome_lib.columns(found))
     shown = mistakes(pretrained, labelled.root, found)
-    title = f"{data.stem}: {pretrained.source}"
+    title = f"{paths.data_name(data)}: {pretrained.source}"
     write_page(workdir / PAGE, Report(title, [Measured(found, analysis)], facts(record, pretrained), (), shown))
     for name, figure in analysis["figures"].items():
         print(f"{name.replace('_', ' ')}: {said(figure)}")

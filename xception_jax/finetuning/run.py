@@ -126,7 +126,9 @@ def _data(config: ConfigDict, workdir: Path) -> Labelled:
       UserError: the data is invalid, or has changed since then.
     """
     path, saved = paths.expanded(config.data.path), workdir / TABLE
-    labelled = open_labelled(path, columns_from(config.data.columns), task=config.task, seed=config.seed)
+    labelled = open_labelled(
+        path, columns_from(config.data.columns), task=config.task, seed=config.seed, data_dir=config.data.data_dir
+    )
     if saved.exists():
         before = open_labelled(saved)
         if to_csv(before) != to_csv(labelled):

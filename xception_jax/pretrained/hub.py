@@ -22,10 +22,7 @@ def cache() -> Path:
     Raises:
       UserError: neither is there.
     """
-    folder = os.environ.get("XCEPTION_JAX_CACHE") or paths.cache()
-    if folder is None:
-        raise UserError("there is no home directory to keep weights in; set XCEPTION_JAX_CACHE to a folder for them")
-    return Path(folder) / "weights"
+    return paths.kept("weights")
 
 
 def find(weights: str, model: str | None) -> Path:

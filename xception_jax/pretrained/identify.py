@@ -10,12 +10,11 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from xception_jax import models
-from xception_jax.errors import UserError, WeightsFileError
+from xception_jax.errors import UserError, WeightsFileError, some
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
 from xception_jax.models.xception import MIDDLE
 from xception_jax.pretrained.layouts import checkpoint
-from xception_jax.pretrained.layouts.checkpoint import names_of
 from xception_jax.pretrained.layouts.keras import MODELS as KERAS_MODELS
 from xception_jax.pretrained.layouts.keras import canonical as canonical_keras
 from xception_jax.pretrained.layouts.keras import keras_table
@@ -154,10 +153,12 @@ def without(tensors: Tensors, ignore: Sequence[str], source: str) -> tuple[dict[
     """
     for pattern in ignore:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in tensors):
-            raise UserError(f"--ignore={pattern} matches none of the arrays of {source}, such as {names_of(tensors)}")
+            raise UserError(
+                f"--ignore={pattern} matches none of the arrays of {source}, such as {some(sorted(tensors))}"
+            )
     ignored = {name for name in tensors if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)}
     kept = {name: x for name, x in tensors.items() if name not in ignored}
-    return kept, (f"ignored {len(ignored)} arrays: {names_of(ignored)}",) if ignored else ()
+    return kept, (f"ignored {len(ignored)} arrays: {some(sorted(ignored))}",) if ignored else ()
 
 
 def _candidates(tensors: Tensors, head: str, middle_blocks: int) -> Iterator[Candidate]:
@@ -172,13 +173,15 @@ def _candidates(tensors: Tensors, head: str, middle_blocks: int) -> Iterator[Can
 def _check(found: Candidate, tensors: Tensors, source: str) -> None:
     """Raises WeightsFileError unless each of the network's arrays is there, and no other."""
     if found.distance >= len(found.table.entries):
-        raise WeightsFileError(f"{source} does not belong to a known network: it has {names_of(tensors) or 'nothing'}")
+        raise WeightsFileError(
+            f"{source} does not belong to a known network: it has {some(sorted(tensors)) or 'nothing'}"
+        )
     family = f"{FAMILIES[found.model]} with {found.framework}'s names"
     if found.refusal:
         raise WeightsFileError(f"{source} has the arrays of {family}, but {found.refusal}")
     wrong = {"missing": found.missing, "unexpected": found.unexpected}
     if any(wrong.values()):
-        details = "; ".join(f"{kind}: {names_of(names)}" for kind, names in wrong.items() if names)
+        details = "; ".join(f"{kind}: {some(sorted(names))}" for kind, names in wrong.items() if names)
         advice = "" if found.missing else "; --ignore=PATTERN loads the network without those that it matches"
         raise WeightsFileError(f"{source} does not match {family} ({details}){advice}")
 
@@ -237,4 +240,4 @@ def _check_shapes(
             foreign = shape if entry.axes is None else tuple(shape[i] for i in np.argsort(entry.axes))
             wrong.append(f"{entry.name} {tuple(x.shape)} instead of {foreign}")
     if wrong:
-        raise WeightsFileError(f"{source}: arrays of {FAMILIES[model]} have wrong shapes: {names_of(wrong)}")
+        raise WeightsFileError(f"{source}: arrays of {FAMILIES[model]} have wrong shapes: {some(sorted(wrong))}")

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from xception_jax.errors import WeightsFileError
+from xception_jax.errors import WeightsFileError, some
 from xception_jax.formats import layer_graph
 from xception_jax.models.cards import usual_input
 from xception_jax.models.head import Scores, Step, as_text
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained.identify import Recognized, recognize
-from xception_jax.pretrained.layouts.checkpoint import names_of
 from xception_jax.pretrained.layouts.keras import layer_number
 from xception_jax.pretrained.layouts.keras_graph import BN_EPSILON, Graph, HeadLayer, compiled_scores, follow, scores_of
 from xception_jax.pretrained.pretrained import Pretrained, imagenet_classes
@@ -89,7 +88,8 @@ def of_arrays(tensors: Tensors, source: str) -> Pretrained | None:
     if len(orders) != 1:
         raise WeightsFileError(
             f"{source}: {'several orders' if orders else 'no order'} of its head's {len(head)} layers can be told from "
-            f"shapes ({names_of(h.layer for h in head)}); save the whole network (model.save), with its configuration"
+            f"shapes ({some(sorted(h.layer for h in head))}); save the whole network (model.save), with its "
+            "configuration"
         )
     *before, logits = orders[0]
     relu = HeadLayer(Step("relu"), "")

@@ -6,13 +6,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from xception_jax.errors import UserError
+from xception_jax.errors import UserError, some
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained.pretrained import Pretrained
 
 # Parts of a network that produce its outputs: if they do not fit, they keep their initial values.
 HEADS = ("head", "aux")
-MOST_NAMES = 8
 
 
 def transplant(pretrained: Pretrained, network: Weights) -> tuple[Weights, str]:
@@ -61,8 +60,7 @@ def _of_head(path: tuple) -> bool:
 
 
 def _names(paths: list[tuple]) -> str:
-    names = sorted("/".join(map(str, path[1:])) for path in paths)
-    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    return some(sorted("/".join(map(str, path[1:])) for path in paths))
 
 
 def fill(network: Weights, trained: Weights) -> Weights:

@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError, some, suggest
 from xception_jax.models.head import Scores
 from xception_jax.tasks.precision import average_precision_at
 
 TaskName = Literal["single_label", "multi_label", "regression"]
-MOST_NAMES = 5  # classes named in an error
 
 
 class Figure(NamedTuple):
@@ -45,6 +44,7 @@ FIGURES = {
     "top5": Figure("top-5"),
     "map_at_100": Figure("MAP@100"),
     "weighted_map_at_100": Figure("weighted MAP@100"),
+    "precision_at_1": Figure("precision@1"),
     "macro_average_precision": Figure("macro AP"),
     "micro_average_precision": Figure("micro AP"),
     "macro_roc_auc": Figure("macro ROC AUC"),
@@ -198,8 +198,8 @@ class MultiLabel(Task):
     losses = ("binary_cross_entropy",)
     of_batches = ("map_at_100",)
     figures = (
-        *("map_at_100", "weighted_map_at_100", "macro_average_precision", "micro_average_precision"),
-        *("macro_roc_auc", "macro_f1", "micro_f1"),
+        *("map_at_100", "weighted_map_at_100", "precision_at_1"),
+        *("macro_average_precision", "micro_average_precision", "macro_roc_auc", "macro_f1", "micro_f1"),
     )
     shown = ("map_at_100", "macro_average_precision")
     panel = "mean average precision"
@@ -242,7 +242,7 @@ class Regression(Task):
 
     def matched(self, theirs: Sequence[str], ours: Sequence[str]) -> Callable[[Any], Any]:
         if missing := [name for name in ours if name not in theirs]:
-            raise UserError(f"does not have the numbers {listed(missing)} of this run; it has {listed(theirs)}")
+            raise UserError(f"does not have the numbers {some(missing)} of this run; it has {some(theirs)}")
         column = [list(theirs).index(name) for name in ours]
 
         def match(label: Any) -> np.ndarray:
@@ -291,13 +291,7 @@ def positions(names: Sequence[str], among: Sequence[str]) -> list[int]:
     known = {name: i for i, name in enumerate(among) if counts[name] == 1}
     if unknown := [name for name in names if name not in known]:
         raise UserError(
-            f"has classes that this run does not know by name: {listed(unknown)}; the run has {listed(among)}. Rename "
+            f"has classes that this run does not know by name: {some(unknown)}; the run has {some(among)}. Rename "
             "the classes of the data, or classify the images without labels: xception-jax predict --weights=RUN FOLDER"
         )
     return [known[name] for name in names]
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more

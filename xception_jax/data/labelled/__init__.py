@@ -1,4 +1,4 @@
-"""Labelled images, from folders of classes or tables of files: read, checked and split."""
+"""Labelled images, from folders of classes, tables of files and data sets by name: read, checked and split."""
 
 from xception_jax.data.labelled.columns import Columns, columns_from
 from xception_jax.data.labelled.images import SPLITS, Labelled, LabelledSource, check_classes, split_source

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from xception_jax import paths
-from xception_jax.data.labelled.columns import read_table, some
-from xception_jax.errors import UserError
+from xception_jax.data.labelled.columns import read_table
+from xception_jax.errors import UserError, some
 
 COLUMNS = ("class", "weight")
 

@@ -1,16 +1,18 @@
-"""Tables of images as columns of texts, from CSV, TSV and Parquet files."""
+"""Tables of images as columns of texts, from CSV, TSV, Parquet and JSON Lines files."""
 
 import csv
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xception_jax.errors import UserError, needs, suggest
+from xception_jax.errors import UserError, needs, some, suggest
 
 # A column's cells, by its name. Several values of one cell of a Parquet file have LISTED between them.
 Table = dict[str, list[str]]
 LISTED = "\x1f"
+SPLIT = "split"  # the column of splits that files or folders have by their names
 LONGEST_CELL = 2**30  # characters; Python's own limit is 131,072
 TRUE, FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
 
@@ -94,8 +96,10 @@ def read_table(path: Path) -> Table:
         table = _read_csv(path, "\t" if suffix == ".tsv" else ",")
     elif suffix in (".parquet", ".pq"):
         table = _read_parquet(path)
+    elif suffix == ".jsonl":
+        table = _read_json_lines(path)
     else:
-        raise UserError(f"{path} is not a table of images: expected a folder, or a file .csv, .tsv or .parquet")
+        raise UserError(f"{path} is not a table of images: expected a folder, or a file .csv, .tsv, .jsonl or .parquet")
     if not table or not next(iter(table.values())):
         raise UserError(f"{path} has no rows")
     return table
@@ -139,6 +143,17 @@ def _read_parquet(path: Path) -> Table:
     return {name: [_text(cell) for cell in table.column(name).to_pylist()] for name in table.column_names}
 
 
+def _read_json_lines(path: Path) -> Table:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            rows += [dict(json.loads(line))] if line.strip() else []
+        except (TypeError, ValueError):
+            raise UserError(f"{path}, line {number} is not a JSON object: {line[:40]}") from None
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [_text(row.get(name)) for row in rows] for name in names}
+
+
 def _text(cell: object) -> str:
     if isinstance(cell, list):
         return LISTED.join(map(_text, cell))
@@ -179,9 +194,9 @@ def _label_columns(table: Table, usual: str, rest: Sequence[str], where: Path) -
     alike = [name for name in rest if "label" in name.casefold() or "class" in name.casefold()]
     if usual:
         return (usual,)
-    for some in (alike, rest):
-        if len(some) == 1:
-            return tuple(some)
+    for few in (alike, rest):
+        if len(few) == 1:
+            return tuple(few)
     if len(rest) > 1 and all(are_flags(table[name]) for name in rest):
         return tuple(rest)
     there = f"It has: {', '.join(table)}" if rest else f"Besides {', '.join(table)} it has none"
@@ -191,9 +206,3 @@ def _label_columns(table: Table, usual: str, rest: Sequence[str], where: Path) -
 def are_flags(cells: Sequence[str]) -> bool:
     """Whether a column is of 0 and 1, or of false and true."""
     return {cell.casefold() for cell in cells} <= {*TRUE, *FALSE}
-
-
-def some(names: Sequence[str] | Mapping[str, object], most: int = 3) -> str:
-    """A few names, and how many there are besides."""
-    shown = [name.encode(errors="replace").decode() for name in list(names)[:most]]
-    return ", ".join(shown) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from xception_jax.data import files
-from xception_jax.data.labelled.columns import some
 from xception_jax.data.labelled.images import SPLIT_NAMES, SPLITS, Labelled, from_labels, reordered
 from xception_jax.data.labelled.labels import read_labels
 from xception_jax.data.sources.folder import pictures_by_class, subfolders
-from xception_jax.errors import UserError
+from xception_jax.errors import UserError, some
 from xception_jax.tasks.task import TaskName
 
 

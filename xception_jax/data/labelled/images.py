@@ -6,21 +6,33 @@ Shape legend: N images, K classes, or numbers to predict.
 import dataclasses
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xception_jax.data.labelled.columns import some
 from xception_jax.data.labelled.labels import Labels
 from xception_jax.data.sources.folder import ALIASES
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError, some, suggest
 from xception_jax.tasks.task import TaskName
 
 SPLITS = ("train", "validation", "test")
 # A split's names, in lower case, to its name.
 SPLIT_NAMES = {alias: split for split in SPLITS for alias in (split, *ALIASES[split])}
+
+
+def our_splits(names: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """From a data set's names of splits to ours, and a remark on those that are none of ours and are passed over.
+
+    They are "" if there is only one, which is to be split.
+    """
+    names = sorted(set(names))
+    known = {name: SPLIT_NAMES[name.casefold()] for name in names if name.casefold() in SPLIT_NAMES}
+    if len(set(known.values())) < 2:
+        known = dict.fromkeys(known or names, "")
+    others = [name for name in names if name not in known]
+    return known, (f"Splits passed over: {some(others)}.",) if others else ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xception_jax.data.labelled.columns import LISTED, TRUE, are_flags, some
-from xception_jax.errors import UserError
+from xception_jax.data.labelled.columns import LISTED, TRUE, are_flags
+from xception_jax.errors import UserError, some
 from xception_jax.tasks.task import TaskName
 
 # Between several labels of a cell, in the order in which they are looked for.
@@ -30,6 +30,20 @@ class Labels(NamedTuple):
     class_names: tuple[str, ...]
     targets: np.ndarray
     remarks: tuple[str, ...]
+
+
+class Classes(NamedTuple):
+    """What is known of a column of labels before they are read.
+
+    Attributes:
+      task: what they are for.
+      class_names: the classes in their order.
+      separator: between several in a cell.
+    """
+
+    task: TaskName
+    class_names: Sequence[str]
+    separator: str = LISTED
 
 
 def read_labels(

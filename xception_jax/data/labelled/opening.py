@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from xception_jax import paths
-from xception_jax.data.labelled.columns import Columns, some
+from xception_jax.data.labelled import hugging_face, tfds_sets
+from xception_jax.data.labelled.columns import Columns
 from xception_jax.data.labelled.contents import same_contents
 from xception_jax.data.labelled.folders import read_folder
 from xception_jax.data.labelled.images import SPLITS, Labelled
 from xception_jax.data.labelled.splitting import ENOUGH, few, make_split, strata_of
-from xception_jax.data.labelled.tables import read_files
-from xception_jax.errors import UserError
+from xception_jax.data.labelled.tables import read_files, read_metadata
+from xception_jax.data.labelled.unpacking import read_packed
+from xception_jax.errors import UserError, some
 from xception_jax.tasks.task import TaskName
 
 
 def open_labelled(
-    path: Path,
+    path: str | Path,
     columns: Columns | None = None,
     *,
     task: TaskName | None = None,
@@ -26,35 +28,51 @@ def open_labelled(
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     max_missing: int = 100,
     refuse_duplicates: bool = False,
+    data_dir: str = "",
 ) -> Labelled:
-    """Labelled images from a folder, a table, or a table that was saved by `to_csv`.
+    """Labelled images from a folder, a table (`to_csv` saves one), or a data set of Hugging Face or TFDS.
 
     Args:
       path: a folder class/image or split/class/image; or a CSV, TSV or Parquet file, whose file names are relative to
-        its folder, or to the folder "images" beside it.
+        its folder, or to the folder "images" beside it; or a Parquet file, or a folder of them, with the images inside;
+        or hf:OWNER/NAME, with /FOLDER and @REVISION, or tfds:NAME, with /CONFIG and :VERSION.
       columns: of the table; None: found by their usual names.
       task: None: inferred.
       seed: of the split, if there is none.
       fractions: of train, validation and test; (0, 0, 1) puts all images in test.
       max_missing: how many of the table's files may be missing; they are left out.
       refuse_duplicates: images of the same contents in two splits are an error, not only a remark.
+      data_dir: of TFDS, the folder of prepared data sets; "" is its own.
 
     Raises:
       UserError: the data contradict themselves, or cannot be understood; the message says where and what to do.
     """
-    path = paths.expanded(path).absolute()
-    if path.is_dir():
-        if columns is not None:
-            raise UserError(f"{path} is a folder, which has no columns; give the path of the table in it")
-        found = read_folder(path, task)
-    elif path.is_file():
-        found = read_files(path, columns, task, max_missing)
-    else:
-        raise UserError(f"there is no folder or table {path}")
+    found = _read(str(path), columns, task, max_missing, data_dir)
     same = same_contents(found.paths())
     found = _with_split(found, same, fractions, seed)
     _check_group(found)
     return _checked(found, same, refuse_duplicates)
+
+
+def _read(name: str, columns: Columns | None, task: TaskName | None, max_missing: int, data_dir: str) -> Labelled:
+    """The images as they are given; the split is "" if there is none."""
+    if name.startswith(tfds_sets.PREFIX):
+        return read_packed(tfds_sets.find_packed(name, data_dir), columns, task)
+    is_hub = name.startswith(hugging_face.PREFIX)
+    path = hugging_face.download(name) if is_hub else paths.expanded(name).absolute()
+    if not path.exists():
+        raise UserError(
+            f"there is no folder or table {path}; data sets by name are hf:OWNER/NAME (Hugging Face) and tfds:NAME"
+        )
+    if packed := hugging_face.find_packed(path, name if is_hub else str(path), columns):
+        return read_packed(packed, columns, task)
+    if path.is_file():
+        return read_files(path, columns, task, max_missing)
+    if found := read_metadata(path, columns, task, max_missing):
+        return found
+    if columns is not None:
+        raise UserError(f"{path} is a folder, which has no columns; give the path of the table in it")
+    return read_folder(path, task)
 
 
 def _with_split(data: Labelled, same: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Labelled:
@@ -116,7 +134,7 @@ def _checked(data: Labelled, same: np.ndarray, refuse_duplicates: bool) -> Label
         if not len(data.rows(split)):
             remarks.append(f"There is no {split} split.")
             continue
-        if data.weight is not None and not data.weight[data.rows(split)].any():
+        if split != "test" and data.weight is not None and not data.weight[data.rows(split)].any():
             raise UserError(f"all images of {split} in {data.root} have the weight 0; nothing could be learnt of them")
         lacks = labels.any(axis=0) & ~labels[data.rows(split)].any(axis=0)
         lacking = [data.class_names[k] for k in np.flatnonzero(lacks)]

@@ -3,25 +3,43 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from xception_jax.data.files import ENDINGS
-from xception_jax.data.labelled.columns import Columns, Table, find_columns, read_table, some
-from xception_jax.data.labelled.images import SPLIT_NAMES, Labelled, from_labels, reordered
-from xception_jax.data.labelled.labels import read_labels
+from xception_jax.data.labelled.columns import SPLIT, Columns, Table, find_columns, read_table
+from xception_jax.data.labelled.images import SPLIT_NAMES, Labelled, from_labels, our_splits, reordered
+from xception_jax.data.labelled.labels import Classes, read_labels
 from xception_jax.data.labelled.saving import read_about
-from xception_jax.errors import UserError, suggest
+from xception_jax.data.sources.folder import subfolders
+from xception_jax.errors import UserError, some, suggest
 from xception_jax.tasks.task import TaskName
 
+FILE_NAME = "file_name"
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 IMAGES = "images"  # the folder beside a table that its file names may be in
 
 
-def read_files(path: Path, columns: Columns | None, task: TaskName | None, max_missing: int) -> Labelled:
-    """The images of a table; the split is "" if it has none."""
-    table = read_table(path)
+def read_files(
+    path: Path,
+    columns: Columns | None,
+    task: TaskName | None,
+    max_missing: int,
+    classes: Mapping[str, Classes] = MappingProxyType({}),
+    table: Table | None = None,
+) -> Labelled:
+    """The images of a table; the split is "" if it has none.
+
+    Args:
+      path: of the table.
+      columns, task, max_missing: as for `open_labelled`.
+      classes: of columns of labels whose classes are known; images without one are left out.
+      table: what is in it; None: it is read.
+    """
+    table = table or read_table(path)
     about = read_about(table, path)
     root = Path(about["root"]) if about and Path(about["root"]).is_dir() else path.parent
     if columns is not None:
@@ -32,13 +50,22 @@ def read_files(path: Path, columns: Columns | None, task: TaskName | None, max_m
     remarks = list(about["remarks"]) if about else [f"Columns of {path.name}: {found}."]
     used = [name for name in (*found.label, found.split, found.group, found.weight) if name]
     rows, files, said = _files(path, root, table[found.file], {name: table[name] for name in used}, max_missing)
+    known = classes.get(found.label[0])
+    if about:
+        known = Classes(about["task"], about["class_names"], about["separator"])
+    elif known and known.task == "single_label":
+        rows, files, unlabelled = _with_label(rows, files, table[found.label[0]])
+        said += unlabelled
+    if known and not about and task in (None, known.task):
+        named = f'{len(known.class_names):,} classes by name in column "{found.label[0]}"'
+        said.append(f"The task is {known.task}, because the data set has {named}.")
     cells = {name: [table[name][row] for row in rows] for name in used}
     labels = read_labels(
         {name: cells[name] for name in found.label},
         files,
-        task=task or about.get("task"),
-        class_names=about.get("class_names") if task in (None, about.get("task")) else None,
-        separator=about.get("separator"),
+        task=task or (known.task if known else None),
+        class_names=known.class_names if known and task in (None, known.task) else None,
+        separator=known.separator if known else None,
     )
     group, weight = cells.get(found.group), cells.get(found.weight)
     data = from_labels(
@@ -51,6 +78,30 @@ def read_files(path: Path, columns: Columns | None, task: TaskName | None, max_m
         remarks=[*remarks, *said],
     )
     return data if about else _without_unseen(data)
+
+
+def read_metadata(folder: Path, columns: Columns | None, task: TaskName | None, max_missing: int) -> Labelled | None:
+    """The images of a folder that has metadata.csv or the like beside them, or in each split; None if it has not.
+
+    Args:
+      folder: as the library `datasets` reads it.
+      columns, task, max_missing: as for `open_labelled`.
+    """
+    places = [folder, *(place for place in subfolders(folder) if place.name.casefold() in SPLIT_NAMES)]
+    paths = [path for place in places for name in METADATA if (path := place / name).is_file()]
+    tables = {path: table for path in paths if FILE_NAME in (table := read_table(path))}
+    if not tables:
+        return None
+    splits, _ = our_splits(path.parent.name for path in tables if path.parent != folder)
+    joined: Table = {name: [] for table in tables.values() for name in table}
+    joined |= {SPLIT: []} if any(splits.values()) else {}
+    for path, table in tables.items():
+        count, inside = len(table[FILE_NAME]), path.parent.relative_to(folder)
+        table[FILE_NAME] = [(inside / name).as_posix() for name in table[FILE_NAME]]
+        table |= {SPLIT: [splits[inside.name]] * count} if splits.get(inside.name) else {}
+        for name, cells in joined.items():
+            cells += table.get(name, [""] * count)
+    return read_files(folder / next(iter(tables)).name, columns, task, max_missing, table=joined)
 
 
 def _files(
@@ -83,6 +134,18 @@ def _files(
     remarks = [f"Files of the table that are missing and left out: {some(missing)} ({len(missing):,})."] * bool(missing)
     remarks += [f"Rows that repeat another and are left out: {repeated:,}."] * bool(repeated)
     return list(first.values()), list(first), remarks
+
+
+def _with_label(
+    rows: Sequence[int], files: Sequence[str], cells: Sequence[str]
+) -> tuple[list[int], list[str], list[str]]:
+    """The rows and files of images that have a label, and a remark on the others."""
+    kept = [(row, file) for row, file in zip(rows, files, strict=True) if cells[row]]
+    if not kept:
+        raise UserError(f"none of the {len(rows):,} images has a label")
+    without = len(rows) - len(kept)
+    remarks = [f"Images without a label that are left out: {without:,}."] * bool(without)
+    return [row for row, _ in kept], [file for _, file in kept], remarks
 
 
 def _without_unseen(data: Labelled) -> Labelled:

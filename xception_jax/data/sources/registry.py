@@ -21,11 +21,14 @@ def open_folder(split: str, *, path: str, train_split: str) -> Source:
     return Folder(paths.local(path), split, train_split)
 
 
-def open_table(split: str, *, path: str, columns: Mapping[str, str | None], task: TaskName | None, seed: int) -> Source:
-    """A table of files and labels, or a folder class/image; splits that are not given are made by the seed."""
+def open_table(
+    split: str, *, path: str, columns: Mapping[str, str | None], task: TaskName | None, seed: int, data_dir: str
+) -> Source:
+    """Whatever `open_labelled` reads; splits that are not given are made by the seed."""
     if not path:
         raise UserError("set the table of files and labels by --config.data.path=TABLE")
-    return split_source(open_labelled(paths.local(path), columns_from(columns), task=task, seed=seed), split)
+    labelled = open_labelled(paths.local(path), columns_from(columns), task=task, seed=seed, data_dir=data_dir)
+    return split_source(labelled, split)
 
 
 def open_digits(split: str) -> Source:

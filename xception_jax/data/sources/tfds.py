@@ -6,6 +6,7 @@ tensorflow_datasets is imported on first use, so that other data sets do not hav
 import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,10 @@ class TfdsSource:
 
     def __init__(self, name: str, data_dir: str, split: str, label: str = "", absent: str = "negative"):
         builder = find_builder(name, data_dir)
-        import tensorflow_datasets as tfds
-
         self._image = find_image(builder.info.features, name)
         self.task, self.class_names, self._label = find_labels(builder.info.features, name, label, absent)
-        decoders = {self._image: tfds.decode.SkipDecoding()}
         try:
-            self._records = builder.as_data_source(split=split, decoders=decoders)
+            self._records = records(builder, split, self._image)
         except (ValueError, KeyError):
             splits = list(builder.info.splits)
             raise UserError(f'data set "{name}" has no split "{split}"; {suggest(split, splits)}') from None
@@ -66,14 +64,25 @@ class TfdsSource:
     def _record(self, index: int) -> Any:
         """A record, whose name is kept until the thread reads another: to ask for it reads no image again."""
         record = self._records[index]
-        name = next((record[feature] for feature in FILE_NAMES if feature in record), b"")
-        name = name.decode() if isinstance(name, bytes) else str(name)
-        self._read.last = index, name or f"{self._name}/{index}"
+        self._read.last = index, name_of(record) or f"{self._name}/{index}"
         return record
 
     def fingerprint(self) -> str:
         """A hash of name, version, shards and chosen labels: to read the examples' names is to read all images."""
         return hashlib.sha256(self._identity.encode()).hexdigest()
+
+
+def records(builder: Any, split: str, image: str) -> Any:
+    """The records of a split, with random access and their images encoded."""
+    import tensorflow_datasets as tfds
+
+    return builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+
+
+def name_of(record: Mapping[str, Any]) -> str:
+    """The file name that a record has for its image; "" if it has none."""
+    name = next((record[feature] for feature in FILE_NAMES if feature in record), b"")
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def find_builder(name: str, data_dir: str) -> Any:

@@ -15,6 +15,7 @@ from xception_jax.tasks.task import TaskName
 USUAL = {
     "coco": "objects",
     "imagenet2012_multilabel": "correct_multi_labels",
+    "imagenet2012_real": "real_label",
     "open_images_v4": "objects_trainable",
     "voc": "labels",
 }

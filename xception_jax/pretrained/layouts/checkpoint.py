@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from xception_jax.errors import some
 from xception_jax.models.head import Step, as_text, parse
 from xception_jax.pretrained.layouts import torch_head
 from xception_jax.pretrained.layouts.table import Table
@@ -35,7 +36,6 @@ BESIDE = re.compile(
 AVERAGED = {"ema", "averaged", "swa"}
 COUNTERS = ("num_batches_tracked", "n_averaged")
 FEATURES, AUX_FEATURES, AUX = 2048, 768, "AuxLogits"
-MOST_NAMES = 5
 MOST_PARTS = 8  # of a name that are looked at: no file can make the search long
 
 
@@ -101,7 +101,7 @@ def read(tensors: Mapping[str, np.ndarray], model: str, head: str = "") -> Readi
     notes = [f"the averaged weights, {backbone.prefix}*"] if backbone.copies else []
     beside = {name for name in rest if any(map(BESIDE.fullmatch, name.split(".", MOST_PARTS)[:MOST_PARTS]))}
     if beside:
-        notes.append(f"left out what losses and metrics have: {names_of(beside)}")
+        notes.append(f"left out what losses and metrics have: {some(sorted(beside))}")
     rest = {name: x for name, x in rest.items() if name not in beside}
     arrays = {name: _kernel(name, tensors[files_names[there]]) for name, there in backbone.names.items()}
     aux = {name: rest.pop(name) for name in list(rest) if name.startswith(f"{backbone.prefix}{AUX}.")}
@@ -109,13 +109,6 @@ def read(tensors: Mapping[str, np.ndarray], model: str, head: str = "") -> Readi
     if aux:
         reading = _with_aux_head(reading, {name.removeprefix(backbone.prefix): x for name, x in aux.items()})
     return dataclasses.replace(reading, notes=(*notes, *reading.notes))
-
-
-def names_of(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    names = sorted(names)
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _without_wrappers(names: Iterable[str]) -> Names:

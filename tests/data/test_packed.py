@@ -1,0 +1,350 @@
+"""Data sets with the images inside of large files, Hugging Face's and TFDS': what is read, and what is refused."""
+
+import io
+import json
+import os
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tests.data.test_labelled import as_rows, assert_identical, counts, image
+from xception_jax import paths
+from xception_jax.data.labelled import Columns, open_labelled, split_source, to_csv
+from xception_jax.errors import UserError
+
+BINARY, TEXT = pyarrow.binary(), pyarrow.string()
+IMAGE = pyarrow.struct({"bytes": BINARY, "path": TEXT})
+ANIMALS = {"_type": "ClassLabel", "names": ["dog", "cat", "eel, electric"]}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XCEPTION_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def shard(path, columns, features=None, types=None):
+    """A Parquet file as the library `datasets` writes it; images are of given contents."""
+    features = features or {}
+    types = {"image": IMAGE, **(types or {})}
+    arrays = {name: pyarrow.array(cells, types.get(name)) for name, cells in columns.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})} if features else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(arrays).replace_schema_metadata(metadata), path, row_group_size=3)
+    return path
+
+
+def embedded(*names):
+    return [{"bytes": f"contents of {name}".encode(), "path": name} for name in names]
+
+
+def images(prefix, labels, features=ANIMALS, **more):
+    """Columns of a shard with an image for each label."""
+    names = [f"{prefix}{i}.jpg" for i in range(len(labels))]
+    return {"image": embedded(*names), "label": labels, **more}, {"image": {"_type": "Image"}, "label": features}
+
+
+def hub_folder(root):
+    """As `hf download --repo-type=dataset --local-dir` leaves it."""
+    shard(root / "data/train-00000-of-00002-1a2b.parquet", *images("a", [0, 1, 0, 1, 2, 2]))
+    shard(root / "data/train-00001-of-00002-3c4d.parquet", *images("b", [2, 0, 1]))
+    shard(root / "data/validation-00000-of-00001.parquet", *images("c", [2, 1, 0]))
+    shard(root / "data/test-00000-of-00001.parquet", *images("d", [1, 0, 2]))
+    shard(root / ".cache/huggingface/data/test-00000-of-00001.parquet", *images("x", [1]))
+    (root / "README.md").write_text("---\nlicense: mit\n---")
+    (root / ".gitattributes").write_text("*.parquet filter=lfs")
+    return root
+
+
+def test_folder_of_shards(tmp_path):
+    """Classes in the order and by the names of the schema; splits by the files' names; contents byte for byte."""
+    data = open_labelled(hub_folder(tmp_path / "animals"))
+    assert data.task == "single_label"
+    assert data.class_names == ("dog", "cat", "eel, electric")
+    assert {split: len(data.rows(split)) for split in ("train", "validation", "test")} == {
+        "train": 9,
+        "validation": 3,
+        "test": 3,
+    }
+    rows = as_rows(data)
+    assert rows["data/train-00000-of-00002-1a2b/000004_a4.unknown"] == "eel, electric"
+    assert rows["data/train-00001-of-00002-3c4d/000002_b2.unknown"] == "cat"
+    source = split_source(data, "test")
+    assert [source[i] for i in range(3)] == [
+        (f"contents of d{i}.jpg".encode(), label) for i, label in ((0, 1), (1, 0), (2, 2))
+    ]
+    assert f"The images of {tmp_path / 'animals'} are unpacked in {data.root}." in data.remarks
+
+
+def test_shards_are_unpacked_once_and_again_if_they_change(tmp_path, capsys):
+    folder = hub_folder(tmp_path / "animals")
+    first = open_labelled(folder)
+    assert "unpacking 15 images" in capsys.readouterr().out
+    assert_identical(open_labelled(folder), first)
+    assert capsys.readouterr().out == ""
+    (first.root / "images.parquet").unlink()  # as if it had been interrupted, in the middle of a file
+    whole = first.paths()[4].read_bytes()
+    first.paths()[4].write_bytes(whole[:3])
+    assert_identical(open_labelled(folder), first)
+    assert first.paths()[4].read_bytes() == whole
+    test = shard(folder / "data/test-00000-of-00001.parquet", *images("other", [1, 0, 2]))
+    os.utime(test, (1, 1))
+    assert b"other" in split_source(open_labelled(folder), "test")[0][0]
+
+
+def test_saved_table_of_a_data_set_is_read_as_the_same(tmp_path):
+    columns, features = images("a", [0, 1] * 20, patient=[f"p{i // 4}" for i in range(40)], weight=[1.5] * 40)
+    data = open_labelled(shard(tmp_path / "one.parquet", columns, features), seed=3)
+    assert data.group is not None
+    assert all(sum(split) == 20 and all(split) for split in (counts(data)["dog"], counts(data)["cat"]))
+    assert any("with seed 3" in remark and "groups undivided" in remark for remark in data.remarks)
+    (tmp_path / "saved.csv").write_bytes(to_csv(data))
+    assert_identical(data, open_labelled(tmp_path / "saved.csv"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "features", "types", "task", "names", "targets"),
+    [
+        ({"label": [1, 0, 2]}, {}, {}, "single_label", ("0", "1", "2"), [1, 0, 2]),
+        ({"label": ["b c", "a", "b c"]}, {}, {}, "single_label", ("a", "b c"), [1, 0, 1]),
+        ({"age": [1.5, 2.0, 3.0]}, {}, {}, "regression", ("age",), [[1.5], [2], [3]]),
+        ({"species": [1, 0, 2], "width": [7, 7, 8]}, {"species": ANIMALS}, {}, "single_label",
+         ("dog", "cat", "eel, electric"), [1, 0, 2]),
+        ({"labels": [[0, 2], [], [1]]}, {"labels": {"_type": "Sequence", "feature": ANIMALS}}, {}, "multi_label",
+         ("dog", "cat", "eel, electric"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        ({"labels": [[0, 2], [], [1]]}, {"labels": [ANIMALS]}, {}, "multi_label",
+         ("dog", "cat", "eel, electric"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        ({"tags": [["x y", "z"], ["z"], ["x y"]]}, {}, {}, "multi_label", ("x y", "z"), [[1, 1], [0, 1], [1, 0]]),
+    ],
+)  # fmt: skip
+def test_labels_are_what_the_schema_says(tmp_path, columns, features, types, task, names, targets):
+    path = shard(tmp_path / "x.parquet", {"image": embedded("0", "1", "2"), **columns}, features, types)
+    data = open_labelled(path, fractions=(1, 0, 0))
+    assert (data.task, data.class_names, data.targets.tolist()) == (task, names, targets)
+
+
+def test_images_without_a_label_are_left_out_and_those_without_contents_are_unreadable(tmp_path):
+    columns, features = images("a", [0, 1, -1, None, 1])
+    columns["image"][1] = {"bytes": None, "path": "gone.jpg"}
+    data = open_labelled(shard(tmp_path / "x.parquet", columns, features), fractions=(0, 0, 1))
+    assert data.targets.tolist() == [0, 1, 1]
+    assert [file.read_bytes() for file in data.paths()] == [b"contents of a0.jpg", b"", b"contents of a4.jpg"]
+    assert "Images without a label that are left out: 2." in data.remarks
+    assert any(remark.endswith("classes eel, electric.") for remark in data.remarks)
+
+
+def test_the_same_image_in_two_splits_is_counted(tmp_path):
+    folder = hub_folder(tmp_path / "animals")
+    shard(folder / "data/test-00000-of-00001.parquet", *images("a", [0, 1]))
+    data = open_labelled(folder)
+    assert any(remark.startswith("2 images are also in another split") for remark in data.remarks)
+
+
+def test_splits_in_folders_and_others_are_passed_over(tmp_path):
+    """As in the hub's own conversions, and a binary column that the schema says has images."""
+    columns = {"img": [b"1", b"2"], "label": [0, 1]}
+    features = {"img": {"_type": "Image"}, "label": ANIMALS}
+    for split in ("train", "test", "unsupervised"):
+        shard(tmp_path / f"default/{split}/0000.parquet", columns, features)
+    data = open_labelled(tmp_path)
+    assert {name.split("/")[1] for name in data.files} == {"train", "test"}
+    assert "Splits passed over: unsupervised." in data.remarks
+    for config in ("large", "small"):
+        shard(tmp_path / f"{config}/train/0000.parquet", columns, features)
+    with pytest.raises(UserError, match=f"several data sets, default, large, small; give one .*{tmp_path}/default"):
+        open_labelled(tmp_path)
+
+
+def test_one_of_several_images_is_chosen(tmp_path):
+    columns = {"left": embedded("0", "1"), "right": embedded("2", "3"), "label": [0, 1], "file": ["a.jpg", "b.jpg"]}
+    path = shard(tmp_path / "x.parquet", columns, types={"left": IMAGE, "right": IMAGE})
+    with pytest.raises(UserError, match=r"several columns of images, left, right; choose one by config\.data\.columns"):
+        open_labelled(path)
+    data = open_labelled(path, Columns(file="right"), fractions=(0, 0, 1))
+    assert data.paths()[0].read_bytes() == b"contents of 2"
+    for name in columns["file"]:
+        image(tmp_path / name)
+    assert open_labelled(path, Columns(file="file"), fractions=(0, 0, 1)).files == ("a.jpg", "b.jpg")
+
+
+def test_refused(tmp_path):
+    text = shard(tmp_path / "text/train-00000-of-00001.parquet", {"text": ["x"], "label": [0]})
+    with pytest.raises(UserError, match=r"no images in them: train-.* the columns text, label; for a table"):
+        open_labelled(tmp_path / "text")
+    with pytest.raises(UserError, match="which column has the files"):
+        open_labelled(text)
+    (tmp_path / "text/train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="is damaged"):
+        open_labelled(tmp_path / "text")
+    with pytest.raises(UserError, match=r"no folder or table .*/imagenet2012; data sets by name are hf:OWNER/NAME"):
+        open_labelled("imagenet2012")
+
+
+def test_too_little_space_is_said_before(tmp_path, monkeypatch, cache):
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("xception_jax.data.labelled.unpacking.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"to unpack, but .* left; set XCEPTION_JAX_CACHE"):
+        open_labelled(shard(tmp_path / "x.parquet", *images("a", [0, 1])))
+    assert not list((cache / "data").iterdir())
+
+
+# By name on the hub
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with one data set; returns what was asked of it."""
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(repository, **settings):
+        asked.append((repository, settings))
+        if repository != "me/animals":
+            answer = type("Answer", (), {"headers": {}, "request": None, "status_code": 404})()
+            raise huggingface_hub.errors.RepositoryNotFoundError("no", response=answer)
+        return str(hub_folder(tmp_path / "snapshot"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def test_data_set_of_the_hub(hub):
+    data = open_labelled("hf:me/animals")
+    assert len(data.rows("train")) == 9
+    assert data.remarks[0].startswith("The images of hf:me/animals are unpacked in ")
+    assert data.root.name.startswith("animals-")
+    open_labelled("hf:me/animals/data@v1.0")
+    assert hub == [
+        ("me/animals", {"repo_type": "dataset", "revision": None, "allow_patterns": ["*.parquet"], "cache_dir": None}),
+        (
+            "me/animals",
+            {"repo_type": "dataset", "revision": "v1.0", "allow_patterns": ["data/*.parquet"], "cache_dir": None},
+        ),
+    ]
+
+
+def test_data_set_that_the_hub_does_not_give(hub, monkeypatch):
+    import huggingface_hub
+
+    with pytest.raises(UserError, match="hub has no data set me/animal, or shows it only to some"):
+        open_labelled("hf:me/animal")
+    with pytest.raises(UserError, match="has no Parquet files; the hub may have converted it: hf:me/animals@refs/conv"):
+        open_labelled("hf:me/animals/images")
+    with pytest.raises(UserError, match="hf:me/ is not the name of a data set: expected hf:OWNER/NAME"):
+        open_labelled("hf:me/")
+
+    def offline(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(UserError, match=r"datasets/me/animals cannot be fetched \(ConnectionError\); .* --data=FOLDER"):
+        open_labelled("hf:me/animals")
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="data set hf:me/animals needs huggingface_hub, which is not installed"):
+        open_labelled("hf:me/animals")
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("/my/data.v2/labels.csv", "labels"),
+        ("hf:me/animals@refs/convert/parquet", "animals"),
+        ("tfds:cifar10:3.0.2", "cifar10-3.0.2"),
+    ],
+)
+def test_short_names(data, name):
+    assert paths.data_name(data) == name
+
+
+# Images beside a table called metadata
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_images_with_metadata(tmp_path, name):
+    def write(folder, rows):
+        for row in rows:
+            image(folder / row["file_name"])
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        text = lines if name.endswith("csv") else map(json.dumps, rows)
+        (folder / name).write_text("\n".join(text) + "\n")
+
+    write(tmp_path / "whole", [{"file_name": f"{i}.jpg", "label": "xy"[i % 2]} for i in range(20)])
+    whole = open_labelled(tmp_path / "whole")
+    assert as_rows(whole)["3.jpg"] == "y"
+    assert any("No split was given" in remark for remark in whole.remarks)
+    for split, count in (("train", 4), ("test", 2)):
+        write(tmp_path / "parts" / split, [{"file_name": f"{i}.jpg", "label": "xy"[i % 2]} for i in range(count)])
+    parts = open_labelled(tmp_path / "parts")
+    assert [parts.files[i] for i in parts.rows("test")] == ["test/0.jpg", "test/1.jpg"]
+    assert parts.targets[parts.rows("test")].tolist() == [0, 1]
+
+
+# TFDS
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    """A prepared data set of TFDS with three splits."""
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path_factory.mktemp("tfds")
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="png"),
+            "image/filename": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["rose", "tulip"]),
+            "place": tfds.features.Text(),
+        }
+    )
+    splits = {"train": [0, 1, 1, 0], "validation": [1, 0], "test": [0, 1], "extra": [0]}
+
+    def examples(split, labels):
+        for i, label in enumerate(labels):
+            yield (
+                i,
+                {
+                    "image": io.BytesIO(f"\x89PNG\r\n\x1a\n {split} {i}".encode("latin-1")),
+                    "image/filename": f"sub/{split}{i}.png",
+                    "label": label,
+                    "place": f"{split} {i}",
+                },
+            )
+
+    class Flowers(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "own_flowers"
+        VERSION = tfds.core.Version("1.2.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, _):
+            return {split: examples(split, labels) for split, labels in splits.items()}
+
+        def _generate_examples(self):
+            yield from ()
+
+    Flowers(data_dir=folder, file_format="array_record").download_and_prepare()
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["tfds:own_flowers", "tfds:own_flowers:1.2.0"])
+def test_data_set_of_tfds(flowers, name):
+    from xception_jax.data.sources.tfds import TfdsSource
+
+    data = open_labelled(name, Columns(group="place"), data_dir=flowers)
+    assert (data.task, data.class_names) == ("single_label", ("rose", "tulip"))
+    assert "Splits passed over: extra." in data.remarks
+    assert sorted(data.group[data.rows("test")]) == ["test 0", "test 1"]
+    for split in ("train", "validation", "test"):
+        ours, theirs = split_source(data, split), TfdsSource("own_flowers", flowers, split)
+        assert [ours[i] for i in range(len(ours))] == [theirs[i] for i in range(len(theirs))]
+    assert {file[: len("test/00000N_test")] for file in data.files[:2]} == {"test/000000_test", "test/000001_test"}
+
+
+def test_data_set_that_tfds_does_not_have(tmp_path):
+    with pytest.raises(UserError, match=r'unknown data set "cifar_10"; did you mean "cifar10"'):
+        open_labelled("tfds:cifar_10", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r'data set "mnist" is not prepared in .*; prepare it: pip install'):
+        open_labelled("tfds:mnist", data_dir=str(tmp_path))

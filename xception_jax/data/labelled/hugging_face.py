@@ -1,0 +1,262 @@
+"""Hugging Face data sets of images as they are stored: Parquet files with the images in them."""
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from xception_jax import paths
+from xception_jax.data.files import ENDINGS, is_hidden
+from xception_jax.data.labelled.columns import LISTED, SPLIT, USUAL, Columns
+from xception_jax.data.labelled.images import SPLIT_NAMES, our_splits
+from xception_jax.data.labelled.labels import Classes
+from xception_jax.data.labelled.unpacking import Packed, Row, file_name
+from xception_jax.errors import UserError, needs, some
+
+PREFIX = "hf:"
+NAME = re.compile(r"hf:(?P<repository>[\w.-]+(/[\w.-]+)?)(/(?P<folder>[\w./-]+))?(@(?P<revision>[\w./-]+))?")
+ENDING = (".parquet", ".pq")
+SHARD = re.compile(r"[-_.]\d+(-of-\d+)?(-\w+)?$")  # of a file's name, after its split's
+CONVERTED = "refs/convert/parquet"  # the branch with the hub's own conversion
+AT_ONCE = 32  # rows; a row group is read for them, and is not decoded as a whole
+
+
+def download(name: str) -> Path:
+    """The local folder of a data set on the Hugging Face hub, in the hub's own cache.
+
+    Args:
+      name: hf:OWNER/NAME[/FOLDER][@REVISION].
+
+    Raises:
+      UserError: there is no such data set, or it cannot be fetched.
+    """
+    if not (found := NAME.fullmatch(name)):
+        raise UserError(
+            f"{name} is not the name of a data set: expected hf:OWNER/NAME, and after it /FOLDER or @REVISION"
+        )
+    with needs("train", f"data set {name}"):
+        import huggingface_hub
+        from huggingface_hub import errors
+
+    repository, folder, revision = found["repository"], found["folder"] or "", found["revision"]
+    pattern = f"{folder}/*.parquet" if folder else "*.parquet"
+    own = None if paths.cache() else paths.kept("hub")  # without a home, the hub's own cache would be ./~
+    try:
+        root = huggingface_hub.snapshot_download(
+            repository, repo_type="dataset", revision=revision, allow_patterns=[pattern], cache_dir=own
+        )
+    except errors.RevisionNotFoundError:
+        raise UserError(f'the data set {repository} of the Hugging Face hub has no revision "{revision}"') from None
+    except errors.GatedRepoError:
+        raise UserError(
+            f"https://huggingface.co/datasets/{repository} wants its terms to be accepted: do so there, and log in by "
+            "hf auth login"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"the Hugging Face hub has no data set {repository}, or shows it only to some: log in by hf auth login"
+        ) from None
+    except Exception as e:  # whatever network errors there are
+        raise UserError(
+            f"https://huggingface.co/datasets/{repository} cannot be fetched ({type(e).__name__}); fetch it elsewhere, "
+            f"hf download {repository} --repo-type=dataset --local-dir=FOLDER, and give --data=FOLDER"
+        ) from None
+    path = Path(root) / folder
+    if not path.is_dir() or not _parquet_files(path)[0]:
+        raise UserError(f"{name} has no Parquet files; the hub may have converted it: hf:{repository}@{CONVERTED}")
+    return path
+
+
+class Shard(NamedTuple):
+    """A Parquet file.
+
+    Attributes:
+      path: of the file.
+      folder: where its images are unpacked, from the folder of all.
+      schema: Arrow's.
+      num_rows: of the file.
+    """
+
+    path: Path
+    folder: PurePosixPath
+    schema: Any
+    num_rows: int
+
+    def place(self) -> tuple[str, str]:
+        """The folder of the data set that the file belongs to, and the name of its split, if it has one."""
+        name, parent = SHARD.sub("", self.folder.name), self.folder.parent
+        if parent.name and (name.isdigit() or parent.name.casefold() in SPLIT_NAMES):
+            return str(parent.parent), parent.name
+        return str(parent), name
+
+
+def find_packed(path: Path, name: str, columns: Columns | None) -> Packed | None:
+    """The data set of a folder or a Parquet file; None if there are no images in Parquet files.
+
+    Args:
+      path: the folder or file.
+      name: as the user gave it.
+      columns: `file` names the column of images, if there are several.
+
+    Raises:
+      UserError: what is there is not one data set of images.
+    """
+    if path.is_dir():
+        root, (files, pictures) = path, _parquet_files(path)
+    else:
+        root, files, pictures = path.parent, [path] * path.name.lower().endswith(ENDING), True
+    shards = [_open(file, root) for file in files]
+    images = {shard: _image_column(shard.schema, columns.file if columns else None, name) for shard in shards}
+    if not any(images.values()):
+        if shards and not pictures:
+            raise UserError(
+                f"the Parquet files of {name} have no images in them: {files[0].name} has the columns "
+                f"{some(shards[0].schema.names)}; for a table of image files, give its path, such as {files[0]}"
+            )
+        return None
+    places = {shard: shard.place() for shard in shards if images[shard]}
+    if len(sets := sorted({of for of, _ in places.values()})) > 1:
+        raise UserError(
+            f"{name} has several data sets, {some(sets)}; give one of these folders: {_inside(name, sets[0])}"
+        )
+    splits, remarks = our_splits(split for _, split in places.values())
+    used = {shard: splits[split] for shard, (_, split) in places.items() if split in splits}
+    if len(names := sorted({images[shard] for shard in used})) > 1:
+        raise UserError(f"the images of {name} are in columns of several names, {some(names)}; expected one")
+    classes = _classes(next(iter(used)).schema)
+    texts = list(dict.fromkeys(field.name for shard in used for field in shard.schema if _is_text(field.type)))
+
+    def rows() -> Iterator[Row]:
+        for shard, split in used.items():
+            yield from _read(shard, split, names[0], texts, classes)
+
+    count = sum(shard.num_rows for shard in used)
+    return Packed(name, [shard.path for shard in used], count, names[0], classes, rows, remarks=remarks)
+
+
+def _inside(name: str, folder: str) -> str:
+    """A folder of a data set, as it is given."""
+    given, at, revision = name.partition("@") if name.startswith(PREFIX) else (name, "", "")
+    return f"{given}/{folder}{at}{revision}"
+
+
+def _parquet_files(folder: Path) -> tuple[list[Path], bool]:
+    """The Parquet files of a folder, and whether it has image files, too: then no more is looked at than has to be."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        found += [Path(place, name) for name in sorted(names) if name.lower().endswith(ENDING) and not is_hidden(name)]
+        if any(Path(name).suffix.lower() in ENDINGS for name in names):
+            return found, True
+    return found, False
+
+
+def _open(path: Path, root: Path) -> Shard:
+    with needs("train", path.name):
+        import pyarrow
+        import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            folder = PurePosixPath(path.relative_to(root).with_suffix("").as_posix())
+            return Shard(path, folder, file.schema_arrow, file.metadata.num_rows)
+    except pyarrow.ArrowInvalid as e:
+        raise UserError(f"{path} is damaged: {str(e).splitlines()[0]}") from None
+
+
+def _features(schema: Any) -> Mapping[str, Any]:
+    """What the library `datasets` writes of columns into a file; nothing if another wrote it."""
+    try:
+        return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _image_column(schema: Any, wanted: str | None, name: str) -> str:
+    """The column of images; "" if there is none, or another is wanted."""
+    import pyarrow.types as types
+
+    features = _features(schema)
+
+    def is_image(field: Any) -> bool:
+        feature = features.get(field.name)
+        kind = feature.get("_type", "Image") if isinstance(feature, dict) else "Image"
+        if types.is_struct(field.type):
+            inner = {f.name: f.type for f in field.type}
+            return kind == "Image" and "bytes" in inner and _is_binary(inner["bytes"])
+        return _is_binary(field.type) and kind == "Image" and field.name in features
+
+    images = [field.name for field in schema if is_image(field)]
+    if wanted is not None:
+        return wanted if wanted in images else ""
+    if len(images) > 1:
+        by_case = {image.casefold(): image for image in images}
+        images = [by_case[usual] for usual in USUAL["file"] if usual in by_case][:1] or images
+    if len(images) > 1:
+        raise UserError(f"{name} has several columns of images, {some(images)}; choose one by config.data.columns.file")
+    return images[0] if images else ""
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a column can be in a table of texts: one value, or a list of texts or integers."""
+    import pyarrow.types as types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return types.is_string(kind.value_type) or types.is_integer(kind.value_type)
+    return not types.is_nested(kind) and not _is_binary(kind)
+
+
+def _classes(schema: Any) -> dict[str, Classes]:
+    """The classes of the columns that have integers for them."""
+    found = {}
+    for column, feature in _features(schema).items():
+        inner = feature[0] if isinstance(feature, list) and feature else feature
+        several = inner is not feature
+        if isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
+            inner, several = inner.get("feature"), True
+        names = inner.get("names") if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else None
+        if names and len(set(names)) == len(names):
+            plain = tuple(unicodedata.normalize("NFC", str(name)).strip() for name in names)
+            found[column] = Classes("multi_label" if several else "single_label", plain)
+    return found
+
+
+def _read(shard: Shard, split: str, image: str, texts: Sequence[str], classes: Mapping[str, Classes]) -> Iterator[Row]:
+    """The images of a file, in order."""
+    import pyarrow
+    import pyarrow.parquet
+
+    there = [name for name in texts if name in shard.schema.names]
+    position = 0
+    try:
+        with pyarrow.parquet.ParquetFile(shard.path, pre_buffer=False) as file:
+            for batch in file.iter_batches(AT_ONCE, columns=[image, *there]):
+                columns = {name: batch.column(name).to_pylist() for name in there}
+                for i, value in enumerate(batch.column(image).to_pylist()):
+                    encoded, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, "")
+                    cells = {
+                        name: _cell(columns[name][i], classes.get(name)) if name in columns else "" for name in texts
+                    }
+                    name = file_name(str(shard.folder), position, path or "")
+                    yield Row(name, encoded or b"", {**cells, SPLIT: split} if split else cells)
+                    position += 1
+    except (pyarrow.ArrowInvalid, OSError) as e:
+        raise UserError(f"{shard.path} is damaged after {position:,} images ({e}); fetch it again") from None
+
+
+def _cell(value: Any, classes: Classes | None) -> str:
+    """A value as a text: of a class, its name, "" if there is none."""
+    if isinstance(value, list):
+        return LISTED.join(_cell(part, classes) for part in value)
+    if value is None or (classes and not 0 <= int(value) < len(classes.class_names)):
+        return ""
+    return classes.class_names[int(value)] if classes else str(value)

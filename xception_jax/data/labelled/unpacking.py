@@ -1,0 +1,141 @@
+"""Data sets that have their images inside of large files: unpacked once, into files and a table of them.
+
+Everything else then works on files. To read images where they are would not do: a Parquet file gives no image without
+the hundreds around it, which training in random order would decode again for each.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from xception_jax import paths
+from xception_jax.data.headers import FIRST_BYTES, picture_format
+from xception_jax.data.labelled.columns import Columns, Table
+from xception_jax.data.labelled.images import Labelled
+from xception_jax.data.labelled.labels import Classes
+from xception_jax.data.labelled.tables import read_files
+from xception_jax.errors import UserError, needs
+from xception_jax.tasks.task import TaskName
+from xception_jax.terminal.console import progress, size
+
+TABLE = "images.parquet"
+LONGEST_NAME = 80
+
+
+class Row(NamedTuple):
+    """One image: its file's name without an ending, what is in it, and what else is said of it, as in `Table`."""
+
+    name: str
+    image: bytes
+    cells: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """A data set that has its images inside of large files.
+
+    Attributes:
+      name: as the user gave it.
+      files: those that it is in: if one changes, all is unpacked again.
+      count: number of images.
+      image: the column of images.
+      classes: of columns of labels whose classes are known.
+      rows: reads the images in order.
+      label: the column of labels; None: the only one in `classes`, or found by its name.
+      remarks: what was passed over, a sentence each.
+    """
+
+    name: str
+    files: list[Path]
+    count: int
+    image: str
+    classes: Mapping[str, Classes]
+    rows: Callable[[], Iterator[Row]]
+    label: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def read_packed(packed: Packed, columns: Columns | None, task: TaskName | None) -> Labelled:
+    """The images of a packed data set, unpacked if they are not yet; the split is "" if it has none."""
+    table = _unpack(packed)
+    wanted = columns or Columns()
+    usual = packed.label or (next(iter(packed.classes)) if len(packed.classes) == 1 else None)
+    wanted = dataclasses.replace(wanted, file=packed.image, label=usual if wanted.label is None else wanted.label)
+    found = read_files(table, wanted, task, 0, packed.classes)
+    where = f"The images of {packed.name} are unpacked in {table.parent}."
+    return dataclasses.replace(found, remarks=(where, *packed.remarks, *found.remarks))
+
+
+def file_name(folder: str, position: int, given: str) -> str:
+    """The name of an image's file, without an ending, by its position and the name that it has in the data set."""
+    stem = _plain(Path(given).stem)[:LONGEST_NAME]
+    return f"{folder}/{position:06}{'_' if stem else ''}{stem}"
+
+
+def _unpack(packed: Packed) -> Path:
+    """The table of the unpacked images; an interrupted start is continued."""
+    with needs("train", f"unpacking {packed.name}"):
+        import pyarrow
+        import pyarrow.parquet
+
+    folder = paths.kept("data") / _folder_name(packed)
+    table = folder / TABLE
+    if table.is_file():
+        return table
+    if not packed.count:
+        raise UserError(f"{packed.name} has no images")
+    num_bytes = sum(file.stat().st_size for file in packed.files)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        if (free := shutil.disk_usage(folder).free) < num_bytes:
+            folder.rmdir()
+            raise UserError(
+                f"{packed.name} has {size(num_bytes)} to unpack, but {folder.parent} has {size(free)} left; set "
+                "XCEPTION_JAX_CACHE to a folder with more"
+            )
+    print(f"unpacking {packed.count:,} images of {packed.name} ({size(num_bytes)}), once, into {folder}", flush=True)
+    columns: Table = defaultdict(list)
+    with progress("images") as bar:
+        task = bar.add_task("", total=packed.count)
+        for row in packed.rows():
+            kind = picture_format(row.image[:FIRST_BYTES]) or "unknown"
+            file = f"{row.name}.{_plain(kind.lower())}"
+            _write(folder / file, row.image)
+            for name, cell in {packed.image: file, **row.cells}.items():
+                columns[name].append(cell)
+            bar.advance(task)
+    part = folder / f".{TABLE}.{os.getpid()}"
+    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), part)
+    part.replace(table)
+    return table
+
+
+def _folder_name(packed: Packed) -> str:
+    """Names the data set for people, and its files' state."""
+    states = [(file.name, (state := file.stat()).st_size, state.st_mtime_ns) for file in packed.files]
+    digest = hashlib.sha256(json.dumps([states, packed.image]).encode()).hexdigest()
+    return f"{_plain(paths.data_name(packed.name))}-{digest[:12]}"
+
+
+def _plain(name: str) -> str:
+    """As much of a name as a file's name may have anywhere."""
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)
+
+
+def _write(path: Path, contents: bytes) -> None:
+    """Writes a file, unless it is there: whole, or not at all."""
+    try:
+        if path.stat().st_size == len(contents):
+            return
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(contents)
+    part.replace(path)
