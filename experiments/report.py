@@ -297,13 +297,13 @@ python -m experiments.report
 
 That each full-scale config can be run, and what it needs, by `python -m experiments.full_scale`; each record has its
 commands. The training step is compiled for {full_scale.CHIPS} TPU v5e (`{full_scale.TOPOLOGY}`): its images/s are the
-plan's, what memory and arithmetic allow the slice at most, not a measurement; compiling took that long on one core that
-it shared with other programs. A batch of 32 is one replica's, here a chip's; other batches are divided over the chips.
-JFT's runs have its {full_scale.JFT_CLASSES:,} classes. The losses are of {full_scale.STEPS} steps of
-{full_scale.SMALL_BATCH} random images of full size on a CPU, and show no more than that they are finite; beside them is
-the most memory that the process had. The input is that of JPEG files of 500x375 pixels and 107 kB: the median of
-{full_scale.TURNS} turns with the slowest and the fastest, and the process' peak memory at the config's own batch;
-configs that make views alike share it. What has not been done yet is empty.
+plan's, what memory and arithmetic allow the slice at most, not a measurement. A batch of 32 is one replica's, here a
+chip's; other batches are divided over the chips. JFT's runs have its {full_scale.JFT_CLASSES:,} classes. The losses are
+of {full_scale.STEPS} steps of {full_scale.SMALL_BATCH} random images of full size on a CPU, and show no more than that
+they are finite; beside them is the most memory that the process had. The input is that of JPEG files of 500x375 pixels
+and 107 kB: the median of {full_scale.TURNS} turns with the slowest and the fastest, and the process' peak memory at the
+config's own batch; configs that make views alike share it. Other programs ran beside all of it: compiling takes less on
+a machine of one's own, and the fastest turn is the least disturbed. What has not been done yet is empty.
 
 {full_scale_section()}
 
