@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments import records
 
-RESULTS = Path(__file__).resolve().parent / "photo_tags"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "records" / "photo_tags"
 HEADS = {"linear": "", "fc": "dense 1024 relu, dense 1024 relu"}
 SEEDS = 3
 
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, Any
         "images": found["images"],
         "regularization": found["regularization"],
         "test": {name: figure["value"] for name, figure in test["figures"].items()} | {"count": test["count"]},
+        "baseline": test["baseline"],  # the labels' frequencies
         **{name: found[name] for name in ("date", "code", "versions", "device")},
     }
 
