@@ -12,10 +12,13 @@ import pytest
 from configs.finetune import get_config
 from xception_jax.cli.predictions import prediction_set
 from xception_jax.config import default
+from xception_jax.data.labelled import open_labelled
 from xception_jax.errors import UserError
+from xception_jax.evaluation.report import hash_weights
 from xception_jax.finetuning import run, soup
 from xception_jax.finetuning.measure import measure
 from xception_jax.inference.features import FeatureExtractor
+from xception_jax.inference.predictor import Predictor
 from xception_jax.pretrained import load
 from xception_jax.workdir.log import read_log
 
@@ -39,8 +42,6 @@ def finished(one_device, weights_file, digits, tmp_path_factory):
 
 def test_the_model_predicts_what_was_reported(finished, digits):
     """By another path: the files are predicted from the model folder."""
-    from xception_jax.inference.predictor import Predictor
-
     workdir, results = finished
     model = load(workdir / "model")
     files = sorted((digits / "test").rglob("*.png"))
@@ -90,6 +91,15 @@ def test_a_second_start_computes_no_features(finished, weights_file, digits, mon
     assert again["splits"] == results["splits"]
 
 
+def test_data_may_move(finished, weights_file, digits, tmp_path):
+    workdir, results = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    moved = shutil.copytree(digits, tmp_path / "digits")
+    again = run.finetune(settings(weights_file, moved), tmp_path / "run")
+    assert again["splits"] == results["splits"]
+    assert open_labelled(tmp_path / "run" / "splits.csv").root == moved
+
+
 def test_changed_data_is_refused(finished, weights_file, digits, tmp_path):
     workdir, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
@@ -99,27 +109,34 @@ def test_changed_data_is_refused(finished, weights_file, digits, tmp_path):
         run.finetune(settings(weights_file, other), tmp_path / "run")
 
 
+def unfrozen_with(config, finished, workdir, monkeypatch):
+    """The training split and the weights that the unfrozen network is trained from."""
+    opened = []
+
+    class Opened(Exception):
+        pass
+
+    def train(settings, folder, source):
+        opened.extend((source("train"), load(settings.model.weights)))
+        raise Opened
+
+    monkeypatch.setattr(run.loop, "train", train)
+    shutil.copytree(finished[0] / "features", workdir / "features")
+    config.finetune.unfreeze = "block2"
+    with pytest.raises(Opened):
+        run.finetune(config, workdir)
+    return opened
+
+
 def test_balance_holds_for_the_unfrozen_network(finished, weights_file, digits, tmp_path, monkeypatch):
     """A class of which training has a third of the images has as much weight as each other."""
     data = shutil.copytree(digits, tmp_path / "digits")
     few = sorted((data / "train" / "digit 0").iterdir())
     for file in few[: len(few) * 2 // 3]:
         file.unlink()
-    config, opened = settings(weights_file, data), []
-
-    class Opened(Exception):
-        pass
-
-    def train(settings, folder, source):
-        opened.append(source("train"))
-        raise Opened
-
-    monkeypatch.setattr(run.loop, "train", train)
-    shutil.copytree(finished[0] / "features", tmp_path / "run" / "features")
-    config.finetune.unfreeze, config.finetune.balance = "block2", True
-    with pytest.raises(Opened):
-        run.finetune(config, tmp_path / "run")
-    (source,) = opened
+    config = settings(weights_file, data)
+    config.finetune.balance = True
+    source, _ = unfrozen_with(config, finished, tmp_path / "run", monkeypatch)
     labels = np.array([source[i][1] for i in range(len(source))])
     shares = np.bincount(labels, source.weights)
     np.testing.assert_allclose(shares, shares[0], rtol=1e-5)
@@ -159,6 +176,23 @@ def test_weights_are_measured_on_any_labelled_images(finished, digits, tmp_path)
     assert found["log_loss"]["value"] == pytest.approx(results["splits"]["test"]["figures"]["log_loss"]["value"], 1e-3)
 
 
+def test_a_network_chooses_among_the_classes_of_the_data(finished, digits, tmp_path):
+    """The scores of the others are left out; what remains adds up to 1."""
+    data = shutil.copytree(digits / "test", tmp_path / "data")
+    for name in ("digit 0", "digit 2"):
+        shutil.rmtree(data / name)
+    model = load(finished[0] / "model")
+    measure(model, data, "test", tmp_path, 16, only_present=True)
+    files = sorted(data.rglob("*.png"))
+    scores = {str(f.relative_to(data)): p.scores[[1, 3]] for f, p in zip(files, Predictor(model)(files), strict=True)}
+    with (tmp_path / "predictions-test.csv").open() as file:
+        rows = {row["file"]: [float(row["score digit 1"]), float(row["score digit 3"])] for row in csv.DictReader(file)}
+    assert rows.keys() == scores.keys()
+    for name, found in rows.items():
+        np.testing.assert_allclose(found, scores[name] / scores[name].sum(), atol=1e-4)
+    assert json.loads((tmp_path / "results.json").read_text())["weights_hash"] == hash_weights(model.weights)
+
+
 def test_classes_that_the_weights_do_not_have_are_refused(finished, tmp_path):
     for name in ("digit 1", "cat"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -170,8 +204,6 @@ def test_classes_that_the_weights_do_not_have_are_refused(finished, tmp_path):
 @pytest.mark.slow
 def test_uncertainty_is_that_of_predict(weights_file, digits, tmp_path):
     """Means and deviations over dropout masks, as the predictor draws them from the files."""
-    from xception_jax.inference.predictor import Predictor
-
     config = settings(weights_file, digits)
     config.finetune.uncertainty, config.finetune.head = True, "dropout 0.2, dense 32 relu, dropout 0.2"
     results = run.finetune(config, tmp_path)
@@ -200,10 +232,23 @@ def tables(digits, tmp_path_factory):
         value = int(file.parent.name[-1])
         labels = "|".join(name for bit, name in enumerate(("odd", "above one")) if value >> bit & 1)
         several.append(f"{file},{file.parent.parent.name},{labels}")
-        number.append(f"{file},{file.parent.parent.name},{value + 0.5}")
+        number.append(f"{file},{file.parent.parent.name},{1000 * value + 50_000.5}")
     for name, lines in (("several.csv", several), ("number.csv", number)):
         (root / name).write_text("\n".join(lines) + "\n")
     return root
+
+
+def test_numbers_of_any_size_are_trained_alike(finished, weights_file, tables, tmp_path, monkeypatch):
+    """50,000 to 53,000 here; the head that training starts from is of the same scale."""
+    config = settings(weights_file, tables / "number.csv")
+    config.finetune.conformal_alpha = None
+    source, start = unfrozen_with(config, finished, tmp_path / "run", monkeypatch)
+    targets = np.stack([source[i][1] for i in range(len(source))])
+    np.testing.assert_allclose((targets.mean(), targets.std()), (0, 1), atol=1e-5)
+    files = [Path(source.example_id(i)) for i in range(len(source))]
+    predicted = np.stack([p.scores for p in Predictor(start)(files)])
+    assert np.abs(predicted).max() < 5
+    assert np.corrcoef(predicted[:, 0], targets[:, 0])[0, 1] > 0.8
 
 
 @pytest.mark.slow
@@ -226,6 +271,12 @@ def test_other_tasks_are_unfrozen_from_the_fitted_head(weights_file, tables, tmp
     measure(load(tmp_path / "model"), tables / table, "test", again, 16)
     found = json.loads((again / "results.json").read_text())["splits"]["test"]["figures"]
     assert found[figure]["value"] == pytest.approx(results["splits"]["test"]["figures"][figure]["value"], abs=1e-3)
+
+
+def test_data_that_cannot_be_read_leave_no_work_directory(weights_file, tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        run.finetune(settings(weights_file, tmp_path / "missing"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("table", ["several.csv", "number.csv"])

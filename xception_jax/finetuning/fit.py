@@ -12,9 +12,9 @@ from xception_jax.data.labelled import Labelled
 from xception_jax.errors import UserError
 from xception_jax.finetuning import deep, heads, linear
 from xception_jax.finetuning.fitting import Examples, Trial, best
+from xception_jax.finetuning.scale import Scale
 from xception_jax.models.head import parse
 from xception_jax.models.variables import Weights
-from xception_jax.tasks.task import TaskName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,8 @@ def fit(
       UserError: the head is not understood, or no image of a split could be read.
     """
     layers = heads.after_pool(head)
-    train, validation = (examples(labelled, features, split) for split in ("train", "validation"))
-    scale = _Scale.of(labelled.task, train.targets)
-    train, validation = (dataclasses.replace(e, targets=scale(e.targets)) for e in (train, validation))
+    scale = Scale.of(labelled)
+    train, validation = (examples(scale(labelled), features, split) for split in ("train", "validation"))
     if any(step.kind == "dense" for step in parse(layers)):
         trials = deep.fit(labelled.task, layers, train, validation, report, seed=seed)
     else:
@@ -107,29 +106,3 @@ def balanced(labelled: Labelled) -> Labelled:
     sums = np.bincount(labelled.targets[train], own[train], minlength=len(labelled.class_names))
     shares = own / np.where(sums > 0, sums, 1)[labelled.targets]
     return dataclasses.replace(labelled, weight=shares.astype(np.float32))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scale:
-    """Targets of a regression as a head is fitted to them: with mean 0 and deviation 1 over the training split."""
-
-    mean: np.ndarray | None = None
-    std: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, task: TaskName, targets: np.ndarray) -> "_Scale":
-        if task != "regression":
-            return cls()
-        std = targets.std(0)
-        return cls(targets.mean(0), np.where(std > 0, std, 1))
-
-    def __call__(self, targets: np.ndarray) -> np.ndarray:
-        return targets if self.mean is None else ((targets - self.mean) / self.std).astype(np.float32)
-
-    def undone(self, head: Weights) -> Weights:
-        """A head for the targets as they are."""
-        if self.mean is None:
-            return head
-        kernel, bias = head.params["logits"]["kernel"] * self.std, head.params["logits"]["bias"] * self.std + self.mean
-        logits = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
-        return Weights(head.params | {"logits": logits}, head.batch_stats)

@@ -9,6 +9,7 @@ from typing import Any
 from xception_jax import paths
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled, check_classes, open_labelled
+from xception_jax.data.labelled.images import reordered
 from xception_jax.errors import UserError
 from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
@@ -20,14 +21,17 @@ from xception_jax.inference.outcomes import outcome
 from xception_jax.inference.predictor import Predictor
 from xception_jax.inputs.views import preprocessing_fingerprint
 from xception_jax.pretrained import Pretrained
-from xception_jax.tasks.task import TASKS
+from xception_jax.pretrained.transplant import with_classes
+from xception_jax.tasks.task import SINGLE_LABEL, TASKS
 from xception_jax.terminal.console import progress
 from xception_jax.workdir import atomic, identity, tables
 
 ALL_TEST = (0.0, 0.0, 1.0)  # images without splits are all measured
 
 
-def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch_size: int) -> Mapping[str, str]:
+def measure(
+    pretrained: Pretrained, data: Path, split: str, workdir: Path, batch_size: int, *, only_present: bool = False
+) -> Mapping[str, str]:
     """Writes and prints the figures of weights on labelled images; classes are the same if their names are.
 
     Writes results.json, predictions-<split>.csv and index.html.
@@ -38,6 +42,7 @@ def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch
       split: what is measured.
       workdir: where results are written.
       batch_size: images at a time.
+      only_present: whether the network chooses among the classes that the data has, not among all of its own.
 
     Returns:
       The unreadable images, and why.
@@ -45,7 +50,8 @@ def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch
     Raises:
       UserError: the data is invalid, is for another task, or has classes that the network does not have.
     """
-    labelled = _labelled(pretrained, data)
+    weights_hash = hash_weights(pretrained.weights)
+    labelled, pretrained = _labelled(pretrained, data, only_present=only_present)
     for sentence in labelled.remarks:
         print(sentence)
     rows = labelled.rows(split)
@@ -60,8 +66,9 @@ def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": pretrained.source,
-        "weights_hash": hash_weights(pretrained.weights),
+        "weights_hash": weights_hash,
         "data": str(data),
+        "only_present": only_present,
         "task": labelled.task,
         "class_names": list(labelled.class_names),
         "skipped": sorted(broken.reasons),
@@ -82,16 +89,23 @@ def measure(pretrained: Pretrained, data: Path, split: str, workdir: Path, batch
     return broken.reasons
 
 
-def _labelled(pretrained: Pretrained, data: Path) -> Labelled:
-    """The images, with the network's classes.
+def _labelled(pretrained: Pretrained, data: Path, *, only_present: bool) -> tuple[Labelled, Pretrained]:
+    """The images with the network's classes, and the network; if asked for, both with the classes of the data alone.
 
     What the labels look like may be more than one task's: they are read as the network's, if they can be.
     """
     if not pretrained.class_names:
         raise UserError(f"{pretrained.source} has no class names; give them by --classes=FILE, one per line")
     task = next(task for task in TASKS.values() if task.scores == pretrained.scores)
+    if only_present and task is not SINGLE_LABEL:
+        raise UserError(f"--only_present is for one class of several, but {pretrained.source} is for {task.means}")
     try:
-        return check_classes(open_labelled(data, task=task.name, fractions=ALL_TEST), pretrained.class_names)
+        opened = open_labelled(data, task=task.name, fractions=ALL_TEST)
+        labelled = check_classes(opened, pretrained.class_names)
+        if not only_present:
+            return labelled, pretrained
+        kept = [i for i, name in enumerate(labelled.class_names) if name in opened.class_names]
+        return reordered(labelled, [labelled.class_names[i] for i in kept]), with_classes(pretrained, kept)
     except UserError:
         if (looks := TASKS[open_labelled(data, fractions=ALL_TEST).task]) is task:
             raise

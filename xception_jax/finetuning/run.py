@@ -19,6 +19,7 @@ from xception_jax.data.labelled import (
     Labelled,
     LabelledSource,
     columns_from,
+    files_if_changed,
     open_labelled,
     split_source,
     to_csv,
@@ -31,6 +32,7 @@ from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
 from xception_jax.finetuning.fit import Features, Fitted, balanced, fit
 from xception_jax.finetuning.fitting import Trial
+from xception_jax.finetuning.scale import Scale
 from xception_jax.inference.features import FeatureExtractor, backbone_of
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained, load
@@ -69,8 +71,9 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         )
     if jax.process_count() > 1:
         raise UserError("fine-tuning runs as one process, on all devices of one host")
+    labelled = _opened(config)  # first: data that cannot be read leave no work directory
     with Status(workdir) as status:
-        labelled = _data(config, workdir)
+        _keep_splits(labelled, paths.expanded(config.data.path), workdir / TABLE)
         if config.finetune.balance:
             labelled = balanced(labelled)
         if config.finetune.conformal_alpha is not None and labelled.task != "single_label":
@@ -119,31 +122,34 @@ def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, netwo
         print(f"\n# {title}\n{lines}")
 
 
-def _data(config: ConfigDict, workdir: Path) -> Labelled:
-    """The labelled images; the splits of the first start are kept.
+def _opened(config: ConfigDict) -> Labelled:
+    """The labelled images; says what they are.
 
     Raises:
-      UserError: the data is invalid, or has changed since then.
+      UserError: the data is invalid.
     """
-    path, saved = paths.expanded(config.data.path), workdir / TABLE
-    labelled = open_labelled(
-        path, columns_from(config.data.columns), task=config.task, seed=config.seed, data_dir=config.data.data_dir
-    )
-    if saved.exists():
-        before = open_labelled(saved)
-        if to_csv(before) != to_csv(labelled):
-            gone, added = set(before.files) - set(labelled.files), set(labelled.files) - set(before.files)
-            raise UserError(
-                f"{path} is not what {saved} says of it: {len(added):,} images are new, {len(gone):,} are gone, or "
-                "labels or splits are others; use another --workdir, or delete that file, by which images may change "
-                "sides"
-            )
+    path, columns = paths.expanded(config.data.path), columns_from(config.data.columns)
+    labelled = open_labelled(path, columns, task=config.task, seed=config.seed, data_dir=config.data.data_dir)
     for sentence in labelled.remarks:
         print(sentence)
     for split in SPLITS:
         print(f"{split}: {len(labelled.rows(split)):,} images")
-    atomic.write_atomically(saved, to_csv(labelled))
     return labelled
+
+
+def _keep_splits(labelled: Labelled, path: Path, saved: Path) -> None:
+    """Writes the table of the splits, or checks that they are those of the first start.
+
+    Raises:
+      UserError: the data has changed since then.
+    """
+    if saved.exists() and (before := files_if_changed(saved, labelled)) is not None:
+        gone, added = set(before) - set(labelled.files), set(labelled.files) - set(before)
+        raise UserError(
+            f"{path} is not what {saved} says of it: {len(added):,} images are new, {len(gone):,} are gone, or labels "
+            "or splits are others; use another --workdir, or delete that file, by which images may change sides"
+        )
+    atomic.write_atomically(saved, to_csv(labelled))
 
 
 def _features(
@@ -224,10 +230,13 @@ def _unfrozen(
     config: ConfigDict, labelled: Labelled, start: Pretrained, workdir: Path, broken: UnreadableImages
 ) -> list[Candidate]:
     """The network trained further from a part on, by the training loop, which resumes in its own work directory; and,
-    if asked for, the average of its best checkpoints."""
-    folder, count = workdir / "unfrozen", config.finetune.average_best
+    if asked for, the average of its best checkpoints. In that directory, numbers are on the scale of `Scale`."""
+    folder, count, scale = workdir / "unfrozen", config.finetune.average_best, Scale.of(labelled)
     weights = folder / "start.safetensors"
-    atomic.write_atomically(weights, native.write(start))
+    params = start.weights.params | {"head": scale.on(head_of(start)).params}
+    atomic.write_atomically(
+        weights, native.write(dataclasses.replace(start, weights=Weights(params, start.weights.batch_stats)))
+    )
     settings = config.copy_and_resolve_references()
     settings.model.name, settings.model.weights = start.model, str(weights)
     settings.image_size = start.input.image_size
@@ -236,7 +245,7 @@ def _unfrozen(
     if count:  # whatever is evaluated is saved, so that the best are among it
         settings.checkpoint.every = settings.evaluation.every
         settings.checkpoint.keep_best = max(settings.checkpoint.keep_best, count)
-    loop.train(settings, folder, source=functools.partial(split_source, labelled))
+    loop.train(settings, folder, source=functools.partial(split_source, scale(labelled)))
     name = f"unfrozen from {config.finetune.unfreeze}"
     trained = {name: load(folder)}
     if len(found := soup.best(folder, count)) > 1:
@@ -250,5 +259,9 @@ def _trained(
     """The candidate of a network with its head."""
     backbone = backbone_of(model, heads.pool_of(config.finetune.head))
     features = _features(config, labelled, backbone, workdir, broken, ("validation", "test"))
-    head = Weights(model.weights.params["head"], model.weights.batch_stats.get("head", {}))
-    return candidate(config, labelled, name, backbone, head, features)
+    return candidate(config, labelled, name, backbone, Scale.of(labelled).undone(head_of(model)), features)
+
+
+def head_of(model: Pretrained) -> Weights:
+    """The arrays of a network's head."""
+    return Weights(model.weights.params["head"], model.weights.batch_stats.get("head", {}))

@@ -1,5 +1,7 @@
 """Transplants trained weights into a network, accounting for every array."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -49,6 +51,27 @@ def transplant(pretrained: Pretrained, network: Weights) -> tuple[Weights, str]:
         report += f"; newly initialised{replaced}: {_names(fresh)}"
     tree = unflatten_dict(arrays)
     return Weights(tree["params"], tree["batch_stats"]), report
+
+
+def with_classes(pretrained: Pretrained, classes: Sequence[int]) -> Pretrained:
+    """A network that has some of the classes alone: it chooses among them.
+
+    Args:
+      pretrained: with class names.
+      classes: positions of those that are kept, in this order.
+    """
+
+    def kept(path: tuple, x: np.ndarray) -> np.ndarray:
+        return x[..., classes] if path[1] in HEADS and "logits" in path else x
+
+    tree = unflatten_dict({path: kept(path, np.asarray(x)) for path, x in _flat(pretrained.weights).items()})
+    return dataclasses.replace(
+        pretrained,
+        num_classes=len(classes),
+        class_names=tuple(pretrained.class_names[i] for i in classes),
+        weights=Weights(tree["params"], tree.get("batch_stats", {})),
+        conformal=None,  # it is of all classes
+    )
 
 
 def _flat(weights: Weights) -> dict[tuple, Any]:

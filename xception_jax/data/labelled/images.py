@@ -113,7 +113,7 @@ class LabelledSource:
 
 
 def split_source(labelled: Labelled, split: str) -> LabelledSource:
-    """One split of labelled images as a data set.
+    """One split of labelled images as a data set; weights of images are for training alone.
 
     Raises:
       UserError: the split has no images.
@@ -122,7 +122,7 @@ def split_source(labelled: Labelled, split: str) -> LabelledSource:
     if not len(rows):
         there = [name for name in SPLITS if len(labelled.rows(name))]
         raise UserError(f'{labelled.root} has no split "{split}"; {suggest(split, there)}')
-    return LabelledSource(labelled, rows)
+    return LabelledSource(labelled if split == "train" else dataclasses.replace(labelled, weight=None), rows)
 
 
 def from_labels(

@@ -1,6 +1,7 @@
 """Labelled images as a CSV file that people and programs read, and that is read as the same object again."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xception_jax.data.labelled.columns import Table
+from xception_jax.data.labelled.columns import Table, read_table
 from xception_jax.data.labelled.images import Labelled
 from xception_jax.data.labelled.labels import SEPARATORS
 from xception_jax.errors import UserError
@@ -62,6 +63,20 @@ def to_csv(data: Labelled) -> bytes:
     writer.writerow(table)
     writer.writerows(zip(*table.values(), strict=True))
     return text.getvalue().encode()
+
+
+def files_if_changed(path: Path, data: Labelled) -> list[str] | None:
+    """The files of a saved table, if it says anything else of the images than `data` does, and None otherwise.
+
+    The folder may have moved, and remarks may have changed.
+    """
+    table = read_table(path)
+    about = read_about(table, path)
+    if about:
+        then = dataclasses.replace(data, root=Path(about["root"]), remarks=tuple(about["remarks"]))
+        if path.read_bytes() == to_csv(then):
+            return None
+    return table[about["columns"]["file"] if about else next(iter(table))]
 
 
 def read_about(table: Table, path: Path) -> dict[str, Any]:
