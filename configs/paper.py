@@ -58,6 +58,7 @@ IMAGENET: dict[str, Any] = {
 JFT: dict[str, Any] = {
     **UNSAID,
     **UNSAID_OF_JFT,
+    "task": "multi_label",
     "learning_rate": 0.001,
     "schedule.decay_rate": 0.9,
     "schedule.decay_every": "3000000 examples",

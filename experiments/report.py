@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import records
+from experiments import full_scale, records
 from experiments.claims import CLAIMS, FEWEST_SEEDS, Claim, difference, verdict
 from experiments.paper import ACCURACY, JFT, SIZES, SPEED_RATIO
 from xception_jax.benchmarking.results import with_range
@@ -22,6 +22,7 @@ RESULTS = HERE / "cifar10" / "results"
 DOCS = HERE.parent / "docs"
 H100 = DOCS / "records" / "h100"
 SPECTRUM_SPEED = DOCS / "records" / "cpu" / "spectrum.json"
+FULL_SCALE = DOCS / "records" / "full_scale"
 PHOTO_TAGS = DOCS / "records" / "photo_tags"
 HEADS_FIGURES = {"map_at_100": "MAP@100, %", "macro_average_precision": "macro average precision, %"}
 IMAGES = "images/reproduction"
@@ -262,6 +263,14 @@ def jft_table() -> str:
     return table(("JFT, MAP@100", "no FC layers, paper", "with, paper", "here"), rows)
 
 
+def full_scale_section() -> str:
+    """What each full-scale config needs."""
+    done = full_scale.read_all(FULL_SCALE)
+    return f"""{table(full_scale.HEAD, full_scale.rows(done))}
+
+{full_scale.conditions(done)}"""
+
+
 def heads_table(found: Records) -> str:
     """Heads on features of photographs: the small twin of table 2."""
     linear, rows = found["linear"], []
@@ -310,6 +319,20 @@ python -m experiments.sweep --config=experiments/cifar10/config.py --seeds=3 --j
     --records=experiments/cifar10/results -- --config.data.path=FOLDER
 python -m experiments.report
 ```
+
+## Full scale
+
+That each full-scale config can be run, and what it needs, by `python -m experiments.full_scale`; each record has its
+commands. The training step is compiled for {full_scale.CHIPS} TPU v5e (`{full_scale.TOPOLOGY}`): its images/s are the
+plan's, what memory and arithmetic allow the slice at most, not a measurement. A batch of 32 is one replica's, here a
+chip's; other batches are divided over the chips. JFT's runs have its {full_scale.JFT_CLASSES:,} classes. The losses are
+of {full_scale.STEPS} steps of {full_scale.SMALL_BATCH} random images of full size on a CPU, and show no more than that
+they are finite; beside them is the most memory that the process had. The input is that of JPEG files of 500x375 pixels
+and 107 kB: the median of {full_scale.TURNS} turns with the slowest and the fastest, and the process' peak memory at the
+config's own batch; configs that make views alike share it. Other programs ran beside all of it: compiling takes less on
+a machine of one's own, and the fastest turn is the least disturbed. What has not been done yet is empty.
+
+{full_scale_section()}
 
 ## Curves
 

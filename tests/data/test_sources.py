@@ -14,8 +14,10 @@ from sklearn.datasets import load_digits
 from xception_jax import config, experiment
 from xception_jax.data.decode import decode
 from xception_jax.data.sources import registry
+from xception_jax.data.sources.relabelled import Relabelled
 from xception_jax.errors import UserError
 from xception_jax.evaluation.evaluator import Evaluator
+from xception_jax.tasks.task import TASKS, task_of
 
 
 def open_source(name, split, size=8, **changes):
@@ -118,6 +120,15 @@ def test_synthetic_images_are_functions_of_their_position():
     assert a[4][0].shape == (16, 16, 3)
     assert not np.array_equal(a[4][0], a[3][0])
     assert not np.array_equal(a[4][0], open_source("synthetic", "test", **data)[4][0])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_synthetic_labels_are_of_the_task(name):
+    source = open_source("synthetic", "train", num_examples=20, num_classes=4, task=name)
+    assert task_of(source).name == name
+    labels = np.stack([np.asarray(Relabelled(source, source.class_names, "train")[i][1]) for i in range(20)])
+    assert labels.shape == (20, *TASKS[name].shape(4))
+    assert len(np.unique(labels, axis=0)) > 3
 
 
 @pytest.fixture

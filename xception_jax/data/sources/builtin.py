@@ -2,10 +2,12 @@
 
 import functools
 import zlib
+from typing import Any
 
 import numpy as np
 
 from xception_jax.errors import UserError, needs, suggest
+from xception_jax.tasks.task import MULTI_LABEL, SINGLE_LABEL, TaskName
 
 # Where each split begins and ends in a fixed random order of the 1,797 digits.
 DIGITS_SPLITS = {"train": (0, 1257), "validation": (1257, 1437), "test": (1437, 1797)}
@@ -49,19 +51,28 @@ class Digits:
 
 
 class Synthetic:
-    """Random images with random labels, a function of split and position: for benchmarks and tests."""
+    """Random images with random labels of a task, a function of split and position: for benchmarks and tests."""
 
-    def __init__(self, split: str, num_examples: int, num_classes: int, image_size: int):
+    def __init__(
+        self, split: str, num_examples: int, num_classes: int, image_size: int, task: TaskName = SINGLE_LABEL.name
+    ):
         self.class_names = tuple(f"class{i}" for i in range(num_classes))
+        self.task = task
         self._split, self._length, self._size = split, num_examples, image_size
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
         rng = np.random.default_rng((zlib.crc32(self._split.encode()), index))
-        label = int(rng.integers(len(self.class_names)))
+        label = self._label(rng)
         return rng.integers(0, 256, (self._size, self._size, 3), np.uint8), label
+
+    def _label(self, rng: np.random.Generator) -> Any:
+        k = len(self.class_names)
+        if self.task == SINGLE_LABEL.name:
+            return int(rng.integers(k))
+        return (rng.integers(0, 2, k) if self.task == MULTI_LABEL.name else rng.standard_normal(k)).astype(np.float32)
 
     def example_id(self, index: int) -> str:
         """The split and position."""

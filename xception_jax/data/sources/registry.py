@@ -10,7 +10,7 @@ from xception_jax.data.sources.builtin import Digits, Synthetic
 from xception_jax.data.sources.folder import Folder
 from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry, check_options, parameters, wanted
-from xception_jax.tasks.task import TaskName
+from xception_jax.tasks.task import SINGLE_LABEL, TaskName
 
 # From a split's name to its examples. Other parameters are settings of `config.data`, or `image_size`.
 Opener = Callable[..., Source]
@@ -36,9 +36,11 @@ def open_digits(split: str) -> Source:
     return Digits(split)
 
 
-def open_synthetic(split: str, *, num_examples: int, num_classes: int, image_size: int) -> Source:
-    """Random images."""
-    return Synthetic(split, num_examples, num_classes, image_size)
+def open_synthetic(
+    split: str, *, num_examples: int, num_classes: int, image_size: int, task: TaskName | None = None
+) -> Source:
+    """Random images with labels of a task, or one class each."""
+    return Synthetic(split, num_examples, num_classes, image_size, task or SINGLE_LABEL.name)
 
 
 DATA_SETS: Registry[Opener] = Registry(
