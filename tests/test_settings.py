@@ -167,6 +167,7 @@ def test_constant_schedule_is_constant_after_its_warmup(tiny):
         ({"num_epochs": 0.5}, 1),
         ({"num_examples": 90}, 11),
         ({"num_examples": 95, "num_epochs": 4.0}, 12),
+        ({"num_steps": 5, "num_examples": 95}, 5),  # a few steps of a config that counts examples
         ({"num_steps": 7, "num_epochs": 4.0}, 7),
     ],
 )

@@ -29,7 +29,7 @@ def default() -> ConfigDict:
     c.first_image_size = config_dict.placeholder(int)  # training begins with it, and grows by 32 pixels at a time
     c.grow_until = "0 epochs"  # when it reaches image_size
     c.batch_size = 32  # over all devices
-    c.num_epochs = 100.0  # length of training; num_steps or num_examples take precedence if set
+    c.num_epochs = 100.0  # length of training; num_steps, or else num_examples, takes precedence if set
     c.num_steps = config_dict.placeholder(int)
     c.num_examples = config_dict.placeholder(int)
     c.patience = config_dict.placeholder(int)  # evaluations in a row that are not the best, which end training early
@@ -458,5 +458,3 @@ def validate(config: ConfigDict) -> None:
             f"config.batch_size is {config.batch_size}, but config.mixup and config.cutmix mix pairs of images; make "
             "it even"
         )
-    if config.num_steps is not None and config.num_examples is not None:
-        raise UserError("config.num_steps and config.num_examples are both set; set one of them")

@@ -13,7 +13,7 @@ from xception_jax.data.sources.images import ImageFiles, find_images
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.parallel import host_memory
 
-# What configs/default.py and configs/xception_rsb.py:a2 do with an image; mixing is a part of the step.
+# What configs/xception.py and configs/xception_rsb.py:a2 do with an image; mixing is a part of the step.
 RECIPES = {
     "plain": ("bilinear", Augmentation()),
     "modern": ("bicubic", Augmentation(augment=find_augmentations("randaugment", {"magnitude": 7.0}))),
