@@ -154,20 +154,11 @@ def create(
     """
     config_lib.validate(config)
     distributed.check_joined()
-    mesh = data_mesh(devices, model=config.mesh.model)
-    check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
-    if config.evaluation.batch_size is not None:
-        check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
+    mesh = mesh_of(config, devices)
     if config.loss is not None and loss is None:
         LOSSES.find(config.loss)
     metrics = find_metrics(config.metrics)
-    began_with = (config.model.name, config.model.weights)
-    if resumed and config.model.weights and began_with == (resumed.model.name, resumed.model.weights):
-        pretrained, config = None, resolve(config, without_arrays(resumed))
-    else:
-        given_head = config.model.head
-        pretrained = load(config.model.weights, config.model.name, head=given_head) if config.model.weights else None
-        config = resolve(config, pretrained)
+    pretrained, config = starting_weights(config, resumed)
     given = {"data.name": source, "loss": loss}
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})
     # Report mistyped names before opening the data set; option values are checked when the network is built.
@@ -182,18 +173,8 @@ def create(
     loss_function = loss or LOSSES.find(config.loss)
     if config.label_weights and "label_weights" not in parameters(loss_function):
         raise UserError(f'config.label_weights is set, but the loss "{config.loss}" has no weights of labels')
-    num_classes = len(names)
-    if num_classes < task.fewest:
-        raise UserError(
-            f'the training split "{config.data.train_split}" of {config.data.name} has {num_classes} classes '
-            f"({', '.join(names) or 'none'}), but at least 2 are needed; in a folder, classes are SPLIT/CLASS/IMAGE"
-        )
-    if config.model.num_classes not in (None, num_classes):
-        raise UserError(
-            f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has {num_classes} "
-            "classes; set it to None to use the number of classes of the data"
-        )
-    graphdef, abstract_weights = abstract_model(config, num_classes)
+    check_num_classes(config, task, names)
+    graphdef, abstract_weights = abstract_model(config, len(names))
     check_images(config, graphdef, abstract_weights)
     lowering = ops.trusted(ops.Lowering(config.lowering, platform), config.model.dtype)
     experiment = Experiment(
@@ -206,6 +187,42 @@ def create(
     if experiment.mixes:
         check_mixes(experiment)
     return experiment
+
+
+def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None) -> Mesh:
+    """The devices' mesh, by which batches can be divided.
+
+    Raises:
+      UserError: they cannot.
+    """
+    mesh = data_mesh(devices, model=config.mesh.model)
+    check_batch_size("config.batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh.size)
+    if config.evaluation.batch_size is not None:
+        check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, 1, mesh.size)
+    return mesh
+
+
+def starting_weights(config: ConfigDict, resumed: ConfigDict | None) -> tuple[Pretrained | None, ConfigDict]:
+    """The weights that training starts from, or None; and the config with what they say."""
+    weights, name = config.model.weights, config.model.name
+    if weights and resumed and (weights, name) == (resumed.model.weights, resumed.model.name):
+        return None, resolve(config, without_arrays(resumed))
+    pretrained = load(weights, name, head=config.model.head) if weights else None
+    return pretrained, resolve(config, pretrained)
+
+
+def check_num_classes(config: ConfigDict, task: Task, names: Sequence[str]) -> None:
+    """Raises UserError if there are too few classes, or others than the config says."""
+    if len(names) < task.fewest:
+        raise UserError(
+            f'the training split "{config.data.train_split}" of {config.data.name} has {len(names)} classes '
+            f"({', '.join(names) or 'none'}), but at least 2 are needed; in a folder, classes are SPLIT/CLASS/IMAGE"
+        )
+    if config.model.num_classes not in (None, len(names)):
+        raise UserError(
+            f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has {len(names)} "
+            "classes; set it to None to use the number of classes of the data"
+        )
 
 
 def check_mixes(experiment: Experiment) -> None:
