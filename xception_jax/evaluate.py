@@ -17,7 +17,7 @@ def define_flags() -> None:
     weights_flags.define()
     common.define_path("data", None, "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE; a table; hf:OWNER/NAME; tfds:NAME.")
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "What to measure; without splits, all images.")
-    flags.DEFINE_bool("only_present", False, "Choose among the classes that the data has, as for ImageNet-A and -R.")
+    flags.DEFINE_bool("only_present", False, "Choose among the classes that the split has, as for ImageNet-A and -R.")
     common.define_path("workdir", None, "Where the results are written. Default: runs/evaluation-<data's name>.")
     flags.DEFINE_integer("batch_size", 16, "Images at a time.", lower_bound=1)
 

@@ -130,8 +130,9 @@ def evaluate(workdir: Path) -> None:
         asked = config_lib.fill(config(), config_lib.flatten(settings))
         asked.model.weights = settings.model.weights
         config_lib.check_same_run(workdir, settings, asked, config_lib.EVALUATION_MAY_CHANGE)
-        if asked.task != settings.task:  # these follow from it
-            asked.loss = asked.checkpoint.best_metric = None
+        if asked.task != settings.task:  # these follow from it, unless they are given, too
+            given = config()
+            asked.loss, asked.checkpoint.best_metric = given.loss, given.checkpoint.best_metric
         settings = asked
     settings.model.weights = ""  # where training began; the checkpoint has the trained weights
     settings.label_weights = ""  # of the training loss alone; the table may be gone

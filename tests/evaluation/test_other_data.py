@@ -19,6 +19,7 @@ from xception_jax.pretrained import load
 
 pytestmark = pytest.mark.usefixtures("one_device")
 FEW = ("3", "5", "8")
+SEVERAL = {"task": "multi_label", "loss": None, "checkpoint__best_metric": None}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_any_label_of_several_is_right(digits, evaluate):
     labels = {name: [[], ["3", str(usual)], ["5"]][i % 3] for i, name in enumerate(scores)}
     table = root / "several.csv"
     table.write_text("file,tags,split\n" + "".join(f"{name},{'|'.join(tags)},test\n" for name, tags in labels.items()))
-    record, _ = evaluate(data__name="table", data__path=str(table), task="multi_label")
+    record, _ = evaluate(data__name="table", data__path=str(table), **SEVERAL)
     hits = [str(scores[name].argmax()) in tags for name, tags in labels.items() if tags]
     assert 0.2 < np.mean(hits) < 0.8
     assert record["metrics"]["precision_at_1"] == pytest.approx(np.mean(hits), abs=0.02)
@@ -83,4 +84,4 @@ def test_any_label_of_several_is_right(digits, evaluate):
 
 def test_only_present_is_for_one_class_of_several(digits, evaluate):
     with pytest.raises(UserError, match="only_present is for single_label, but the task is multi_label"):
-        evaluate(task="multi_label", evaluation__only_present=True)
+        evaluate(**SEVERAL, evaluation__only_present=True)

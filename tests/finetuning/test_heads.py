@@ -13,6 +13,7 @@ from xception_jax.data.labelled import Labelled
 from xception_jax.finetuning import calibration, deep, heads, linear
 from xception_jax.finetuning.fit import balanced
 from xception_jax.finetuning.fitting import Examples, best
+from xception_jax.finetuning.scale import Scale
 from xception_jax.models.variables import Weights
 
 
@@ -84,6 +85,18 @@ def test_linear_regression_is_ridge():
     peer = Ridge(0.1 * len(train.features)).fit(scaled(train, train.features), train.targets[:, 0])
     theirs = peer.predict(scaled(train, validation.features))
     assert np.abs(heads.logits("", trial.head, validation.features)[:, 0] - theirs).max() < 0.01
+
+
+def test_numbers_of_any_size_have_one_scale(tmp_path):
+    """Coordinates in metres, millions from their origin: sums of float32 would be off by their deviation."""
+    rng = np.random.default_rng(0)
+    means, deviations = (5.4e6, 6.9e5), (500, 500)
+    targets = rng.normal(means, deviations, (20_000, 2)).astype(np.float32)
+    files, split = tuple(map(str, range(len(targets)))), np.full(len(targets), "train")
+    labelled = Labelled(tmp_path, files, "regression", ("north", "east"), targets, split)
+    scaled = Scale.of(labelled)(labelled).targets
+    np.testing.assert_allclose(scaled.mean(0, dtype=np.float64), 0, atol=1e-3)
+    np.testing.assert_allclose(scaled.std(0, dtype=np.float64), 1, rtol=1e-3)
 
 
 def test_the_strength_is_chosen_by_the_validation_split(digits):

@@ -59,9 +59,13 @@ class Side:
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.kill()
             self._process.wait()
         self._errors.close()
+
+    def kill(self) -> None:
+        """Ends the process and its workers at once, so that whoever waits for its answer does not wait longer."""
+        self._signal("SIGKILL")
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The answer; {"left_out": reason} if the side cannot do the task or has died."""
@@ -130,7 +134,12 @@ def measure(sides: Mapping[str, tuple[Side, Mapping[str, Any]]], rounds: int) ->
         result[name].facts = ask(name, {"do": "prepare", "task": dict(sides[name][1])}).get("facts", {})
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(prepare, sides))
+        try:
+            list(pool.map(prepare, sides))
+        except KeyboardInterrupt:  # which sides, in process groups of their own, do not get
+            for side, _ in sides.values():
+                side.kill()
+            raise
     for name in at_work():
         result[name].facts["repeats"] = ask(name, {"do": "warm_up"}).get("repeats")
     for _ in range(rounds):

@@ -27,8 +27,8 @@ def compare(path_a: Path, path_b: Path, split: str | None = None) -> dict[str, A
     Returns:
       task; a, b: their paths and figures. p_value of the paired test; difference, B - A, with difference_interval
       (95 %). verdict: a sentence. classes: those with the largest differences, in descending order. seen_differently:
-      A's and B's values of what determines the pixels that they saw, by name, where they differ; certificates of
-      version 0.1.0 do not tell.
+      A's and B's values of what determines the pixels that they saw, and whether they chose among the classes of the
+      split alone, by name, where they differ; certificates of version 0.1.0 do not tell of pixels.
         One class of several: McNemar's test and the difference in top-1; only_a, only_b: number of examples that only
         one classified correctly.
         Otherwise: a test with random signs of the images' differences in figure (average precision at 100, absolute
@@ -152,9 +152,13 @@ def _names(record: dict[str, Any]) -> list[str]:
 
 def _seen_differently(a: dict[str, Any], b: dict[str, Any]) -> dict[str, list[Any]]:
     """How the pictures of A and B were seen, where that differs, if both certificates tell."""
-    of_a, of_b = (record.get("pictures", {}) for record in (a, b))
+    of_a, of_b = (record.get("pictures", {}) | _chosen_among(record) for record in (a, b))
     shared = of_a.keys() & of_b.keys() - {"treated"}
     return {name: [of_a[name], of_b[name]] for name in sorted(shared) if of_a[name] != of_b[name]}
+
+
+def _chosen_among(record: dict[str, Any]) -> dict[str, Any]:
+    return {"only_present": record["config"].get("evaluation", {}).get("only_present", False)}
 
 
 def _figures(path: Path, record: dict[str, Any]) -> dict[str, Any]:

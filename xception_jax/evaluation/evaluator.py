@@ -11,6 +11,7 @@ import numpy as np
 
 from xception_jax.data import Batch as LocalBatch
 from xception_jax.data import Source, UnreadableImages, evaluation_batches
+from xception_jax.data.decode import UnreadableImageError
 from xception_jax.errors import StorageError, UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.predictions import PerExample, from_columns
@@ -47,7 +48,7 @@ def present(source: Source) -> np.ndarray:
     """Which classes a split with one class an image has: bool [K]."""
     found = np.zeros(len(source.class_names), bool)
     for i in range(len(source)):
-        with contextlib.suppress(OSError):  # named as unreadable when it is evaluated
+        with contextlib.suppress(OSError, UnreadableImageError):  # named as unreadable when it is evaluated
             found[source[i][1]] = True
     return found
 

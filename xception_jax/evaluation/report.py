@@ -135,11 +135,13 @@ def name_of(workdir: Path, own: ConfigDict, asked: ConfigDict, split: str, sourc
         same_data = (own.data.name, own.data.path) == (asked.data.name, asked.data.path)
     else:
         same_data = not identity.differences(own_source, source)
-    seen = [(input_spec(c), c.task, c.evaluation.only_present) for c in (own, asked)]
-    if same_data and seen[0] == seen[1]:
+    spec, same_input = input_spec(asked), input_spec(asked) == input_spec(own)
+    asks = [(c.task, c.evaluation.only_present) for c in (own, asked)]
+    if same_data and same_input and asks[0] == asks[1]:
         return split
+    other = f" {asks[1]}" if asks[0] != asks[1] else ""
     data = Path(asked.data.path).name if asked.data.name in ("folder", "table") else asked.data.name
-    digits = hashlib.sha256(f"{source} {seen[1]}".encode()).hexdigest()[:8]
+    digits = hashlib.sha256(f"{source} {spec}{other}".encode()).hexdigest()[:8]
     return f"{split}-{data}-{digits}"
 
 

@@ -16,6 +16,7 @@ from xception_jax.evaluation.outcome import Outcome
 from xception_jax.finetuning import calibration, heads
 from xception_jax.finetuning.fit import Features
 from xception_jax.finetuning.fitting import loss_per_example
+from xception_jax.finetuning.scale import Scale
 from xception_jax.inference.outcomes import logits_of, of_rows
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained
@@ -32,7 +33,7 @@ class Candidate:
       model: the network; the temperature is in its last layer.
       temperature: by which its logits were divided.
       outcomes: of the validation split, and of the test split if there is one.
-      validation_loss: mean loss on the validation split, by the images' weights.
+      validation_loss: mean loss on the validation split, by the images' weights; of numbers, on the scale of `Scale`.
     """
 
     name: str
@@ -78,8 +79,9 @@ def candidate(
         scores=SCORES[labelled.task],
         uncertainty=config.finetune.uncertainty,
     )
-    scaled = jnp.asarray(logits["validation"] / np.float32(degrees))
-    loss = float(np.average(loss_per_example(labelled.task, scaled, jnp.asarray(targets)), weights=image_weights))
+    scale = Scale.of(labelled)  # of several numbers, none counts more for its unit
+    pair = scale.values(logits["validation"] / np.float32(degrees)), scale.values(targets)
+    loss = float(np.average(loss_per_example(labelled.task, *map(jnp.asarray, pair)), weights=image_weights))
     outcomes = []
     for split, (rows, x) in values.items():
         said: np.ndarray = logits[split]

@@ -75,7 +75,8 @@ def fit(
     """
     layers = heads.after_pool(head)
     scale = Scale.of(labelled)
-    train, validation = (examples(scale(labelled), features, split) for split in ("train", "validation"))
+    scaled = scale(labelled)
+    train, validation = (examples(scaled, features, split) for split in ("train", "validation"))
     if any(step.kind == "dense" for step in parse(layers)):
         trials = deep.fit(labelled.task, layers, train, validation, report, seed=seed)
     else:

@@ -83,9 +83,8 @@ def _without_features(task: TaskName, train: Examples) -> Parameters:
         bias = np.average(train.targets, axis=0, weights=train.weights)
     else:
         labels = np.eye(train.num_outputs)[train.targets] if task == "single_label" else train.targets
-        known = ~np.isnan(labels) * train.weights[:, None]
         # Half an example more of each side: a label that all have, or none, has a finite bias, too.
-        rate = (np.nansum(labels * train.weights[:, None], 0) + 0.5) / (known.sum(0) + 1)
+        rate = (train.weights @ labels + 0.5) / (train.weights.sum() + 1)
         bias = np.log(rate) if task == "single_label" else np.log(rate / (1 - rate))
     return np.zeros((train.features.shape[1], train.num_outputs)), bias
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xception_jax import paths
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled, check_classes, open_labelled
@@ -44,7 +46,7 @@ def measure(
       split: what is measured.
       workdir: where results are written.
       batch_size: images at a time.
-      only_present: whether the network chooses among the classes that the data has, not among all of its own.
+      only_present: whether the network chooses among the classes that the split has, not among all of its own.
 
     Returns:
       The unreadable images, and why.
@@ -53,12 +55,14 @@ def measure(
       UserError: the data is invalid, is for another task, or has classes that the network does not have.
     """
     weights_hash = hash_weights(pretrained.weights)
-    labelled, pretrained = _labelled(pretrained, data, only_present=only_present)
+    labelled = _labelled(pretrained, data)
     for sentence in labelled.remarks:
         print(sentence)
     rows = labelled.rows(split)
     if not len(rows):
         raise UserError(f'{data} has no images of the split "{split}"; choose another by --split')
+    if only_present:
+        labelled, pretrained = _among_present(labelled, pretrained, split)
     broken = UnreadableImages()
     predictor = Predictor(pretrained, batch_size=min(batch_size, len(rows)))
     with progress("images") as bar:
@@ -94,23 +98,35 @@ def measure(
     return broken.reasons
 
 
-def _labelled(pretrained: Pretrained, data: Path, *, only_present: bool) -> tuple[Labelled, Pretrained]:
-    """The images with the network's classes, and the network; if asked for, both with the classes of the data alone.
+def _among_present(labelled: Labelled, pretrained: Pretrained, split: str) -> tuple[Labelled, Pretrained]:
+    """The images of a split, and the network, with the classes that it has alone.
+
+    Raises:
+      UserError: these are less than two, or it is not about one class of several.
+    """
+    if labelled.task != SINGLE_LABEL.name:
+        raise UserError(f"--only_present is for one class of several, but {pretrained.source} is for {labelled.task}")
+    labelled = labelled.only(split)
+    present = np.unique(labelled.targets)
+    if len(present) < 2:
+        raise UserError(
+            f'all images of the split "{split}" are of the class "{labelled.class_names[present[0]]}", so that with '
+            "--only_present there is nothing to choose; leave it out"
+        )
+    print(f"The network chooses among the {len(present):,} classes that the split {split} has.")
+    return reordered(labelled, [labelled.class_names[k] for k in present]), with_classes(pretrained, present)
+
+
+def _labelled(pretrained: Pretrained, data: Path) -> Labelled:
+    """The images, with the network's classes.
 
     What the labels look like may be more than one task's: they are read as the network's, if they can be.
     """
     if not pretrained.class_names:
         raise UserError(f"{pretrained.source} has no class names; give them by --classes=FILE, one per line")
     task = next(task for task in TASKS.values() if task.scores == pretrained.scores)
-    if only_present and task is not SINGLE_LABEL:
-        raise UserError(f"--only_present is for one class of several, but {pretrained.source} is for {task.means}")
     try:
-        opened = open_labelled(data, task=task.name, fractions=ALL_TEST)
-        labelled = check_classes(opened, pretrained.class_names)
-        if not only_present:
-            return labelled, pretrained
-        kept = [i for i, name in enumerate(labelled.class_names) if name in opened.class_names]
-        return reordered(labelled, [labelled.class_names[i] for i in kept]), with_classes(pretrained, kept)
+        return check_classes(open_labelled(data, task=task.name, fractions=ALL_TEST), pretrained.class_names)
     except UserError:
         if (looks := TASKS[open_labelled(data, fractions=ALL_TEST).task]) is task:
             raise
@@ -127,6 +143,7 @@ def facts(record: Mapping[str, Any], pretrained: Pretrained, split: str) -> list
         ("Weights", record["weights"]),
         ("Hash of the weights", record["weights_hash"][:16]),
         ("Data", record["data"]),
+        *([("Classes", f"those of the split, {len(record['class_names']):,}")] if record["only_present"] else []),
         *([("Prediction sets", conformal.said(record["conformal"], split))] if "conformal" in record else []),
         *common_facts(pretrained, record["skipped"], record),
     ]

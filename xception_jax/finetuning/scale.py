@@ -16,7 +16,7 @@ class Scale:
     """The scale of the targets; classes are left as they are.
 
     Attributes:
-      mean, std: [K], of the training split; None: the targets are classes.
+      mean, std: float64 [K], of the training split; None: the targets are classes.
     """
 
     mean: np.ndarray | None = None
@@ -27,15 +27,17 @@ class Scale:
         """The scale of labelled images."""
         if labelled.task != "regression":
             return cls()
-        targets = labelled.targets[labelled.rows("train")]
+        targets = labelled.targets[labelled.rows("train")].astype(np.float64)  # sums of float32 lose small deviations
         std = targets.std(0)
         return cls(targets.mean(0), np.where(std > 0, std, 1))
 
+    def values(self, targets: np.ndarray) -> np.ndarray:
+        """Targets, or predictions of them, [N, K], on this scale."""
+        return targets if self.mean is None else ((targets - self.mean) / self.std).astype(np.float32)
+
     def __call__(self, labelled: Labelled) -> Labelled:
         """Images with their targets on this scale."""
-        if self.mean is None:
-            return labelled
-        return dataclasses.replace(labelled, targets=((labelled.targets - self.mean) / self.std).astype(np.float32))
+        return labelled if self.mean is None else dataclasses.replace(labelled, targets=self.values(labelled.targets))
 
     def on(self, head: Weights) -> Weights:
         """A head that predicts on this scale, of one for the targets as they are."""

@@ -53,7 +53,7 @@ def transplant(pretrained: Pretrained, network: Weights) -> tuple[Weights, str]:
     return Weights(tree["params"], tree["batch_stats"]), report
 
 
-def with_classes(pretrained: Pretrained, classes: Sequence[int]) -> Pretrained:
+def with_classes(pretrained: Pretrained, classes: Sequence[int] | np.ndarray) -> Pretrained:
     """A network that has some of the classes alone: it chooses among them.
 
     Args:

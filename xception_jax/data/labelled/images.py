@@ -66,6 +66,13 @@ class Labelled:
         """The positions of a split's images, int64, in order; empty if there is no such split."""
         return np.flatnonzero(self.split == split)
 
+    def only(self, split: str) -> "Labelled":
+        """The images of a split alone."""
+        rows = self.rows(split)
+        of_images = {name: getattr(self, name) for name in ("targets", "split", "group", "weight")}
+        kept: dict[str, Any] = {name: None if values is None else values[rows] for name, values in of_images.items()}
+        return dataclasses.replace(self, files=tuple(self.files[i] for i in rows), **kept)
+
     def labels(self) -> np.ndarray:
         """Which classes each image has, bool [N, K]; regression: none, [N, 0]."""
         if self.task == "regression":
