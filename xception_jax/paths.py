@@ -60,11 +60,14 @@ def cache() -> Path | None:
 
 
 def data_name(data: str | Path) -> str:
-    """A short name of data: of a file or folder, without its ending, or of hf:OWNER/NAME or tfds:NAME, its NAME."""
-    name, remote, revision = str(data), re.compile("(hf|tfds):"), re.compile("@.*")
-    if not remote.match(name):
-        return Path(name).stem
-    return Path(revision.sub("", remote.sub("", name))).name.replace(":", "-")
+    """A short name of data: of a file or folder, without its ending; NAME-FOLDER of hf:OWNER/NAME/FOLDER@REVISION;
+    NAME-CONFIG-VERSION of tfds:NAME/CONFIG:VERSION.
+    """
+    kind, _, name = str(data).partition(":")
+    if kind not in ("hf", "tfds"):
+        return Path(data).stem
+    parts = [part for part in re.split("[/:]", name.partition("@")[0]) if part]
+    return "-".join(parts[1:] if kind == "hf" and len(parts) > 1 else parts)
 
 
 def kept(what: str) -> Path:
