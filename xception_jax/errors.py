@@ -36,6 +36,11 @@ def some(names: Collection[str], most: int = 5) -> str:
     return ", ".join(shown) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
+def reason(error: BaseException) -> str:
+    """What an exception of another library says, its first line; its type if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @contextlib.contextmanager
 def needs(extra: str, what: str) -> Iterator[None]:
     """Around the import of a library that not everybody installs.

@@ -1,18 +1,21 @@
 """Tables of images as columns of texts, from CSV, TSV, Parquet and JSON Lines files."""
 
+import contextlib
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
-from xception_jax.errors import UserError, needs, some, suggest
+from xception_jax.errors import UserError, needs, reason, some, suggest
 
-# A column's cells, by its name. Several values of one cell of a Parquet file have LISTED between them.
+# A column's cells, by its name; "" is for none. Several values of one cell of a Parquet file have LISTED between them,
+# and LISTED alone is an empty list.
 Table = dict[str, list[str]]
 LISTED = "\x1f"
 SPLIT = "split"  # the column of splits that files or folders have by their names
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".pq")
 LONGEST_CELL = 2**30  # characters; Python's own limit is 131,072
 TRUE, FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
 
@@ -105,10 +108,19 @@ def read_table(path: Path) -> Table:
     return table
 
 
+@contextlib.contextmanager
+def _opened(path: Path, newline: str) -> Iterator[TextIO]:
+    try:
+        with path.open(newline=newline, encoding="utf-8-sig") as f:
+            yield f
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it in UTF-8") from None
+
+
 def _read_csv(path: Path, delimiter: str) -> Table:
     csv.field_size_limit(LONGEST_CELL)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as f:
+        with _opened(path, newline="") as f:
             first = f.readline()
             if delimiter not in first and ";" in first:  # as spreadsheets write it where the comma is in numbers
                 delimiter = ";"
@@ -120,8 +132,6 @@ def _read_csv(path: Path, delimiter: str) -> Table:
                 if row and len(row) != len(names):
                     raise UserError(f"{path}, line {reader.line_num}: {len(row)} values for {len(names)} columns")
                 rows += [row] if row else []
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as CSV in UTF-8") from None
     except csv.Error as e:
         raise UserError(f"{path} is damaged: {e}") from None
     if twice := [name for name in names if names.count(name) > 1]:
@@ -138,30 +148,37 @@ def _read_parquet(path: Path) -> Table:
         schema = pyarrow.parquet.read_schema(path)
         texts = [f.name for f in schema if not (pyarrow.types.is_struct(f.type) or pyarrow.types.is_binary(f.type))]
         table = pyarrow.parquet.read_table(path, columns=texts)  # without images, which some have in them
-    except pyarrow.ArrowInvalid as e:
-        raise UserError(f"{path} is damaged: {str(e).splitlines()[0]}") from None
+    except (pyarrow.ArrowInvalid, OSError) as e:
+        raise UserError(f"{path} is damaged: {reason(e)}") from None
     return {name: [_text(cell) for cell in table.column(name).to_pylist()] for name in table.column_names}
 
 
 def _read_json_lines(path: Path) -> Table:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            rows += [dict(json.loads(line))] if line.strip() else []
-        except (TypeError, ValueError):
-            raise UserError(f"{path}, line {number} is not a JSON object: {line[:40]}") from None
+    with _opened(path, newline="\n") as lines:  # texts may have the other characters that end lines in them
+        for number, line in enumerate(lines, 1):
+            try:
+                rows += [dict(json.loads(line))] if line.strip() else []
+            except (TypeError, ValueError):
+                raise UserError(f"{path}, line {number} is not a JSON object: {line.strip()[:40]}") from None
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [_text(row.get(name)) for row in rows] for name in names}
 
 
 def _text(cell: object) -> str:
     if isinstance(cell, list):
-        return LISTED.join(map(_text, cell))
+        return LISTED.join(map(_text, cell)) or LISTED
     return "" if cell is None else str(cell)
 
 
-def find_columns(table: Table, wanted: Columns, where: Path) -> Found:
+def find_columns(table: Table, wanted: Columns, where: Path, coded: Collection[str] = ()) -> Found:
     """Which column is what.
+
+    Args:
+      table: all columns.
+      wanted: the names that are given.
+      where: the table's path, for messages.
+      coded: columns whose classes are known.
 
     Raises:
       UserError: a column is not there, or the file's or the label's cannot be told from the names.
@@ -185,22 +202,31 @@ def find_columns(table: Table, wanted: Columns, where: Path) -> Found:
             f"{where}: which column has the files? It has: {', '.join(table)}. Set config.data.columns.file"
         )
     others = {role: usual(role) if given[role] is None else given[role] for role in ("split", "group", "weight")}
-    return Found(file, labels or _label_columns(table, usual("label"), rest, where), **others)
+    return Found(file, labels or _label_columns(table, usual("label"), rest, where, coded), **others)
 
 
-def _label_columns(table: Table, usual: str, rest: Sequence[str], where: Path) -> tuple[str, ...]:
-    """The columns of labels: of a usual name, of one like it, the only one left, or all that are left of 0 and 1."""
+def _label_columns(
+    table: Table, usual: str, rest: Sequence[str], where: Path, coded: Collection[str]
+) -> tuple[str, ...]:
+    """The columns of labels: of a usual name, the only one with known classes, the only one of a name like the usual,
+    the only one left, or all that are left of 0 and 1.
+    """
     rest = [name for name in rest if name and not name.startswith("Unnamed:")]  # pandas' row numbers
     alike = [name for name in rest if "label" in name.casefold() or "class" in name.casefold()]
     if usual:
         return (usual,)
-    for few in (alike, rest):
+    for few in ([name for name in rest if name in coded], alike, rest):
         if len(few) == 1:
             return tuple(few)
     if len(rest) > 1 and all(are_flags(table[name]) for name in rest):
         return tuple(rest)
     there = f"It has: {', '.join(table)}" if rest else f"Besides {', '.join(table)} it has none"
     raise UserError(f"{where}: which column has the labels? {there}. Set config.data.columns.label")
+
+
+def has_usual_label(table: Table) -> bool:
+    """Whether a column has one of the usual names of labels."""
+    return any(name.casefold() in USUAL["label"] for name in table)
 
 
 def are_flags(cells: Sequence[str]) -> bool:

@@ -125,7 +125,7 @@ def find_separator(name: str, cells: Sequence[str], *, sure: bool = False) -> st
     """
     values = {cell for cell in cells if cell}
     for separator in SEPARATORS:
-        if not any(separator in value.strip() for value in values):
+        if not any(separator in value.strip(" ") for value in values):
             continue
         parts = {part for value in values for part in _parts(value, separator)}
         if sure or separator in NEVER_IN_NAMES or len(parts) < len(values) + bool(PLURAL.search(name)):
