@@ -3,14 +3,17 @@
 import io
 import json
 import os
+from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.data.test_labelled import as_rows, assert_identical, counts, image
+from tests.data.test_labelled import as_rows, assert_identical, counts, folder, image
 from xception_jax import paths
 from xception_jax.data.labelled import Columns, open_labelled, split_source, to_csv
+from xception_jax.data.labelled.columns import read_table
 from xception_jax.errors import UserError
 
 BINARY, TEXT = pyarrow.binary(), pyarrow.string()
@@ -115,6 +118,9 @@ def test_saved_table_of_a_data_set_is_read_as_the_same(tmp_path):
          ("dog", "cat", "eel, electric"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
         ({"labels": [[0, 2], [], [1]]}, {"labels": [ANIMALS]}, {}, "multi_label",
          ("dog", "cat", "eel, electric"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        ({"label": [1, 0, 2], "sex": [0, 1, 1]}, {"sex": ANIMALS}, {}, "single_label", ("0", "1", "2"), [1, 0, 2]),
+        ({"label": ["b", "a", "b"]}, {"label": ANIMALS}, {}, "single_label", ("a", "b"), [1, 0, 1]),
+        ({"tags": [["x"], [], ["y"]]}, {}, {}, "multi_label", ("x", "y"), [[1, 0], [0, 0], [0, 1]]),
         ({"tags": [["x y", "z"], ["z"], ["x y"]]}, {}, {}, "multi_label", ("x y", "z"), [[1, 1], [0, 1], [1, 0]]),
     ],
 )  # fmt: skip
@@ -132,6 +138,28 @@ def test_images_without_a_label_are_left_out_and_those_without_contents_are_unre
     assert [file.read_bytes() for file in data.paths()] == [b"contents of a0.jpg", b"", b"contents of a4.jpg"]
     assert "Images without a label that are left out: 2." in data.remarks
     assert any(remark.endswith("classes eel, electric.") for remark in data.remarks)
+
+
+@pytest.mark.parametrize(
+    ("labels", "features", "kept"),
+    [
+        ([[0], None, [], [1]], {"label": [ANIMALS]}, [[1, 0], [0, 0], [0, 1]]),
+        (["a", None, "b", ""], {}, [0, 1]),
+        ([1.5, None, 2.5, float("nan")], {}, [[1.5], [2.5]]),
+        ([["a"], None, [], ["b"]], {}, [[1, 0], [0, 0], [0, 1]]),
+    ],
+)
+def test_images_without_a_label_are_left_out_whatever_the_task(tmp_path, labels, features, kept):
+    """An empty list is a label: none of the classes. A split without labels is not there."""
+    features = {"image": {"_type": "Image"}, **features}
+    kind = pyarrow.array(labels).type
+    for split, cells in (("train", labels), ("test", [None] * 5)):
+        columns = {"image": embedded(*(f"{split}{i}" for i in range(len(cells)))), "label": cells}
+        shard(tmp_path / f"{split}.parquet", columns, features, {"label": kind})
+    data = open_labelled(tmp_path, fractions=(1, 0, 0))
+    assert data.targets.tolist() == kept
+    assert data.split.tolist() == ["train"] * len(kept)
+    assert f"Images without a label that are left out: {9 - len(kept)}, all of test." in data.remarks
 
 
 def test_the_same_image_in_two_splits_is_counted(tmp_path):
@@ -154,6 +182,87 @@ def test_splits_in_folders_and_others_are_passed_over(tmp_path):
         shard(tmp_path / f"{config}/train/0000.parquet", columns, features)
     with pytest.raises(UserError, match=f"several data sets, default, large, small; give one .*{tmp_path}/default"):
         open_labelled(tmp_path)
+
+
+def test_all_files_are_found_with_other_images_between_them(tmp_path):
+    shard(tmp_path / "test/0000.parquet", *images("a", [0, 1]))
+    shard(tmp_path / "train/0000.parquet", *images("b", [0, 1] * 5))
+    image(tmp_path / "preview.png")
+    image(tmp_path / "thumbs/x.png")
+    data = open_labelled(tmp_path)
+    assert len(data.files) == 12
+    assert len(data.rows("test")) == 2
+    image(tmp_path / "others/x.png")  # now there are two folders that may be classes
+    with pytest.raises(UserError, match=r"both Parquet files with images in them, such as test/0000.parquet, and fold"):
+        open_labelled(tmp_path)
+    assert len(open_labelled(tmp_path / "train").files) == 10
+
+
+def test_the_hub_s_conversion_of_a_large_data_set(tmp_path):
+    for split, count in (("partial-train", 8), ("test", 2)):
+        shard(tmp_path / f"default/{split}/0000.parquet", *images(split, [0, 1] * (count // 2)))
+    data = open_labelled(tmp_path)
+    assert [data.files[i].split("/")[1] for i in data.rows("test")] == ["test"] * 2
+    assert sum(file.startswith("default/partial-train") for file in data.files) == 8
+
+
+def test_images_to_test_on_are_not_split_again(tmp_path):
+    for split in ("fold1", "fold2", "test"):
+        shard(tmp_path / f"{split}.parquet", *images(split, [0, 1]))
+    with pytest.raises(UserError, match="the splits fold1, fold2, test, of which only test is known, but not which to"):
+        open_labelled(tmp_path)
+    assert len(open_labelled(tmp_path / "test.parquet", fractions=(0, 0, 1)).rows("test")) == 2
+
+
+def test_renamed_split_is_not_taken_for_the_other(tmp_path):
+    """The files' names, sizes and times stay the same."""
+    for split, labels in (("train", [0, 1]), ("validation", [1, 0])):
+        shard(tmp_path / split / "0000.parquet", *images("a", labels))
+        os.utime(tmp_path / split / "0000.parquet", (1, 1))
+    assert set(open_labelled(tmp_path).split) == {"train", "validation"}
+    (tmp_path / "train").rename(tmp_path / "test")
+    assert set(open_labelled(tmp_path).split) == {"test", "validation"}
+
+
+def test_unpacked_image_that_is_deleted_is_unpacked_again(tmp_path):
+    path = shard(tmp_path / "x.parquet", *images("a", [0, 1, 1]))
+    data = open_labelled(path, fractions=(1, 0, 0))
+    data.paths()[1].unlink()
+    assert_identical(open_labelled(path, fractions=(1, 0, 0)), data)
+    assert data.paths()[1].read_bytes() == b"contents of a1.jpg"
+
+
+def test_unpacked_by_several_at_once(tmp_path, monkeypatch):
+    """Processes of different containers, whose numbers may be the same, unpack the same at any pace."""
+    path = shard(tmp_path / "x.parquet", *images("a", [0, 1, 1]))
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    write, between = Path.write_bytes, []
+
+    def write_bytes(part, contents):
+        write(part, contents)
+        if not between:
+            between.append(part)
+            open_labelled(path)  # all of another process, before this one's first file has its name
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    data = open_labelled(path, fractions=(1, 0, 0))
+    assert [file.read_bytes() for file in data.paths()] == [f"contents of a{i}.jpg".encode() for i in range(3)]
+    assert sorted(file.name for file in data.root.rglob("*") if file.is_file()) == sorted(
+        ["images.parquet", *(file.name for file in data.paths())]
+    )
+
+
+def test_damaged_footer(tmp_path):
+    path = shard(tmp_path / "x.parquet", *images("a", [0, 1, 1]))
+    contents = bytearray(path.read_bytes())
+    footer = len(contents) - 8 - int.from_bytes(contents[-8:-4], "little")
+    for i in range(footer, footer + 40):
+        contents[i] ^= 0xFF
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=r"x\.parquet is damaged: "):
+        open_labelled(path)
+    with pytest.raises(UserError, match=r"x\.parquet is damaged: "):
+        read_table(path)
 
 
 def test_one_of_several_images_is_chosen(tmp_path):
@@ -186,7 +295,7 @@ def test_too_little_space_is_said_before(tmp_path, monkeypatch, cache):
     monkeypatch.setattr("xception_jax.data.labelled.unpacking.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"to unpack, but .* left; set XCEPTION_JAX_CACHE"):
         open_labelled(shard(tmp_path / "x.parquet", *images("a", [0, 1])))
-    assert not list((cache / "data").iterdir())
+    assert not cache.exists()
 
 
 # By name on the hub
@@ -215,13 +324,11 @@ def test_data_set_of_the_hub(hub):
     assert len(data.rows("train")) == 9
     assert data.remarks[0].startswith("The images of hf:me/animals are unpacked in ")
     assert data.root.name.startswith("animals-")
-    open_labelled("hf:me/animals/data@v1.0")
+    assert open_labelled("hf:me/animals/data@v1.0").root.name.startswith("animals-data-")
+    settings = {"repo_type": "dataset", "cache_dir": None}
     assert hub == [
-        ("me/animals", {"repo_type": "dataset", "revision": None, "allow_patterns": ["*.parquet"], "cache_dir": None}),
-        (
-            "me/animals",
-            {"repo_type": "dataset", "revision": "v1.0", "allow_patterns": ["data/*.parquet"], "cache_dir": None},
-        ),
+        ("me/animals", {**settings, "revision": None, "allow_patterns": ["*.parquet", "*.pq"]}),
+        ("me/animals", {**settings, "revision": "v1.0", "allow_patterns": ["data/*.parquet", "data/*.pq"]}),
     ]
 
 
@@ -236,10 +343,12 @@ def test_data_set_that_the_hub_does_not_give(hub, monkeypatch):
         open_labelled("hf:me/")
 
     def offline(*_, **__):
-        raise ConnectionError("no route")
+        raise ConnectionError("no route\nto the host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(UserError, match=r"datasets/me/animals cannot be fetched \(ConnectionError\); .* --data=FOLDER"):
+    with pytest.raises(
+        UserError, match=r"datasets/me/animals cannot be fetched \(ConnectionError: no route\); .* --data=FOLDER"
+    ):
         open_labelled("hf:me/animals")
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="data set hf:me/animals needs huggingface_hub, which is not installed"):
@@ -251,7 +360,11 @@ def test_data_set_that_the_hub_does_not_give(hub, monkeypatch):
     [
         ("/my/data.v2/labels.csv", "labels"),
         ("hf:me/animals@refs/convert/parquet", "animals"),
+        ("hf:mnist", "mnist"),
+        ("hf:me/animals/data/large@v1.0", "animals-data-large"),
         ("tfds:cifar10:3.0.2", "cifar10-3.0.2"),
+        ("tfds:voc/2012:5.0.0", "voc-2012-5.0.0"),
+        ("tfds:imagenet_v2/matched-frequency", "imagenet_v2-matched-frequency"),
     ],
 )
 def test_short_names(data, name):
@@ -281,6 +394,40 @@ def test_images_with_metadata(tmp_path, name):
     assert parts.targets[parts.rows("test")].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("metadata.csv", b"file_name,caption\nx/000.jpg,grass\n"),
+        ("metadata.csv", "name,ort\n1,K\xf6ln\n".encode("latin-1")),
+        ("metadata.csv", b"# by the camera\nname,iso\n1,2\n"),
+        ("metadata.csv", b""),
+        ("metadata.jsonl", b"no json"),
+        ("all.parquet", b"version https://git-lfs.github.com/spec/v1\n"),
+    ],
+)
+def test_folders_of_classes_stay_classes(tmp_path, name, contents):
+    folder(tmp_path, {"x": 4, "y": 4})
+    (tmp_path / name).write_bytes(contents)
+    data = open_labelled(tmp_path)
+    assert as_rows(data) == {f"{c}/{i:03}.jpg": c for c in "xy" for i in range(4)}
+    assert any(name in remark or ".parquet" in remark or ".csv" in remark for remark in data.remarks)
+    (tmp_path / "metadata.csv").write_text("file_name,label\nx/000.jpg,new\ny/000.jpg,old\n")
+    if name != "metadata.jsonl":
+        assert data.class_names != open_labelled(tmp_path).class_names == ("new", "old")
+
+
+def test_json_lines_are_lines_and_utf_8(tmp_path):
+    rows = [{"file_name": f"{i}\u2028.jpg", "label": "ab"[i % 2], "note": "a\u0085b"} for i in range(4)]
+    for row in rows:
+        image(tmp_path / row["file_name"])
+    text = "\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "metadata.jsonl").write_bytes(text.encode())
+    assert as_rows(open_labelled(tmp_path)) == {row["file_name"]: row["label"] for row in rows}
+    (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "K\xf6ln.jpg", "label": "a"}')
+    with pytest.raises(UserError, match=r"metadata\.jsonl is not UTF-8 text"):
+        open_labelled(tmp_path)
+
+
 # TFDS
 
 
@@ -296,6 +443,8 @@ def flowers(tmp_path_factory):
             "image/filename": tfds.features.Text(),
             "label": tfds.features.ClassLabel(names=["rose", "tulip"]),
             "place": tfds.features.Text(),
+            "pests": tfds.features.Sequence(tfds.features.ClassLabel(names=["aphid", "mite"])),
+            "height": np.float32,
         }
     )
     splits = {"train": [0, 1, 1, 0], "validation": [1, 0], "test": [0, 1], "extra": [0]}
@@ -309,6 +458,8 @@ def flowers(tmp_path_factory):
                     "image/filename": f"sub/{split}{i}.png",
                     "label": label,
                     "place": f"{split} {i}",
+                    "pests": [[0, 1], [], [1], [0]][i],
+                    "height": float("nan") if i == 1 else i + 0.5,
                 },
             )
 
@@ -341,6 +492,16 @@ def test_data_set_of_tfds(flowers, name):
         ours, theirs = split_source(data, split), TfdsSource("own_flowers", flowers, split)
         assert [ours[i] for i in range(len(ours))] == [theirs[i] for i in range(len(theirs))]
     assert {file[: len("test/00000N_test")] for file in data.files[:2]} == {"test/000000_test", "test/000001_test"}
+
+
+def test_lists_and_numbers_of_tfds(flowers):
+    """An empty list is none of the classes, "not a number" is no label."""
+    data = open_labelled("tfds:own_flowers", Columns(label="pests"), data_dir=flowers)
+    assert (data.task, data.class_names) == ("multi_label", ("aphid", "mite"))
+    assert sorted(data.targets[data.rows("train")].tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    data = open_labelled("tfds:own_flowers", Columns(label="height"), data_dir=flowers)
+    assert (data.task, sorted(data.targets[data.rows("train")].tolist())) == ("regression", [[0.5], [2.5], [3.5]])
+    assert "Images without a label that are left out: 3." in data.remarks
 
 
 def test_data_set_that_tfds_does_not_have(tmp_path):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from xception_jax.data import files
+from xception_jax.data.labelled.columns import TABLES
 from xception_jax.data.labelled.images import SPLIT_NAMES, SPLITS, Labelled, from_labels, reordered
 from xception_jax.data.labelled.labels import read_labels
 from xception_jax.data.sources.folder import pictures_by_class, subfolders
@@ -40,7 +41,7 @@ def read_folder(root: Path, task: TaskName | None) -> Labelled:
     if empty := empty - set(classes):
         remarks.append(f"Not classes, because their folders have no images: {some(sorted(empty))}.")
     if len(set(classes)) < 2:
-        tables = [p.name for p in sorted(root.iterdir()) if p.suffix.lower() in (".csv", ".tsv", ".parquet")]
+        tables = [p.name for p in sorted(root.iterdir()) if p.suffix.lower() in TABLES]
         hint = f"; for the table, give its path, {root / tables[0]}" if tables else ""
         raise UserError(
             f"{root} has {len(set(classes))} folders with images, but at least 2 classes are needed; expected "
@@ -52,22 +53,38 @@ def read_folder(root: Path, task: TaskName | None) -> Labelled:
     return reordered(data, sorted(data.class_names))  # as in `Folder`, on which checkpoints rely: "10" is before "2"
 
 
+def has_classes(root: Path) -> bool:
+    """Whether a folder has images of two classes or more, as `read_folder` reads them."""
+    there = subfolders(root)
+    found: set[str] = set()
+    for place in [folder for folder in there if _split_of(folder)] or [root]:
+        for folder in subfolders(place):
+            found |= {folder.name} if any(files.pictures(folder)) else set()
+            if len(found) > 1:  # without a look at all the others
+                return True
+    return False
+
+
 def _split_folders(root: Path, there: list[Path]) -> dict[str, Path]:
-    """The folders of splits, by the split's name; a folder without folders in it is a class of that name.
+    """The folders of splits, by the split's name.
 
     Raises:
       UserError: two folders are for one split.
     """
     splits: dict[str, Path] = {}
     for folder in there:
-        split = SPLIT_NAMES.get(folder.name.casefold())
-        if split and subfolders(folder):
+        if split := _split_of(folder):
             if split in splits:
                 raise UserError(
                     f'{root} has two folders for {split}, "{splits[split].name}" and "{folder.name}"; join them'
                 )
             splits[split] = folder
     return splits
+
+
+def _split_of(folder: Path) -> str | None:
+    """The split whose folder it is; without folders in it, it is a class of that name."""
+    return SPLIT_NAMES.get(folder.name.casefold()) if subfolders(folder) else None
 
 
 def _is_utf8(name: str) -> bool:

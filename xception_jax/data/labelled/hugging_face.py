@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 from xception_jax import paths
 from xception_jax.data.files import ENDINGS, is_hidden
 from xception_jax.data.labelled.columns import LISTED, SPLIT, USUAL, Columns
-from xception_jax.data.labelled.images import SPLIT_NAMES, our_splits
+from xception_jax.data.labelled.folders import has_classes
+from xception_jax.data.labelled.images import our_split, our_splits
 from xception_jax.data.labelled.labels import Classes
 from xception_jax.data.labelled.unpacking import Packed, Row, file_name
-from xception_jax.errors import UserError, needs, some
+from xception_jax.errors import UserError, needs, reason, some
+from xception_jax.tasks.task import TaskName
 
 PREFIX = "hf:"
 NAME = re.compile(r"hf:(?P<repository>[\w.-]+(/[\w.-]+)?)(/(?P<folder>[\w./-]+))?(@(?P<revision>[\w./-]+))?")
@@ -42,11 +44,11 @@ def download(name: str) -> Path:
         from huggingface_hub import errors
 
     repository, folder, revision = found["repository"], found["folder"] or "", found["revision"]
-    pattern = f"{folder}/*.parquet" if folder else "*.parquet"
+    patterns = [f"{folder}{'/' if folder else ''}*{ending}" for ending in ENDING]
     own = None if paths.cache() else paths.kept("hub")  # without a home, the hub's own cache would be ./~
     try:
         root = huggingface_hub.snapshot_download(
-            repository, repo_type="dataset", revision=revision, allow_patterns=[pattern], cache_dir=own
+            repository, repo_type="dataset", revision=revision, allow_patterns=patterns, cache_dir=own
         )
     except errors.RevisionNotFoundError:
         raise UserError(f'the data set {repository} of the Hugging Face hub has no revision "{revision}"') from None
@@ -61,8 +63,8 @@ def download(name: str) -> Path:
         ) from None
     except Exception as e:  # whatever network errors there are
         raise UserError(
-            f"https://huggingface.co/datasets/{repository} cannot be fetched ({type(e).__name__}); fetch it elsewhere, "
-            f"hf download {repository} --repo-type=dataset --local-dir=FOLDER, and give --data=FOLDER"
+            f"https://huggingface.co/datasets/{repository} cannot be fetched ({type(e).__name__}: {reason(e)}); fetch "
+            f"it elsewhere, hf download {repository} --repo-type=dataset --local-dir=FOLDER, and give --data=FOLDER"
         ) from None
     path = Path(root) / folder
     if not path.is_dir() or not _parquet_files(path)[0]:
@@ -88,7 +90,7 @@ class Shard(NamedTuple):
     def place(self) -> tuple[str, str]:
         """The folder of the data set that the file belongs to, and the name of its split, if it has one."""
         name, parent = SHARD.sub("", self.folder.name), self.folder.parent
-        if parent.name and (name.isdigit() or parent.name.casefold() in SPLIT_NAMES):
+        if parent.name and (name.isdigit() or our_split(parent.name)):
             return str(parent.parent), parent.name
         return str(parent), name
 
@@ -108,7 +110,8 @@ def find_packed(path: Path, name: str, columns: Columns | None) -> Packed | None
         root, (files, pictures) = path, _parquet_files(path)
     else:
         root, files, pictures = path.parent, [path] * path.name.lower().endswith(ENDING), True
-    shards = [_open(file, root) for file in files]
+    in_classes = bool(files) and path.is_dir() and pictures and has_classes(path)
+    shards = list(_opened(files, root, skip_damaged=in_classes))
     images = {shard: _image_column(shard.schema, columns.file if columns else None, name) for shard in shards}
     if not any(images.values()):
         if shards and not pictures:
@@ -118,15 +121,20 @@ def find_packed(path: Path, name: str, columns: Columns | None) -> Packed | None
             )
         return None
     places = {shard: shard.place() for shard in shards if images[shard]}
+    if in_classes:
+        raise UserError(
+            f"{name} has both Parquet files with images in them, such as {next(iter(places)).path.relative_to(root)}, "
+            "and folders of images; give the path of a Parquet file, or of a folder of one kind"
+        )
     if len(sets := sorted({of for of, _ in places.values()})) > 1:
         raise UserError(
             f"{name} has several data sets, {some(sets)}; give one of these folders: {_inside(name, sets[0])}"
         )
-    splits, remarks = our_splits(split for _, split in places.values())
+    splits, remarks = our_splits((split for _, split in places.values()), name)
     used = {shard: splits[split] for shard, (_, split) in places.items() if split in splits}
     if len(names := sorted({images[shard] for shard in used})) > 1:
         raise UserError(f"the images of {name} are in columns of several names, {some(names)}; expected one")
-    classes = _classes(next(iter(used)).schema)
+    classes = _classes([shard.schema for shard in used])
     texts = list(dict.fromkeys(field.name for shard in used for field in shard.schema if _is_text(field.type)))
 
     def rows() -> Iterator[Row]:
@@ -134,7 +142,7 @@ def find_packed(path: Path, name: str, columns: Columns | None) -> Packed | None
             yield from _read(shard, split, names[0], texts, classes)
 
     count = sum(shard.num_rows for shard in used)
-    return Packed(name, [shard.path for shard in used], count, names[0], classes, rows, remarks=remarks)
+    return Packed(name, root, [shard.path for shard in used], count, names[0], classes, rows, remarks=remarks)
 
 
 def _inside(name: str, folder: str) -> str:
@@ -144,14 +152,23 @@ def _inside(name: str, folder: str) -> str:
 
 
 def _parquet_files(folder: Path) -> tuple[list[Path], bool]:
-    """The Parquet files of a folder, and whether it has image files, too: then no more is looked at than has to be."""
+    """The Parquet files of a folder, and whether it has image files, too."""
     found: list[Path] = []
+    pictures = False
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         found += [Path(place, name) for name in sorted(names) if name.lower().endswith(ENDING) and not is_hidden(name)]
-        if any(Path(name).suffix.lower() in ENDINGS for name in names):
-            return found, True
-    return found, False
+        pictures = pictures or any(Path(name).suffix.lower() in ENDINGS for name in names)
+    return found, pictures
+
+
+def _opened(files: Sequence[Path], root: Path, *, skip_damaged: bool) -> Iterator[Shard]:
+    for file in files:
+        try:
+            yield _open(file, root)
+        except UserError:
+            if not skip_damaged:
+                raise
 
 
 def _open(path: Path, root: Path) -> Shard:
@@ -163,8 +180,8 @@ def _open(path: Path, root: Path) -> Shard:
         with pyarrow.parquet.ParquetFile(path) as file:
             folder = PurePosixPath(path.relative_to(root).with_suffix("").as_posix())
             return Shard(path, folder, file.schema_arrow, file.metadata.num_rows)
-    except pyarrow.ArrowInvalid as e:
-        raise UserError(f"{path} is damaged: {str(e).splitlines()[0]}") from None
+    except (pyarrow.ArrowInvalid, OSError) as e:
+        raise UserError(f"{path} is damaged: {reason(e)}") from None
 
 
 def _features(schema: Any) -> Mapping[str, Any]:
@@ -215,19 +232,28 @@ def _is_text(kind: Any) -> bool:
     return not types.is_nested(kind) and not _is_binary(kind)
 
 
-def _classes(schema: Any) -> dict[str, Classes]:
-    """The classes of the columns that have integers for them."""
+def _classes(schemas: Sequence[Any]) -> dict[str, Classes]:
+    """The classes of the columns that have integers for them, of the files of a data set."""
     found = {}
-    for column, feature in _features(schema).items():
+    for column, feature in _features(schemas[0]).items():
         inner = feature[0] if isinstance(feature, list) and feature else feature
-        several = inner is not feature
         if isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
-            inner, several = inner.get("feature"), True
+            inner = inner.get("feature")
         names = inner.get("names") if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else None
-        if names and len(set(names)) == len(names):
+        tasks = {_task_of(schema.field(column).type) for schema in schemas if column in schema.names}
+        if names and len(set(names)) == len(names) and len(tasks) == 1 and (task := tasks.pop()):
             plain = tuple(unicodedata.normalize("NFC", str(name)).strip() for name in names)
-            found[column] = Classes("multi_label" if several else "single_label", plain)
+            found[column] = Classes(task, plain)
     return found
+
+
+def _task_of(kind: Any) -> TaskName | None:
+    """What a column of positions of classes is for; None if it has something else."""
+    import pyarrow.types as types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return "multi_label" if types.is_integer(kind.value_type) else None
+    return "single_label" if types.is_integer(kind) else None
 
 
 def _read(shard: Shard, split: str, image: str, texts: Sequence[str], classes: Mapping[str, Classes]) -> Iterator[Row]:
@@ -250,13 +276,15 @@ def _read(shard: Shard, split: str, image: str, texts: Sequence[str], classes: M
                     yield Row(name, encoded or b"", {**cells, SPLIT: split} if split else cells)
                     position += 1
     except (pyarrow.ArrowInvalid, OSError) as e:
-        raise UserError(f"{shard.path} is damaged after {position:,} images ({e}); fetch it again") from None
+        raise UserError(f"{shard.path} is damaged after {position:,} images ({reason(e)}); fetch it again") from None
 
 
 def _cell(value: Any, classes: Classes | None) -> str:
-    """A value as a text: of a class, its name, "" if there is none."""
+    """A value as a text, as in `Table`: of a class, its name."""
     if isinstance(value, list):
-        return LISTED.join(_cell(part, classes) for part in value)
-    if value is None or (classes and not 0 <= int(value) < len(classes.class_names)):
+        return LISTED.join(_cell(part, classes) for part in value) or LISTED
+    if value is None or value != value:  # not a number, as pandas writes that there is none
         return ""
-    return classes.class_names[int(value)] if classes else str(value)
+    if classes is None:
+        return str(value)
+    return classes.class_names[value] if 0 <= value < len(classes.class_names) else ""

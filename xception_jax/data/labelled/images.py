@@ -22,16 +22,36 @@ SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {alias: split for split in SPLITS for alias in (split, *ALIASES[split])}
 
 
-def our_splits(names: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+def our_split(name: str) -> str | None:
+    """Our name of a data set's split; None if it is none of ours.
+
+    The hub's conversion of a data set that is too large for it has splits "partial-train" and so on.
+    """
+    return SPLIT_NAMES.get(name.casefold().removeprefix("partial-"))
+
+
+def our_splits(names: Iterable[str], of: str) -> tuple[dict[str, str], tuple[str, ...]]:
     """From a data set's names of splits to ours, and a remark on those that are none of ours and are passed over.
 
     They are "" if there is only one, which is to be split.
+
+    Args:
+      names: of the splits.
+      of: the data set's name, for messages.
+
+    Raises:
+      UserError: the only one of ours is to be measured on, and the others cannot be told.
     """
     names = sorted(set(names))
-    known = {name: SPLIT_NAMES[name.casefold()] for name in names if name.casefold() in SPLIT_NAMES}
-    if len(set(known.values())) < 2:
+    known = {name: ours for name in names if (ours := our_split(name))}
+    others = [name for name in names if known and name not in known]
+    if len(there := set(known.values())) < 2:
+        if others and there != {"train"}:
+            raise UserError(
+                f"{of} has the splits {some(names)}, of which only {some(list(known))} is known, but not which to "
+                "train on; give the files of one split, or name them train, validation and test"
+            )
         known = dict.fromkeys(known or names, "")
-    others = [name for name in names if name not in known]
     return known, (f"Splits passed over: {some(others)}.",) if others else ()
 
 

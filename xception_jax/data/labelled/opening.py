@@ -10,10 +10,10 @@ from xception_jax import paths
 from xception_jax.data.labelled import hugging_face, tfds_sets
 from xception_jax.data.labelled.columns import Columns
 from xception_jax.data.labelled.contents import same_contents
-from xception_jax.data.labelled.folders import read_folder
+from xception_jax.data.labelled.folders import has_classes, read_folder
 from xception_jax.data.labelled.images import SPLITS, Labelled
 from xception_jax.data.labelled.splitting import ENOUGH, few, make_split, strata_of
-from xception_jax.data.labelled.tables import read_files, read_metadata
+from xception_jax.data.labelled.tables import find_metadata, read_files, read_metadata
 from xception_jax.data.labelled.unpacking import read_packed
 from xception_jax.errors import UserError, some
 from xception_jax.tasks.task import TaskName
@@ -33,9 +33,11 @@ def open_labelled(
     """Labelled images from a folder, a table (`to_csv` saves one), or a data set of Hugging Face or TFDS.
 
     Args:
-      path: a folder class/image or split/class/image; or a CSV, TSV or Parquet file, whose file names are relative to
-        its folder, or to the folder "images" beside it; or a Parquet file, or a folder of them, with the images inside;
-        or hf:OWNER/NAME, with /FOLDER and @REVISION, or tfds:NAME, with /CONFIG and :VERSION.
+      path: a folder class/image or split/class/image; or a CSV, TSV, JSON Lines (.jsonl) or Parquet file, whose file
+        names are relative to its folder, or to the folder "images" beside it; or a folder that has such a table,
+        metadata.csv, .jsonl or .parquet, in it or in each split, with a column file_name; or a Parquet file, or a
+        folder of them, with the images inside; or hf:OWNER/NAME, with /FOLDER and @REVISION, or tfds:NAME, with
+        /CONFIG and :VERSION.
       columns: of the table; None: found by their usual names.
       task: None: inferred.
       seed: of the split, if there is none.
@@ -68,11 +70,13 @@ def _read(name: str, columns: Columns | None, task: TaskName | None, max_missing
         return read_packed(packed, columns, task)
     if path.is_file():
         return read_files(path, columns, task, max_missing)
-    if found := read_metadata(path, columns, task, max_missing):
-        return found
+    tables, remarks = find_metadata(path, has_classes=columns is None and has_classes(path))
+    if tables:
+        return read_metadata(path, tables, columns, task, max_missing)
     if columns is not None:
         raise UserError(f"{path} is a folder, which has no columns; give the path of the table in it")
-    return read_folder(path, task)
+    found = read_folder(path, task)
+    return dataclasses.replace(found, remarks=(*found.remarks, *remarks))
 
 
 def _with_split(data: Labelled, same: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Labelled:

@@ -5,12 +5,11 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
 from xception_jax.data.files import ENDINGS
-from xception_jax.data.labelled.columns import SPLIT, Columns, Table, find_columns, read_table
+from xception_jax.data.labelled.columns import SPLIT, Columns, Table, find_columns, has_usual_label, read_table
 from xception_jax.data.labelled.images import SPLIT_NAMES, Labelled, from_labels, our_splits, reordered
 from xception_jax.data.labelled.labels import Classes, read_labels
 from xception_jax.data.labelled.saving import read_about
@@ -28,7 +27,7 @@ def read_files(
     columns: Columns | None,
     task: TaskName | None,
     max_missing: int,
-    classes: Mapping[str, Classes] = MappingProxyType({}),
+    classes: Mapping[str, Classes] | None = None,
     table: Table | None = None,
 ) -> Labelled:
     """The images of a table; the split is "" if it has none.
@@ -36,7 +35,8 @@ def read_files(
     Args:
       path: of the table.
       columns, task, max_missing: as for `open_labelled`.
-      classes: of columns of labels whose classes are known; images without one are left out.
+      classes: of columns of labels whose classes are known, if others than the user made the table: then images
+        without a label are left out, which else are refused.
       table: what is in it; None: it is read.
     """
     table = table or read_table(path)
@@ -46,19 +46,21 @@ def read_files(
         about = {}
     elif about:
         columns = Columns(**about["columns"] | {"label": tuple(about["columns"]["label"])})
-    found = find_columns(table, columns or Columns(), path)
+    found = find_columns(table, columns or Columns(), path, classes or ())
     remarks = list(about["remarks"]) if about else [f"Columns of {path.name}: {found}."]
     used = [name for name in (*found.label, found.split, found.group, found.weight) if name]
     rows, files, said = _files(path, root, table[found.file], {name: table[name] for name in used}, max_missing)
-    known = classes.get(found.label[0])
+    known = (classes or {}).get(found.label[0])
     if about:
         known = Classes(about["task"], about["class_names"], about["separator"])
-    elif known and known.task == "single_label":
-        rows, files, unlabelled = _with_label(rows, files, table[found.label[0]])
-        said += unlabelled
     if known and not about and task in (None, known.task):
-        named = f'{len(known.class_names):,} classes by name in column "{found.label[0]}"'
-        said.append(f"The task is {known.task}, because the data set has {named}.")
+        by_name = f'{len(known.class_names):,} classes by name in column "{found.label[0]}"'
+        said.append(f"The task is {known.task}, because the data set has {by_name}.")
+    named = table.get(found.split)
+    splits = {row: _split_name(named[row], file) if named else "" for row, file in zip(rows, files, strict=True)}
+    if classes is not None:
+        rows, files, unlabelled = _with_label(rows, files, [table[name] for name in found.label], splits)
+        said += unlabelled
     cells = {name: [table[name][row] for row in rows] for name in used}
     labels = read_labels(
         {name: cells[name] for name in found.label},
@@ -72,7 +74,7 @@ def read_files(
         root,
         files,
         labels,
-        split=list(map(_split_name, cells[found.split], files)) if found.split else [""] * len(files),
+        split=[splits[row] for row in rows],
         group=_named(found.group, group, files) if group else None,
         weight=list(map(_weight, weight, files)) if weight else None,
         remarks=[*remarks, *said],
@@ -80,24 +82,48 @@ def read_files(
     return data if about else _without_unseen(data)
 
 
-def read_metadata(folder: Path, columns: Columns | None, task: TaskName | None, max_missing: int) -> Labelled | None:
-    """The images of a folder that has metadata.csv or the like beside them, or in each split; None if it has not.
+def find_metadata(folder: Path, *, has_classes: bool) -> tuple[dict[Path, Table], list[str]]:
+    """metadata.csv and the like that say what images are, as the library `datasets` reads them, and remarks.
 
     Args:
-      folder: as the library `datasets` reads it.
-      columns, task, max_missing: as for `open_labelled`.
+      folder: they are in it, or in its folders of splits.
+      has_classes: the images are in folders of classes: then only tables that have labels, too, are taken.
+
+    Raises:
+      UserError: one cannot be read; where there are folders of classes, this is a remark.
     """
     places = [folder, *(place for place in subfolders(folder) if place.name.casefold() in SPLIT_NAMES)]
-    paths = [path for place in places for name in METADATA if (path := place / name).is_file()]
-    tables = {path: table for path in paths if FILE_NAME in (table := read_table(path))}
-    if not tables:
-        return None
-    splits, _ = our_splits(path.parent.name for path in tables if path.parent != folder)
+    tables: dict[Path, Table] = {}
+    remarks = []
+    for path in (path for place in places for name in METADATA if (path := place / name).is_file()):
+        try:
+            table = read_table(path)
+        except UserError as e:
+            if not has_classes:
+                raise
+            remarks.append(f"A table is passed over: {e}.")
+            continue
+        if FILE_NAME in table and (has_usual_label(table) or not has_classes):
+            tables[path] = table
+    return tables, remarks
+
+
+def read_metadata(
+    folder: Path, tables: Mapping[Path, Table], columns: Columns | None, task: TaskName | None, max_missing: int
+) -> Labelled:
+    """The images of a folder that has `tables` in it or in its folders of splits.
+
+    Args:
+      folder: the images' names are relative to the folder of each table.
+      tables: one or more, as of `find_metadata`.
+      columns, task, max_missing: as for `open_labelled`.
+    """
+    splits, _ = our_splits((path.parent.name for path in tables if path.parent != folder), str(folder))
     joined: Table = {name: [] for table in tables.values() for name in table}
     joined |= {SPLIT: []} if any(splits.values()) else {}
     for path, table in tables.items():
         count, inside = len(table[FILE_NAME]), path.parent.relative_to(folder)
-        table[FILE_NAME] = [(inside / name).as_posix() for name in table[FILE_NAME]]
+        table = {**table, FILE_NAME: [(inside / name).as_posix() for name in table[FILE_NAME]]}
         table |= {SPLIT: [splits[inside.name]] * count} if splits.get(inside.name) else {}
         for name, cells in joined.items():
             cells += table.get(name, [""] * count)
@@ -137,14 +163,20 @@ def _files(
 
 
 def _with_label(
-    rows: Sequence[int], files: Sequence[str], cells: Sequence[str]
+    rows: Sequence[int], files: Sequence[str], labels: Sequence[Sequence[str]], splits: dict[int, str]
 ) -> tuple[list[int], list[str], list[str]]:
-    """The rows and files of images that have a label, and a remark on the others."""
-    kept = [(row, file) for row, file in zip(rows, files, strict=True) if cells[row]]
+    """The rows and files of images that have all labels, and a remark on the others.
+
+    If only train is left of `splits`, it is to be split: "".
+    """
+    kept = [(row, file) for row, file in zip(rows, files, strict=True) if all(cells[row] for cells in labels)]
     if not kept:
         raise UserError(f"none of the {len(rows):,} images has a label")
-    without = len(rows) - len(kept)
-    remarks = [f"Images without a label that are left out: {without:,}."] * bool(without)
+    left = {splits[row] for row, _ in kept}
+    if (lost := sorted({*splits.values()} - left)) and left == {"train"}:
+        splits |= dict.fromkeys(splits, "")
+    without = f"{len(rows) - len(kept):,}{', all of ' if lost else ''}{some(lost)}"
+    remarks = [f"Images without a label that are left out: {without}."] * (len(kept) < len(rows))
     return [row for row, _ in kept], [file for _, file in kept], remarks
 
 

@@ -34,7 +34,7 @@ def find_packed(name: str, data_dir: str) -> Packed:
     features, image = builder.info.features, tfds.find_image(builder.info.features, of_tfds)
     columns = {key: _column(features, of_tfds, key) for key in features if key != image}
     classes = {key: found for key, (_, found) in columns.items() if found}
-    splits, remarks = our_splits(builder.info.splits)
+    splits, remarks = our_splits(builder.info.splits, name)
     usual = tfds_labels.USUAL.get(of_tfds.partition("/")[0].partition(":")[0])
 
     def rows() -> Iterator[Row]:
@@ -45,8 +45,9 @@ def find_packed(name: str, data_dir: str) -> Packed:
                 yield Row(row, record[image], {**cells, SPLIT: ours} if ours else cells)
 
     count = sum(builder.info.splits[split].num_examples for split in splits)
-    files = sorted(Path(builder.data_dir).glob("*.array_record*"))
-    return Packed(name, files, count, image, classes, rows, usual if usual in classes else None, remarks)
+    root = Path(builder.data_dir)
+    files = sorted(root.glob("*.array_record*"))
+    return Packed(name, root, files, count, image, classes, rows, usual if usual in classes else None, remarks)
 
 
 def _column(features: Mapping[str, Any], name: str, key: str) -> tuple[Cell | None, Classes | None]:
@@ -56,11 +57,13 @@ def _column(features: Mapping[str, Any], name: str, key: str) -> tuple[Cell | No
     except UserError:
         return (lambda record: _text(record[key])) if features[key].shape == () else None, None
     if task == "regression":
-        return lambda record: str(record[key]), None
+        return lambda record: "" if np.isnan(record[key]) else str(record[key]), None
     names = tuple(unicodedata.normalize("NFC", each).strip() for each in names)
     if task == "single_label":
         return lambda record: names[read(record)] if read(record) >= 0 else "", Classes(task, names)
-    return lambda record: LISTED.join(names[k] for k in np.flatnonzero(read(record) == 1)), Classes(task, names)
+    return lambda record: LISTED.join(names[k] for k in np.flatnonzero(read(record) == 1)) or LISTED, Classes(
+        task, names
+    )
 
 
 def _text(value: Any) -> str:

@@ -7,9 +7,9 @@ the hundreds around it, which training in random order would decode again for ea
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from xception_jax import paths
 from xception_jax.data.headers import FIRST_BYTES, picture_format
-from xception_jax.data.labelled.columns import Columns, Table
+from xception_jax.data.labelled.columns import Columns, Table, read_table
 from xception_jax.data.labelled.images import Labelled
 from xception_jax.data.labelled.labels import Classes
 from xception_jax.data.labelled.tables import read_files
@@ -26,6 +26,7 @@ from xception_jax.tasks.task import TaskName
 from xception_jax.terminal.console import progress, size
 
 TABLE = "images.parquet"
+VERSION = 2  # of what is written into it
 LONGEST_NAME = 80
 
 
@@ -43,16 +44,18 @@ class Packed:
 
     Attributes:
       name: as the user gave it.
+      root: the folder of `files`.
       files: those that it is in: if one changes, all is unpacked again.
       count: number of images.
       image: the column of images.
       classes: of columns of labels whose classes are known.
       rows: reads the images in order.
-      label: the column of labels; None: the only one in `classes`, or found by its name.
+      label: the column of labels; None: found by its name, or the only one in `classes`.
       remarks: what was passed over, a sentence each.
     """
 
     name: str
+    root: Path
     files: list[Path]
     count: int
     image: str
@@ -64,12 +67,12 @@ class Packed:
 
 def read_packed(packed: Packed, columns: Columns | None, task: TaskName | None) -> Labelled:
     """The images of a packed data set, unpacked if they are not yet; the split is "" if it has none."""
-    table = _unpack(packed)
+    path, table = _unpack(packed)
     wanted = columns or Columns()
-    usual = packed.label or (next(iter(packed.classes)) if len(packed.classes) == 1 else None)
-    wanted = dataclasses.replace(wanted, file=packed.image, label=usual if wanted.label is None else wanted.label)
-    found = read_files(table, wanted, task, 0, packed.classes)
-    where = f"The images of {packed.name} are unpacked in {table.parent}."
+    label = packed.label if wanted.label is None else wanted.label
+    wanted = dataclasses.replace(wanted, file=packed.image, label=label)
+    found = read_files(path, wanted, task, 0, packed.classes, table)
+    where = f"The images of {packed.name} are unpacked in {path.parent}."
     return dataclasses.replace(found, remarks=(where, *packed.remarks, *found.remarks))
 
 
@@ -79,48 +82,52 @@ def file_name(folder: str, position: int, given: str) -> str:
     return f"{folder}/{position:06}{'_' if stem else ''}{stem}"
 
 
-def _unpack(packed: Packed) -> Path:
-    """The table of the unpacked images; an interrupted start is continued."""
+def _unpack(packed: Packed) -> tuple[Path, Table]:
+    """The path and table of the unpacked images; those that are not there are unpacked, by any number of processes."""
     with needs("train", f"unpacking {packed.name}"):
         import pyarrow
         import pyarrow.parquet
 
     folder = paths.kept("data") / _folder_name(packed)
-    table = folder / TABLE
-    if table.is_file():
-        return table
+    path = folder / TABLE
+    if path.is_file():
+        table = read_table(path)
+        if all((folder / file).is_file() for file in table[packed.image]):
+            return path, table
     if not packed.count:
         raise UserError(f"{packed.name} has no images")
     num_bytes = sum(file.stat().st_size for file in packed.files)
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        if (free := shutil.disk_usage(folder).free) < num_bytes:
-            folder.rmdir()
-            raise UserError(
-                f"{packed.name} has {size(num_bytes)} to unpack, but {folder.parent} has {size(free)} left; set "
-                "XCEPTION_JAX_CACHE to a folder with more"
-            )
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if there != folder and (free := shutil.disk_usage(there).free) < num_bytes:
+        raise UserError(
+            f"{packed.name} has {size(num_bytes)} to unpack, but {there} has {size(free)} left; set "
+            "XCEPTION_JAX_CACHE to a folder with more"
+        )
     print(f"unpacking {packed.count:,} images of {packed.name} ({size(num_bytes)}), once, into {folder}", flush=True)
-    columns: Table = defaultdict(list)
+    table = defaultdict(list)
     with progress("images") as bar:
         task = bar.add_task("", total=packed.count)
         for row in packed.rows():
             kind = picture_format(row.image[:FIRST_BYTES]) or "unknown"
             file = f"{row.name}.{_plain(kind.lower())}"
-            _write(folder / file, row.image)
+            if not _is_there(folder / file, row.image):
+                _write(folder / file, row.image)
             for name, cell in {packed.image: file, **row.cells}.items():
-                columns[name].append(cell)
+                table[name].append(cell)
             bar.advance(task)
-    part = folder / f".{TABLE}.{os.getpid()}"
-    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), part)
-    part.replace(table)
-    return table
+    written = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(dict(table)), written)
+    _write(path, written.getvalue())
+    return path, table
 
 
 def _folder_name(packed: Packed) -> str:
     """Names the data set for people, and its files' state."""
-    states = [(file.name, (state := file.stat()).st_size, state.st_mtime_ns) for file in packed.files]
-    digest = hashlib.sha256(json.dumps([states, packed.image]).encode()).hexdigest()
+    states = [
+        (file.relative_to(packed.root).as_posix(), (state := file.stat()).st_size, state.st_mtime_ns)
+        for file in packed.files
+    ]
+    digest = hashlib.sha256(json.dumps([VERSION, states, packed.image]).encode()).hexdigest()
     return f"{_plain(paths.data_name(packed.name))}-{digest[:12]}"
 
 
@@ -129,13 +136,18 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)
 
 
+def _is_there(path: Path, contents: bytes) -> bool:
+    """Whether a file has been unpacked: files are there whole, or not at all."""
+    return path.is_file() and path.stat().st_size == len(contents)
+
+
 def _write(path: Path, contents: bytes) -> None:
-    """Writes a file, unless it is there: whole, or not at all."""
+    """Writes a file whole or not at all, while other processes, of other containers, too, may write the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        if path.stat().st_size == len(contents):
-            return
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(contents)
-    part.replace(path)
+        part.write_bytes(contents)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
