@@ -60,6 +60,14 @@ def hub_folder(root):
     return root
 
 
+def test_files_with_other_classes_for_the_same_numbers_are_refused(tmp_path):
+    shard(tmp_path / "set/train.parquet", *images("a", [0, 1]))
+    other = {"_type": "ClassLabel", "names": ["cat", "dog", "eel, electric"]}
+    shard(tmp_path / "set/test.parquet", *images("b", [0, 1], other))
+    with pytest.raises(UserError, match=r'other classes for the numbers of column "label": cat, dog, .*, and dog, cat'):
+        open_labelled(tmp_path / "set")
+
+
 def test_folder_of_shards(tmp_path):
     """Classes in the order and by the names of the schema; splits by the files' names; contents byte for byte."""
     data = open_labelled(hub_folder(tmp_path / "animals"))

@@ -134,7 +134,7 @@ def find_packed(path: Path, name: str, columns: Columns | None) -> Packed | None
     used = {shard: splits[split] for shard, (_, split) in places.items() if split in splits}
     if len(names := sorted({images[shard] for shard in used})) > 1:
         raise UserError(f"the images of {name} are in columns of several names, {some(names)}; expected one")
-    classes = _classes([shard.schema for shard in used])
+    classes = _classes([shard.schema for shard in used], name)
     texts = list(dict.fromkeys(field.name for shard in used for field in shard.schema if _is_text(field.type)))
 
     def rows() -> Iterator[Row]:
@@ -232,19 +232,36 @@ def _is_text(kind: Any) -> bool:
     return not types.is_nested(kind) and not _is_binary(kind)
 
 
-def _classes(schemas: Sequence[Any]) -> dict[str, Classes]:
-    """The classes of the columns that have integers for them, of the files of a data set."""
+def _classes(schemas: Sequence[Any], name: str) -> dict[str, Classes]:
+    """The classes of the columns that have integers for them, of the files of a data set.
+
+    Raises:
+      UserError: the files name them differently.
+    """
     found = {}
-    for column, feature in _features(schemas[0]).items():
-        inner = feature[0] if isinstance(feature, list) and feature else feature
-        if isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
-            inner = inner.get("feature")
-        names = inner.get("names") if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else None
+    listed = [{column: _class_names(feature) for column, feature in _features(schema).items()} for schema in schemas]
+    for column in dict.fromkeys(column for names in listed for column in names):
+        different = {names[column] for names in listed if names.get(column)}
+        if len(different) > 1:
+            first, second, *_ = (some(names) for names in sorted(different))
+            raise UserError(
+                f'the files of {name} have other classes for the numbers of column "{column}": {first}, and {second}; '
+                "write them with the same classes"
+            )
         tasks = {_task_of(schema.field(column).type) for schema in schemas if column in schema.names}
-        if names and len(set(names)) == len(names) and len(tasks) == 1 and (task := tasks.pop()):
-            plain = tuple(unicodedata.normalize("NFC", str(name)).strip() for name in names)
-            found[column] = Classes(task, plain)
+        if different and len(tasks) == 1 and (task := tasks.pop()):
+            found[column] = Classes(task, different.pop())
     return found
+
+
+def _class_names(feature: Any) -> tuple[str, ...]:
+    """The names of the classes of a feature of the library `datasets`; none if it has none, or the same one twice."""
+    inner = feature[0] if isinstance(feature, list) and feature else feature
+    if isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
+        inner = inner.get("feature")
+    names = inner.get("names") if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else None
+    plain = tuple(unicodedata.normalize("NFC", str(name)).strip() for name in names or ())
+    return plain if len(set(plain)) == len(plain) else ()
 
 
 def _task_of(kind: Any) -> TaskName | None:
