@@ -1,13 +1,17 @@
 """Measures any weights on labelled images: `python -m xception_jax.evaluate --weights=WEIGHTS --data=DATA`."""
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from xception_jax import paths
 from xception_jax.cli import common, weights_flags
-from xception_jax.errors import UserError
+from xception_jax.config import default, flatten
+from xception_jax.errors import UserError, suggest
 
 USAGE = "usage: python -m xception_jax.evaluate --weights=WEIGHTS --data=DATA [--split=test]"
 
@@ -15,11 +19,22 @@ USAGE = "usage: python -m xception_jax.evaluate --weights=WEIGHTS --data=DATA [-
 def define_flags() -> None:
     """The command's flags."""
     weights_flags.define()
+    settings = ConfigDict({"data": {"columns": default().data.columns, "data_dir": ""}})
+    check_keys(flatten(settings))
+    config_flags.DEFINE_config_dict("config", settings, "Of a table: --config.data.columns.label=NAME; data.data_dir.")
     common.define_path("data", None, "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE; a table; hf:OWNER/NAME; tfds:NAME.")
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "What to measure; without splits, all images.")
     flags.DEFINE_bool("only_present", False, "Choose among the classes that the split has, as for ImageNet-A and -R.")
-    common.define_path("workdir", None, "Where the results are written. Default: runs/evaluation-<data's name>.")
+    common.define_path("workdir", None, "Where the results are written. Default: runs/evaluation-DATA-WEIGHTS.")
     flags.DEFINE_integer("batch_size", 16, "Images at a time.", lower_bound=1)
+
+
+def check_keys(known: Iterable[str]) -> None:
+    """Raises UserError if a flag is of another setting; ml_collections would end in a traceback."""
+    given = (re.match(r"--?config\.([^=]+)", argument) for argument in sys.argv)
+    for key in (found[1].replace("-", "_") for found in given if found):
+        if key not in known:
+            raise UserError(f"evaluate --weights has no setting config.{key}; {suggest(key, known)}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,14 +42,25 @@ def main(arguments: Sequence[str]) -> int:
     flag = flags.FLAGS
     if arguments or not (flag.weights and flag.data):
         raise UserError(USAGE)
+    from xception_jax.data.labelled import columns_from
     from xception_jax.finetuning import measure
     from xception_jax.parallel import host_memory
 
     host_memory.reuse_step_memory()
     data = paths.expanded(flag.data)
-    workdir = paths.workdir(flag.workdir or Path("runs", f"evaluation-{paths.data_name(data)}"))
+    weights = Path(flag.weights)
+    of = weights.parent.name if weights.name == "model" else weights.stem  # runs/mine/model
+    usual = "-".join(["evaluation", paths.data_name(data), of, *(["present"] if flag.only_present else [])])
+    workdir = paths.workdir(flag.workdir or Path("runs", usual))
     broken = measure.measure(
-        weights_flags.load_given(), data, flag.split, workdir, flag.batch_size, only_present=flag.only_present
+        weights_flags.load_given(),
+        data,
+        flag.split,
+        workdir,
+        flag.batch_size,
+        columns=columns_from(flag.config.data.columns),
+        data_dir=flag.config.data.data_dir,
+        only_present=flag.only_present,
     )
     return 1 if broken else 0
 

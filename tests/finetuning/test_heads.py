@@ -134,6 +134,22 @@ def test_the_temperature_is_recovered():
     assert found == pytest.approx(3, rel=0.05)
 
 
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
+def test_few_images_that_are_all_right_do_not_make_a_network_sure_of_everything(task):
+    """Of 18, chance alone may leave none wrong: 19 of 20 is what is expected of the next ones."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 6).astype(np.int32)
+    logits = (rng.normal(size=(18, 3)) * 0.2 + 2 * np.eye(3)[labels] - 1).astype(np.float32)
+    targets = labels if task == "single_label" else np.eye(3, dtype=np.float32)[labels]
+    scaled = logits / calibration.temperature(task, logits, targets)
+    right = (
+        np.exp(scaled - np.logaddexp.reduce(scaled, 1, keepdims=True))
+        if task == "single_label"
+        else (1 / (1 + np.exp(-scaled)))
+    )
+    assert 0.9 < right[np.arange(18), labels].mean() < 0.99
+
+
 def test_the_temperature_is_in_the_last_layer(digits):
     weights = Weights({"logits": {"kernel": np.ones((64, 3), np.float32), "bias": np.ones(3, np.float32)}}, {})
     before = heads.logits("", weights, digits[1].features)

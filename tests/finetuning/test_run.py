@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs.finetune import get_config
+from xception_jax import evaluate
 from xception_jax.cli.predictions import prediction_set
 from xception_jax.config import default
 from xception_jax.data.labelled import open_labelled
@@ -177,6 +179,29 @@ def test_weights_are_measured_on_any_labelled_images(finished, digits, tmp_path)
     found = record["splits"]["test"]["figures"]
     assert found["accuracy"] == results["splits"]["test"]["figures"]["accuracy"]
     assert found["log_loss"]["value"] == pytest.approx(results["splits"]["test"]["figures"]["log_loss"]["value"], 1e-3)
+
+
+def test_images_that_the_weights_were_trained_on_are_told(finished, digits, tmp_path, capsys):
+    model = load(finished[0] / "model")
+    measure(model, digits, "test", tmp_path / "test", 16)
+    assert "too good" not in capsys.readouterr().out
+    measure(model, digits, "train", tmp_path / "train", 16)
+    said = "80 of these 80 images are among those that the weights were trained or chosen on"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "train" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.data.columns.labl=x", 'did you mean "data.columns.label"'),
+        ("--config.batch_size=3", "no setting config.batch_size"),
+    ],
+)
+def test_a_setting_that_measuring_does_not_have_is_one_line(monkeypatch, flag, message):
+    monkeypatch.setattr(sys, "argv", ["evaluate", flag])
+    with pytest.raises(UserError, match=message):
+        evaluate.check_keys(["data.columns.label", "data.data_dir"])
 
 
 def test_a_network_chooses_among_the_classes_of_the_data(finished, digits, tmp_path):

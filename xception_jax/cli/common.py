@@ -137,8 +137,8 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
-        define_flags()
         try:
+            define_flags()
             own, paths = before_dashes(argv[1:])
             if config and not config_files(own) and not any(argument.startswith("--help") for argument in own):
                 own = [f"--config={config}", *own]

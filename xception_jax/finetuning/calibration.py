@@ -5,8 +5,8 @@ It is multiplied into the last layer, so that whatever runs the network, here or
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from xception_jax.finetuning.fitting import loss_per_example
 from xception_jax.models.variables import Weights
 from xception_jax.tasks.task import TaskName
 
@@ -15,6 +15,9 @@ LEAST, MOST = 0.05, 20.0
 
 def temperature(task: TaskName, logits: np.ndarray, targets: np.ndarray) -> float:
     """The number by which logits are divided so that the loss is least; 1 for regression.
+
+    The loss is that of targets as J. Platt (1999, section 2.2) has them, not quite 0 and 1: of few images that are all
+    right, or nearly, the least loss would otherwise be that of a network which is sure of everything.
 
     Args:
       task: what the logits are for.
@@ -25,12 +28,27 @@ def temperature(task: TaskName, logits: np.ndarray, targets: np.ndarray) -> floa
         return 1.0
     from scipy import optimize
 
+    expected = _expected(task, targets, logits.shape[1])
+
     def loss(log: float) -> float:
         scaled = jnp.asarray(logits / np.float32(np.exp(log)))
-        return float(np.mean(loss_per_example(task, scaled, jnp.asarray(targets))))
+        of_each = optax.softmax_cross_entropy if task == "single_label" else optax.sigmoid_binary_cross_entropy
+        return float(jnp.mean(of_each(scaled, expected)))
 
     found = optimize.minimize_scalar(loss, bounds=(np.log(LEAST), np.log(MOST)), method="bounded")
     return float(np.exp(found.x))
+
+
+def _expected(task: TaskName, targets: np.ndarray, num_outputs: int) -> np.ndarray:
+    """Targets if there were an example more of each kind, one for right and one for wrong: float32 [N, K]."""
+    if task == "single_label":
+        wrong = 1 / (len(targets) + 2)
+        spread = np.full((len(targets), num_outputs), wrong / (num_outputs - 1), np.float32)
+        spread[np.arange(len(targets)), targets] = 1 - wrong
+        return spread
+    positive = targets.sum()
+    high, low = (positive + 1) / (positive + 2), 1 / (targets.size - positive + 2)
+    return np.where(targets > 0, high, low).astype(np.float32)
 
 
 def cooled(head: Weights, temperature: float) -> Weights:

@@ -125,6 +125,7 @@ def features_of(
     store: FeatureStore,
     extractor: Callable[[], FeatureExtractor],
     broken: UnreadableImages,
+    treated: list[str],
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The features of a source's images, of which those that the store does not have are computed.
@@ -134,6 +135,7 @@ def features_of(
       store: for the extractor's backbone.
       extractor: makes it; called only if something is to be computed.
       broken: collects the names of unreadable images.
+      treated: collects what is done to images that are not ordinary, see `data.decode`.
       advance: called with a number of images after they are computed or found.
 
     Returns:
@@ -144,7 +146,7 @@ def features_of(
     advance(len(contents) - len(wanted))
     if wanted:
         rows = np.array(sorted(wanted.values()))
-        _compute(Subset(source, rows), [contents[i] for i in rows], store, extractor(), broken, advance)
+        _compute(Subset(source, rows), [contents[i] for i in rows], store, extractor(), broken, treated, advance)
     for i, digest in enumerate(contents):
         if digest is None or digest not in store:
             broken.add(source.example_id(i), "it cannot be read")
@@ -158,6 +160,7 @@ def _compute(
     store: FeatureStore,
     extractor: FeatureExtractor,
     broken: UnreadableImages,
+    treated: list[str],
     advance: Callable[[int], None],
 ) -> None:
     """Computes the features of all images of a source, and adds them to the store from time to time."""
@@ -170,7 +173,7 @@ def _compute(
             found.clear()
 
     try:
-        for positions, features in extractor(source, broken):
+        for positions, features in extractor(source, broken, treated):
             found += [(contents[i], row) for i, row in zip(positions, features, strict=True)]
             advance(len(positions))
             if time.monotonic() - since > SAVE_SECONDS:

@@ -15,7 +15,7 @@ from xception_jax.models.variables import Weights
 from xception_jax.tasks.task import TaskName
 
 # Strengths of the regularization that are tried, strongest first.
-STRENGTHS = tuple(float(10.0**exponent) for exponent in np.arange(1, -6.5, -0.5))
+STRENGTHS = tuple(float(10.0**exponent) for exponent in np.arange(3, -6.5, -0.5))
 MAX_ITERATIONS = 200
 TINY = 1e-12
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +13,16 @@ import numpy as np
 from xception_jax import paths
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled, check_classes, open_labelled
+from xception_jax.data.labelled.columns import Columns, read_table
 from xception_jax.data.labelled.images import reordered
+from xception_jax.data.labelled.saving import read_about
 from xception_jax.errors import UserError
 from xception_jax.evaluation import conformal
 from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
 from xception_jax.evaluation.page import Measured, Report, write_page
 from xception_jax.evaluation.report import hash_weights
-from xception_jax.finetuning.results import PAGE, RESULTS, common_facts, said, short, show_unreadable
+from xception_jax.finetuning.results import PAGE, RESULTS, TABLE, common_facts, said, short, show_unreadable
 from xception_jax.inference.mistakes import mistakes
 from xception_jax.inference.outcomes import outcome
 from xception_jax.inference.predictor import Predictor
@@ -34,7 +37,15 @@ ALL_TEST = (0.0, 0.0, 1.0)  # images without splits are all measured
 
 
 def measure(
-    pretrained: Pretrained, data: Path, split: str, workdir: Path, batch_size: int, *, only_present: bool = False
+    pretrained: Pretrained,
+    data: Path,
+    split: str,
+    workdir: Path,
+    batch_size: int,
+    *,
+    columns: Columns | None = None,
+    data_dir: str = "",
+    only_present: bool = False,
 ) -> Mapping[str, str]:
     """Writes and prints the figures of weights on labelled images; classes are the same if their names are.
 
@@ -46,6 +57,7 @@ def measure(
       split: what is measured.
       workdir: where results are written.
       batch_size: images at a time.
+      columns, data_dir: as for `open_labelled`.
       only_present: whether the network chooses among the classes that the split has, not among all of its own.
 
     Returns:
@@ -55,10 +67,12 @@ def measure(
       UserError: the data is invalid, is for another task, or has classes that the network does not have.
     """
     weights_hash = hash_weights(pretrained.weights)
-    labelled = _labelled(pretrained, data)
+    labelled = _labelled(pretrained, data, columns, data_dir)
     for sentence in labelled.remarks:
         print(sentence)
     rows = labelled.rows(split)
+    if known := _known(Path(pretrained.source), labelled, rows):
+        print(known)
     if not len(rows):
         raise UserError(f'{data} has no images of the split "{split}"; choose another by --split')
     if only_present:
@@ -90,12 +104,29 @@ def measure(
     tables.write_table(workdir / f"predictions-{split}.csv", outcome_lib.columns(found))
     shown = mistakes(pretrained, labelled.root, found)
     title = f"{paths.data_name(data)}: {pretrained.source}"
-    write_page(workdir / PAGE, Report(title, [Measured(found, analysis)], facts(record, pretrained, split), (), shown))
+    about = [*facts(record, pretrained, split), *(("Data", said) for said in (*labelled.remarks, known) if said)]
+    write_page(workdir / PAGE, Report(title, [Measured(found, analysis)], about, (), shown))
     for name, figure in analysis["figures"].items():
         print(f"{name.replace('_', ' ')}: {said(figure)}")
     show_unreadable(broken)
     print(f"{len(found.files):,} images; see {workdir / PAGE}")
     return broken.reasons
+
+
+def _known(weights: Path, labelled: Labelled, rows: np.ndarray) -> str:
+    """What is to be said if images are among those that fine-tuned weights were trained and chosen on; "" if not."""
+    table = weights.parent / TABLE
+    if not table.is_file() or not (about := read_about(columns := read_table(table), table)):
+        return ""
+    files, splits = (columns[about["columns"][name]] for name in ("file", "split"))
+    there = {Path(about["root"], file) for file, split in zip(files, splits, strict=True) if split != "test"}
+    count = sum(labelled.root / labelled.files[i] in there for i in rows)
+    if not count:
+        return ""
+    return (
+        f"{count:,} of these {len(rows):,} images are among those that the weights were trained or chosen on, so that "
+        f"the figures are too good; --data={table} measures the test split"
+    )
 
 
 def _among_present(labelled: Labelled, pretrained: Pretrained, split: str) -> tuple[Labelled, Pretrained]:
@@ -117,7 +148,7 @@ def _among_present(labelled: Labelled, pretrained: Pretrained, split: str) -> tu
     return reordered(labelled, [labelled.class_names[k] for k in present]), with_classes(pretrained, present)
 
 
-def _labelled(pretrained: Pretrained, data: Path) -> Labelled:
+def _labelled(pretrained: Pretrained, data: Path, columns: Columns | None, data_dir: str) -> Labelled:
     """The images, with the network's classes.
 
     What the labels look like may be more than one task's: they are read as the network's, if they can be.
@@ -125,10 +156,11 @@ def _labelled(pretrained: Pretrained, data: Path) -> Labelled:
     if not pretrained.class_names:
         raise UserError(f"{pretrained.source} has no class names; give them by --classes=FILE, one per line")
     task = next(task for task in TASKS.values() if task.scores == pretrained.scores)
+    opened = functools.partial(open_labelled, data, columns, fractions=ALL_TEST, data_dir=data_dir)
     try:
-        return check_classes(open_labelled(data, task=task.name, fractions=ALL_TEST), pretrained.class_names)
+        return check_classes(opened(task=task.name), pretrained.class_names)
     except UserError:
-        if (looks := TASKS[open_labelled(data, fractions=ALL_TEST).task]) is task:
+        if (looks := TASKS[opened().task]) is task:
             raise
         raise UserError(
             f"{data} is for {looks.name}: its images have {looks.means}; but {pretrained.source} has {task.scores} "

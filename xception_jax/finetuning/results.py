@@ -25,6 +25,7 @@ from xception_jax.pretrained import Pretrained
 from xception_jax.workdir import atomic, identity, tables
 
 PAGE, RESULTS, MODEL = "index.html", "results.json", Path("model", "model.safetensors")
+TABLE = "splits.csv"
 # By what the validation split's labels were used for.
 CHOSE = {
     "head": "the regularization of the head",
@@ -44,7 +45,7 @@ class Results:
       fitted: the head on the frozen network.
       candidates: the networks of which one was chosen by the validation split.
       chosen: this one.
-      broken: the names of unreadable images.
+      broken: why, by the name of each unreadable image.
     """
 
     config: ConfigDict
@@ -52,7 +53,7 @@ class Results:
     fitted: Fitted
     candidates: Sequence[Candidate]
     chosen: Candidate
-    broken: Sequence[str]
+    broken: Mapping[str, str]
 
 
 def write(found: Results, workdir: Path) -> dict[str, Any]:
@@ -66,7 +67,12 @@ def write(found: Results, workdir: Path) -> dict[str, Any]:
         "task": found.labelled.task,
         "class_names": list(found.labelled.class_names),
         "images": {split: len(found.labelled.rows(split)) for split in ("train", "validation", "test")},
+        "data": found.config.data.path,
+        "remarks": list(found.labelled.remarks),
+        "seed": found.config.seed,
+        "image_size": found.chosen.model.input.image_size,
         "unreadable": sorted(found.broken),
+        "unreadable_because": dict(found.broken),
         "candidates": {c.name: {"validation_loss": c.validation_loss} for c in found.candidates},
         "chosen": found.chosen.name,
         "regularization": found.fitted.chosen.strength,
@@ -146,7 +152,7 @@ def facts(found: Results, record: dict[str, Any]) -> list[tuple[str, str]]:
     data = found.labelled
     return [
         ("Weights", found.chosen.model.source),
-        ("Data", str(data.root)),
+        ("Data", record["data"]),
         ("Images", ", ".join(f"{count:,} {split}" for split, count in record["images"].items())),
         ("Classes", f"{len(data.class_names)}: {', '.join(data.class_names[:20])}"),
         *(("Data", sentence) for sentence in data.remarks),

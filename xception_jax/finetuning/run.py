@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from xception_jax.data.labelled import (
 )
 from xception_jax.errors import UserError
 from xception_jax.evaluation import conformal
+from xception_jax.evaluation.report import Seen
 from xception_jax.experiment import resolve
 from xception_jax.finetuning import heads, results, soup
 from xception_jax.finetuning.candidates import Candidate, candidate
@@ -42,7 +44,6 @@ from xception_jax.training import loop
 from xception_jax.workdir import atomic
 from xception_jax.workdir.status import Status
 
-TABLE = "splits.csv"
 SHOWN = 3  # figures of a split
 TIMED_SECONDS = 10  # after which the duration of the pass over all images is said
 
@@ -73,7 +74,7 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         raise UserError("fine-tuning runs as one process, on all devices of one host")
     labelled = _opened(config)  # first: data that cannot be read leave no work directory
     with Status(workdir) as status:
-        _keep_splits(labelled, paths.expanded(config.data.path), workdir / TABLE)
+        _keep_splits(labelled, paths.expanded(config.data.path), workdir / results.TABLE)
         if config.finetune.balance:
             labelled = balanced(labelled)
         if config.finetune.conformal_alpha is not None and labelled.task != "single_label":
@@ -92,7 +93,7 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         for c in candidates:
             print(f"{c.name}: loss on validation {c.validation_loss:.4f}{', kept' if c is chosen else ''}")
         atomic.write_atomically(workdir / results.MODEL, native.write(chosen.model))
-        found = results.Results(config, labelled, fitted, candidates, chosen, sorted(broken.reasons))
+        found = results.Results(config, labelled, fitted, candidates, chosen, broken.reasons)
         record = results.write(found, workdir)
     _show(record, broken, workdir, chosen.model.model)
     return record
@@ -163,7 +164,7 @@ def _features(
     """The features of some splits' images, computed or found; says how long it takes."""
     store = FeatureStore(workdir / "features", backbone)
     rows = np.concatenate([labelled.rows(split) for split in splits])
-    source = LabelledSource(labelled, rows)
+    source, treated = LabelledSource(labelled, rows), list[str]()
     began = time.monotonic()
     with progress("images") as bar:
         task = bar.add_task("", total=len(source))
@@ -175,9 +176,11 @@ def _features(
                 print(sentence, flush=True)
 
         kept, values = features_of(
-            source, store, lambda: FeatureExtractor(backbone, batch_size=config.batch_size), broken, advance
+            source, store, lambda: FeatureExtractor(backbone, batch_size=config.batch_size), broken, treated, advance
         )
     print(f"features: {len(kept):,} images in {time.monotonic() - began:.0f} s")
+    if treated:
+        print(f"of those seen just now: {Seen({}, Counter(treated))}")
     order = np.argsort(rows[kept])
     return Features(rows[kept][order], values[order])
 
@@ -222,7 +225,9 @@ def _fit(config: ConfigDict, labelled: Labelled, features: Features) -> Fitted:
 
     f = config.finetune
     fitted = fit(labelled, features, head=f.head, seed=config.seed, report=report)
-    print(f"chosen by the loss on validation: {fitted.chosen.strength:.3g}")
+    end = {fitted.trials[0].strength: ", the strongest tried", fitted.trials[-1].strength: ", the weakest tried"}
+    chosen = fitted.chosen.strength
+    print(f"regularization {chosen:.3g} has the least loss on validation{end.get(chosen, '')}")
     return fitted
 
 
@@ -242,6 +247,8 @@ def _unfrozen(
     settings.image_size = start.input.image_size
     settings.train_from = config.finetune.unfreeze
     settings.data.test_split = settings.data.validation_split = "validation"  # the test split is not looked at
+    if scale.mean is not None:
+        print("while training, numbers have mean 0 and deviation 1, and so have losses and errors")
     if count:  # whatever is evaluated is saved, so that the best are among it
         settings.checkpoint.every = settings.evaluation.every
         settings.checkpoint.keep_best = max(settings.checkpoint.keep_best, count)

@@ -61,7 +61,9 @@ class FeatureExtractor:
         on_all = replicated(self._mesh)
         return jax.jit(step, in_shardings=(on_all, batch_sharded(self._mesh)), out_shardings=on_all)
 
-    def __call__(self, source: Source, broken: UnreadableImages) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __call__(
+        self, source: Source, broken: UnreadableImages, treated: list[str] | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The features of a source's images, batch by batch, in order; unreadable images are skipped.
 
         The next batch is dispatched before the results of the previous one are read.
@@ -69,12 +71,16 @@ class FeatureExtractor:
         Args:
           source: the images.
           broken: collects the names of unreadable images.
+          treated: collects what is done to images that are not ordinary, see `data.decode`.
 
         Yields:
           Positions in the source, int32 [n], and features, float32 [n, D].
         """
         pending: tuple[dict, jax.Array] | None = None
-        for batch in evaluation_batches(source, self.backbone.input, batch_size=self.batch_size, broken=broken):
+        batches = evaluation_batches(
+            source, self.backbone.input, batch_size=self.batch_size, broken=broken, treated=treated
+        )
+        for batch in batches:
             outputs = self._step(self._weights, put_batch({"image": batch["image"]}, self._mesh)["image"])
             if pending is not None:
                 yield _kept(*pending)
