@@ -17,7 +17,7 @@ USAGE = "usage: python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDE
 def define_flags() -> None:
     """The command's flags."""
     weights_flags.define()
-    flags.DEFINE_integer("top", 5, "Classes to report per image.", lower_bound=1)
+    flags.DEFINE_integer("top", 5, "Classes to report per image; numbers to print.", lower_bound=1)
     common.define_path("output", None, "A table to write: .csv, .jsonl or .parquet.")
     common.define_path("features", None, "Features to write: .npz or .parquet.")
     common.define_path("explain", None, "A folder for heat maps of the first class (Grad-CAM).")
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         pretrained = dataclasses.replace(pretrained, conformal=None)
     predictor = Predictor(pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops))
     logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
-    top = min(flag.top, pretrained.num_classes)
+    top = predictions.rows_each(pretrained, flag.top)
     broken, treated = UnreadableImages(), list[str]()
     columns: dict[str, list] = {name: [] for name in predictions.columns_of(pretrained)}
     features = []
@@ -60,18 +60,19 @@ def main(arguments: Sequence[str]) -> int:
     with progress("images") as bar:
         task = bar.add_task("", total=len(files))
         for prediction in predictor(files, broken, treated):
-            predictions.append_ranks(columns, prediction, pretrained, top)
+            predictions.append(columns, prediction, pretrained, top)
             if flag.features:
                 features.append(prediction.features)
             if flag.explain:
-                predictions.write_explanation(Path(flag.explain), prediction, columns["class_name"][-top])
+                name = predictions.class_name(pretrained, int(prediction.scores.argmax()))
+                predictions.write_explanation(Path(flag.explain), prediction, name)
             bar.advance(task)
     count = len(columns["file"]) // top
     speed = count / (time.monotonic() - began)
     if flag.output:
         tables.write_table(Path(flag.output), columns)
     elif columns["file"]:
-        predictions.show(columns, top, pretrained)
+        predictions.show(columns, flag.top, pretrained)
     if features:
         predictions.write_features(Path(flag.features), columns["file"][::top], features)
     print(f"{count} images, {speed:.1f} images/s")

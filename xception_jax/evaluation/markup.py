@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from xception_jax.terminal.words import counted as counted
+
 NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -54,11 +56,6 @@ def number(value: float | None) -> str:
         return "&ndash;"
     rounded = round(value, 3) + 0.0  # -0.0001 becomes 0.0, not -0.0
     return (f"{rounded:.3f}" if abs(value) < 100 else f"{value:,.0f}").replace("-", "&minus;")
-
-
-def counted(n: int, what: str) -> str:
-    plural = what + ("es" if what.endswith("s") else "s")
-    return f"{n:,} {what if n == 1 else plural}"
 
 
 def listed(things: Iterable[str]) -> str:

@@ -1,0 +1,18 @@
+"""Counts and numbers as people read them."""
+
+import math
+
+DIGITS = 4
+
+
+def counted(n: int, what: str) -> str:
+    """A count and what is counted: "1 class", "1,000 classes"."""
+    plural = what + ("es" if what.endswith("s") else "s")
+    return f"{n:,} {what if n == 1 else plural}"
+
+
+def significant(value: float) -> str:
+    """Four significant digits, or all of a whole part that has more: 36,363, 0.9120, 12.35; 0, 1.2e-06, nan."""
+    if not math.isfinite(value) or value == 0 or not 1e-4 <= abs(value) < 1e15:
+        return f"{value:.{DIGITS}g}"
+    return f"{value:,.{max(0, DIGITS - 1 - math.floor(math.log10(abs(value))))}f}"
