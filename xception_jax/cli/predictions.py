@@ -59,7 +59,7 @@ def prediction_set(prediction: Prediction, pretrained: Pretrained) -> str:
 
 
 def append(columns: dict[str, list], prediction: Prediction, pretrained: Pretrained, top: int) -> None:
-    """Appends an image's rows to the columns of `columns_of`: its `top` highest scores, ranks from 1, or its numbers."""
+    """Appends an image's rows to those of `columns_of`: its `top` highest scores, ranks from 1, or its numbers."""
     if pretrained.scores == "linear":
         row = (prediction.file, *prediction.scores.tolist(), *prediction.uncertainty.tolist())
         for column, value in zip(columns.values(), row, strict=False):  # deviations only if there are columns for them

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled
+from xception_jax.errors import some
 from xception_jax.evaluation import conformal
 from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
@@ -22,6 +23,7 @@ from xception_jax.finetuning.candidates import Candidate
 from xception_jax.finetuning.fit import Fitted
 from xception_jax.inference.mistakes import mistakes
 from xception_jax.pretrained import Pretrained
+from xception_jax.terminal.words import significant
 from xception_jax.workdir import atomic, identity, tables
 
 PAGE, RESULTS, MODEL = "index.html", "results.json", Path("model", "model.safetensors")
@@ -89,7 +91,8 @@ def write(found: Results, workdir: Path) -> dict[str, Any]:
         record["conformal"] = {**dataclasses.asdict(sets), "test": test[0] if test else None}
     atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
     steps = next_steps(workdir, found.chosen.model.model)
-    card.write(workdir / MODEL.parent, found.chosen.model, record, steps)
+    # Whoever reads the card has the folder elsewhere.
+    card.write(workdir / MODEL.parent, found.chosen.model, record, next_steps(Path(), found.chosen.model.model))
     write_page(workdir / PAGE, _report(found, analyses, record, workdir, steps))
     return record
 
@@ -154,12 +157,17 @@ def facts(found: Results, record: dict[str, Any]) -> list[tuple[str, str]]:
         ("Weights", found.chosen.model.source),
         ("Data", record["data"]),
         ("Images", ", ".join(f"{count:,} {split}" for split, count in record["images"].items())),
-        ("Classes", f"{len(data.class_names)}: {', '.join(data.class_names[:20])}"),
+        ("Numbers", some(data.class_names, 20))
+        if data.task == "regression"
+        else ("Classes", f"{len(data.class_names):,}: {some(data.class_names, 20)}"),
         *(("Data", sentence) for sentence in data.remarks),
         ("Head", found.config.finetune.head or "linear"),
         ("Regularization", f"{found.fitted.chosen.strength:.3g}, by the loss on the validation split"),
         *(
-            (f"Network {c.name}", f"loss on validation {c.validation_loss:.4f}{', kept' if c is found.chosen else ''}")
+            (
+                f"Network {c.name}",
+                f"loss on validation {significant(c.validation_loss)}{', kept' if c is found.chosen else ''}",
+            )
             for c in found.candidates
         ),
         *([("Prediction sets", conformal.said(record["conformal"]))] if "conformal" in record else []),
@@ -195,4 +203,4 @@ def said(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return "undefined"
     interval = figure["interval"]
-    return f"{figure['value']:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
+    return significant(figure["value"]) + (f" ({' to '.join(map(significant, interval))})" if interval else "")

@@ -40,6 +40,7 @@ from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.pretrained.layouts import native
 from xception_jax.terminal.console import progress
+from xception_jax.terminal.words import significant
 from xception_jax.training import loop
 from xception_jax.workdir import atomic
 from xception_jax.workdir.status import Status
@@ -91,7 +92,7 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             candidates += _unfrozen(config, labelled, candidates[0].model, workdir, broken)
         chosen = min(candidates, key=lambda c: c.validation_loss)
         for c in candidates:
-            print(f"{c.name}: loss on validation {c.validation_loss:.4f}{', kept' if c is chosen else ''}")
+            print(f"{c.name}: loss on validation {significant(c.validation_loss)}{', kept' if c is chosen else ''}")
         atomic.write_atomically(workdir / results.MODEL, native.write(chosen.model))
         found = results.Results(config, labelled, fitted, candidates, chosen, broken.reasons)
         record = results.write(found, workdir)
@@ -218,8 +219,8 @@ def _fit(config: ConfigDict, labelled: Labelled, features: Features) -> Fitted:
 
     def report(trial: Trial) -> None:
         print(
-            f"regularization {trial.strength:<9.3g} loss: training {trial.train_loss:.4f}, "
-            f"validation {trial.validation_loss:.4f}",
+            f"regularization {trial.strength:<9.3g} loss: training {significant(trial.train_loss)}, "
+            f"validation {significant(trial.validation_loss)}",
             flush=True,
         )
 
