@@ -97,8 +97,8 @@ def test_everything_is_on_the_page(tmp_path):
         *HOSTILE,
         f"{figure['value']:.3f}accuracy [{low:.3f}\N{EN DASH}{high:.3f}]",
         "80 images, 3 classes",
-        "Nothing was chosen on split test: it only measured.",
-        "validation chose the regularization and the <temperature>",
+        "Split test was used only for evaluation; nothing was chosen by it.",
+        "validation was used to choose the regularization and the <temperature>",
         "divided by a temperature of 2.",
         "by deviation",
         "Choice <of>",
@@ -112,14 +112,13 @@ def test_everything_is_on_the_page(tmp_path):
 
 def test_a_split_that_chose_is_not_called_a_test(tmp_path):
     page = read(tmp_path, measured(single_label(k=2), ("the regularization",)))
-    assert "There is no test split. Split test chose the regularization" in page.text
-    assert "only measured" not in page.text
+    assert "There is no test split. Split test was used to choose the regularization" in page.text
+    assert "only for evaluation" not in page.text
 
 
 def test_what_is_not_known_of_a_split_is_not_said(tmp_path):
     page = read(tmp_path, measured(single_label(k=2)))
-    assert "chose" not in page.text.replace("chosen", "")
-    assert "only measured" not in page.text
+    assert "was used" not in page.text
 
 
 def test_a_hundred_classes_are_drawn_not_written(tmp_path):
@@ -167,6 +166,15 @@ def test_one_image_and_constant_values(tmp_path):
 )
 def test_ticks_are_round_numbers_in_the_range(low, high, log, expected):
     assert drawing.ticks(low, high, log) == pytest.approx(expected)
+
+
+def test_predicted_and_true_values_have_the_same_axes():
+    """The diagonal is one: as high as wide, in the frame; a point on it has equal distances from the corner."""
+    drawn = chart({"a": ([0, 50], [10, 50])}, Axis("true"), Axis("predicted"), diagonal=True, square=True)
+    x0, y0, x1, y1 = map(float, re.search(r'dashed" d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)"', drawn).groups())
+    assert x1 - x0 == pytest.approx(y0 - y1) == 360 - 54 - 12
+    assert (x0, y1) == (54, 12)
+    assert f'viewBox="0 0 360 {12 + 294 + 44}"' in drawn
 
 
 def test_points_are_where_their_axes_say():

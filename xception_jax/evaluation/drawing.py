@@ -34,6 +34,7 @@ def chart(
     *,
     scattered: bool = False,
     diagonal: bool = False,
+    square: bool = False,
     mark: float | None = None,
     sizes: Sequence[float] | None = None,
 ) -> str:
@@ -44,13 +45,16 @@ def chart(
       x, y: the axes.
       scattered: points without lines.
       diagonal: draws the line y = x.
+      square: both axes have the same range and length.
       mark: an x at which a line is drawn.
       sizes: of the points, 0..1 by area; None: all equal.
     """
     points = {name: _finite(values, x, y) for name, values in series.items()}
     marked = () if mark is None else (mark,)
-    across = _Scale(x, np.concatenate([p[0] for p in points.values()] + [marked]), LEFT, WIDTH - RIGHT)
-    up = _Scale(y, np.concatenate([p[1] for p in points.values()]), HEIGHT - BOTTOM, TOP)
+    xs, ys = (np.concatenate([p[i] for p in points.values()]) for i in (0, 1))
+    height = WIDTH - LEFT - RIGHT + TOP + BOTTOM if square else HEIGHT
+    across = _Scale(x, np.concatenate([xs, marked, ys if square else ()]), LEFT, WIDTH - RIGHT)
+    up = _Scale(y, np.concatenate([ys, xs if square else ()]), height - BOTTOM, TOP)
     parts = [_axes(across, up)]
     if diagonal:
         ends = max(across.low, up.low), min(across.high, up.high)
@@ -58,7 +62,7 @@ def chart(
         parts.append(f'<path class="dashed" d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"/>')
     if mark is not None and math.isfinite(mark) and (mark > 0 or not x.log):
         at = across(np.array([mark]))[0]
-        parts.append(f'<path class="dashed" d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<path class="dashed" d="M{at:.1f} {TOP}V{up.start}"/>')
     for i, (xs, ys) in enumerate(points.values()):
         px, py = across(xs), up(ys)
         style = f"s{i % COLOURS}"
@@ -68,7 +72,7 @@ def chart(
             radius = np.full(len(px), 2.5) if sizes is None else 2.5 + 9 * np.sqrt(np.asarray(sizes))
             parts.append(f'<g class="dot {style}">{_dots(px, py, radius)}</g>')
     label = html.escape(f"{y.label} by {x.label}")
-    return _svg(WIDTH, HEIGHT, "".join(parts), label) + (_legend(list(series)) if len(series) > 1 else "")
+    return _svg(WIDTH, height, "".join(parts), label) + (_legend(list(series)) if len(series) > 1 else "")
 
 
 def grid(shares: np.ndarray, labels: str) -> str:
@@ -155,7 +159,7 @@ def _finite(values: tuple[npt.ArrayLike, npt.ArrayLike], x: Axis, y: Axis) -> tu
 
 
 def _axes(across: _Scale, up: _Scale) -> str:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    bottom, right = up.start, across.end
     lines = "".join(f"M{LEFT} {at:.1f}H{right}" for at, _ in up.ticks())
     lines += "".join(f"M{at:.1f} {TOP}V{bottom}" for at, _ in across.ticks())
     parts = [f'<path class="rule" d="{lines}"/>']
@@ -165,7 +169,7 @@ def _axes(across: _Scale, up: _Scale) -> str:
     parts += [f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{name}</text>' for at, name in across.ticks()]
     middle = (TOP + bottom) / 2
     parts.append(
-        f'<text class="label" x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">'
+        f'<text class="label" x="{(LEFT + right) / 2}" y="{bottom + BOTTOM - 8}" text-anchor="middle">'
         f"{html.escape(across.axis.label)}</text>"
         f'<text class="label" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
         f"{html.escape(up.axis.label)}</text>"

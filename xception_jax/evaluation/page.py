@@ -129,22 +129,22 @@ def _headline(title: str, measured: Measured) -> str:
     groups = interval["of"] == "groups"
     of = f" of {markup.counted(interval['units'], 'group')}" if groups else ""
     classes = markup.counted(analysis["classes"], "target value" if task == "regression" else "class")
-    constant = "the mean" if task == "regression" else "this split&rsquo;s frequencies"
+    constant = "the mean" if task == "regression" else "the class frequencies"
     tiles = "".join(_tile(n, f, analysis) for n, f in analysis["figures"].items() if n != name)
-    grey = "" if task == "regression" else "Grey: the same answer for every image."
-    shares = "" if task != "single_label" or groups else "; of accuracy, recall and precision Wilson&rsquo;s"
+    grey = "" if task == "regression" else "Grey: the baseline."
+    shares = "" if task != "single_label" or groups else "; those of accuracy, recall and precision are Wilson&rsquo;s"
     return "\n".join(
         (
             f"<h1>{markup.name(title)}</h1>",
             f'<p class="headline"><b>{markup.number(figure["value"])}</b>'
             f"<span>{markup.NAMES[name]} <small>{markup.interval(figure)}</small></span></p>",
             f'<p class="lead">Split <b>{markup.name(measured.outcome.split)}</b>: '
-            f"{markup.counted(analysis['count'], 'image')}{of}, {classes}. The same answer for every image "
-            f"({constant}) would have {markup.number(baseline)}.</p>",
+            f"{markup.counted(analysis['count'], 'image')}{of}, {classes}. Baseline, "
+            f"predicting {constant} of this split for every image: {markup.number(baseline)}.</p>",
             _use(measured),
             f'<div class="tiles">{tiles}</div>',
-            f'<p class="muted">In brackets: intervals of {100 * interval["confidence"]:.0f} %, from '
-            f"{markup.counted(interval['resamples'], 'resample')} of the {interval['of']}{shares}. {grey}</p>",
+            f'<p class="muted">In brackets: {100 * interval["confidence"]:.0f} % intervals, from '
+            f"{markup.counted(interval['resamples'], 'bootstrap sample')} of the {interval['of']}{shares}. {grey}</p>",
             *(f'<p class="muted">{markup.text(remark)}</p>' for remark in analysis["remarks"]),
         )
     )
@@ -156,11 +156,15 @@ def _use(measured: Measured) -> str:
     if chose is None:
         return ""
     if not chose:
-        return f'<p class="sound">Nothing was chosen on split {split}: it only measured.</p>'
+        return f'<p class="sound">Split {split} was used only for evaluation; nothing was chosen by it.</p>'
     return (
-        f'<p class="caution">There is no test split. Split {split} chose {markup.listed(chose)}, so its figures are '
-        "higher than those of new images would be. A test split, on which nothing is chosen, would measure them.</p>"
+        f'<p class="caution">There is no test split. Split {split} was used to choose {markup.listed(chose)}, so its '
+        "figures are optimistic. A test split, by which nothing is chosen, would give unbiased ones.</p>"
     )
+
+
+def _used_for(chose: Sequence[str]) -> str:
+    return f"was used to choose {markup.listed(chose)}" if chose else "was used only for evaluation"
 
 
 def _tile(name: str, figure: dict[str, Any], analysis: dict[str, Any]) -> str:
@@ -169,7 +173,7 @@ def _tile(name: str, figure: dict[str, Any], analysis: dict[str, Any]) -> str:
     if figure["interval"]:
         inner += f"<small>{markup.interval(figure)}</small>"
     if name == "ece":
-        inner += f"<small>right scores: about {analysis['calibration']['after']['ece_by_chance']:.3f}</small>"
+        inner += f"<small>perfectly calibrated: about {analysis['calibration']['after']['ece_by_chance']:.3f}</small>"
     elif value is not None and name not in markup.UNBOUNDED:
         low, high = figure["interval"] or (value, value)
         mark = "" if baseline is None else f'<s style="left:{100 * baseline:.1f}%"></s>'
@@ -178,15 +182,13 @@ def _tile(name: str, figure: dict[str, Any], analysis: dict[str, Any]) -> str:
             f'<u style="left:{100 * value:.1f}%"></u></div>'
         )
     elif baseline is not None:
-        inner += f"<small>the same answer: {markup.number(baseline)}</small>"
+        inner += f"<small>baseline: {markup.number(baseline)}</small>"
     return f'<div class="tile">{inner}</div>'
 
 
 def _by_split(splits: Sequence[Measured]) -> str:
     used = "".join(
-        f"<li>{markup.name(s.outcome.split)} {f'chose {markup.listed(s.chose)}' if s.chose else 'only measured'}</li>"
-        for s in splits
-        if s.chose is not None
+        f"<li>{markup.name(s.outcome.split)} {_used_for(s.chose)}</li>" for s in splits if s.chose is not None
     )
     return f"<h2>By split</h2><ul>{used}</ul>{page_tables.by_split([s.analysis for s in splits])}"
 

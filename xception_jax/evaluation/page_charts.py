@@ -43,7 +43,7 @@ def ranking(outcome: Outcome) -> str:
         ),
         ("Precision and recall", drawing.chart(recall, Axis("recall", range=UNIT), Axis("precision", range=UNIT))),
     ]
-    return section("Ranking", "What other thresholds than 0.5, or than the highest score, would give.", charts)
+    return section("Ranking", "The trade-off at every decision threshold.", charts)
 
 
 def _ranked(scores: np.ndarray, positive: np.ndarray) -> tuple[Any, Any]:
@@ -80,9 +80,9 @@ def certainty(analysis: Mapping[str, Any]) -> str:
     divided = f"The logits are divided by a temperature of {calibration['temperature']:.3g}. " if scaled else ""
     things = "pairs of image and class" if pairs else "images"
     words = (
-        f"{divided}On the diagonal, scores are probabilities; below it, they promise too much. The area of a point "
-        f"is its number of {things}. With this number, right scores would have an ECE of about "
-        f"{calibration['after']['ece_by_chance']:.3f} by chance."
+        f"{divided}On the diagonal, scores are calibrated; below it, they are overconfident, above it, underconfident. "
+        f"The area of a point is its number of {things}. With so many, even perfectly calibrated scores would have an "
+        f"ECE of about {calibration['after']['ece_by_chance']:.3f}, by chance."
     )
     return section("Calibration", words, charts)
 
@@ -105,6 +105,7 @@ def predicted_and_true(outcome: Outcome) -> str:
     charts = []
     for i, name in enumerate(outcome.class_names[:MOST_CURVES]):
         points = {name: (outcome.targets[shown, i], outcome.scores[shown, i])}
-        charts.append((name, drawing.chart(points, Axis("true"), Axis("predicted"), scattered=True, diagonal=True)))
+        chart = drawing.chart(points, Axis("true"), Axis("predicted"), scattered=True, diagonal=True, square=True)
+        charts.append((name, chart))
     part = f" {len(shown):,} of {len(outcome.files):,} images are drawn." if len(shown) < len(outcome.files) else ""
-    return section("Predicted and true", f"On the dashed line, predictions are right.{part}", charts)
+    return section("Predicted and true", f"On the dashed line, predictions equal the true values.{part}", charts)
