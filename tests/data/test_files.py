@@ -102,7 +102,11 @@ def test_what_is_passed_over_is_said(tmp_path):
     assert found == [tmp_path / "a" / "x.png", tmp_path / "a" / "1.txt"]
     assert remarks == [f"passed over in {tmp_path}: 2 .txt, 1 without an ending, 1 .heic"]
     (tmp_path / "a" / "x.png").unlink()
-    with pytest.raises(UserError, match=r"there are no pictures in .*; passed over in .*: 2 \.txt"):
+    with pytest.raises(UserError, match=r"there are no pictures in .*; passed over in .*: 2 \.txt") as refused:
+        find_images([tmp_path])
+    assert "XCEPTION_JAX_CACHE" not in str(refused.value)
+    (tmp_path / "0000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"1 \.parquet.*; Parquet files .* unpack are in data/ of \$XCEPTION_JAX_CACHE"):
         find_images([tmp_path])
 
 

@@ -10,6 +10,11 @@ from xception_jax.data.storage import Patience
 from xception_jax.errors import StorageError, UserError
 from xception_jax.paths import local
 
+PACKED = (
+    "Parquet files with images are read by finetune and evaluate (--data), predict takes image files: those that "
+    "they unpack are in data/ of $XCEPTION_JAX_CACHE or ~/.cache/xception_jax"
+)
+
 
 class ImageFiles:
     """Image files as a source; all labels are 0. One that storage does not give is as unreadable as a damaged one."""
@@ -43,7 +48,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
       UserError: a path does not exist or is remote, or there are no pictures.
     """
     found: dict[Path, None] = {}
-    remarks = []
+    remarks, packed = [], False
     for path in map(local, paths):
         if not path.exists():
             raise UserError(f"there is no file or folder {printable(path)}")
@@ -51,7 +56,8 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         found |= dict.fromkeys(pictures(path, passed_over) if path.is_dir() else [path])
         if passed_over:
             remarks.append(said(path, passed_over))
+            packed |= ".parquet" in passed_over
     if not found:
         where = ", ".join(printable(path) for path in paths)
-        raise UserError("; ".join([f"there are no pictures in {where}", *remarks]))
+        raise UserError("; ".join([f"there are no pictures in {where}", *remarks, *([PACKED] if packed else [])]))
     return list(found), remarks
