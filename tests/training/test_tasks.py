@@ -11,14 +11,14 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import tiny_run
-from xception_jax import config, main
+from xception_jax import config, experiment, main
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.comparison import compare
 from xception_jax.evaluation.evaluator import Evaluator
 from xception_jax.inference.predictor import Predictor
 from xception_jax.pretrained import load
-from xception_jax.training import loop
+from xception_jax.training import loop, recipe, summary
 
 pytestmark = pytest.mark.usefixtures("one_device")
 CLASSES = ("bright", "left", "red")
@@ -192,3 +192,8 @@ def test_what_does_not_fit_the_task_is_one_line(tables, tmp_path, table, changes
     with pytest.raises(UserError, match=message) as error:
         experiment.create(c)
     assert "\n" not in str(error.value)
+
+
+def test_a_number_is_no_class(tables, capsys):
+    summary.show(recipe.create_recipe(experiment.create(settings(tables / "number.csv"))))
+    assert "xception, 32 px, 1 number" in capsys.readouterr().out
