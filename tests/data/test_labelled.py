@@ -394,6 +394,16 @@ def test_impossible_fractions(tmp_path):
         open_labelled(folder(tmp_path, {"a": 4, "b": 4}), fractions=(0.7, 0.2, 0.2))
 
 
+def test_nothing_is_made_or_taken_if_all_is_measured(tmp_path):
+    """Whoever measures does not train: no split is made, missed, or has to have all classes."""
+    data = open_labelled(folder(tmp_path / "whole", {"a": 4, "b": 4}), fractions=(0, 0, 1))
+    assert set(data.split) == {"test"}
+    assert [remark for remark in data.remarks if "split" in remark] == ["No split is given: all images are measured."]
+    data = open_labelled(folder(tmp_path / "two", {"train/a": 9, "test/a": 1, "test/b": 1}), fractions=(0, 0, 1))
+    assert Counter(data.split) == {"train": 9, "test": 2}
+    assert not [remark for remark in data.remarks if "split" in remark or "no image" in remark]
+
+
 # The same image twice
 
 

@@ -18,6 +18,8 @@ from xception_jax.data.labelled.unpacking import read_packed
 from xception_jax.errors import UserError, some
 from xception_jax.tasks.task import TaskName
 
+ALL_TEST = (0, 0, 1)  # fractions with which nothing is trained: what has no split is measured
+
 
 def open_labelled(
     path: str | Path,
@@ -41,7 +43,8 @@ def open_labelled(
       columns: of the table; None: found by their usual names.
       task: None: inferred.
       seed: of the split, if there is none.
-      fractions: of train, validation and test; (0, 0, 1) puts all images in test.
+      fractions: of train, validation and test; with (0, 0, 1) nothing is to be trained: images without a split are
+        all in test, and splits that are given may lack what training needs.
       max_missing: how many of the table's files may be missing; they are left out.
       refuse_duplicates: images of the same contents in two splits are an error, not only a remark.
       data_dir: of TFDS, the folder of prepared data sets; "" is its own.
@@ -53,7 +56,7 @@ def open_labelled(
     same = same_contents(found.paths())
     found = _with_split(found, same, fractions, seed)
     _check_group(found)
-    return _checked(found, same, refuse_duplicates)
+    return _checked(found, same, refuse_duplicates, trained=tuple(fractions) != ALL_TEST)
 
 
 def _read(name: str, columns: Columns | None, task: TaskName | None, max_missing: int, data_dir: str) -> Labelled:
@@ -82,6 +85,8 @@ def _read(name: str, columns: Columns | None, task: TaskName | None, max_missing
 def _with_split(data: Labelled, same: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Labelled:
     """With a split if there is none, and with a validation split from train if there are only train and test."""
     there = set(data.split.tolist())
+    if tuple(fractions) == ALL_TEST:
+        return data if there != {""} else _all_test(data)
     if there == {"train", "test"}:
         rows, made = data.rows("train"), "No validation split was given: a part of train is taken"
         share = fractions[1] / (fractions[0] + fractions[1]) if fractions[0] else 0.0
@@ -114,6 +119,11 @@ def _with_split(data: Labelled, same: np.ndarray, fractions: tuple[float, float,
     return dataclasses.replace(data, split=split, remarks=tuple(remarks))
 
 
+def _all_test(data: Labelled) -> Labelled:
+    remark = "No split is given: all images are measured."
+    return dataclasses.replace(data, split=np.full(len(data.files), "test", "<U10"), remarks=(*data.remarks, remark))
+
+
 def _check_group(data: Labelled) -> None:
     """Refuses a group that is in two splits."""
     if data.group is None:
@@ -129,16 +139,19 @@ def _check_group(data: Labelled) -> None:
         )
 
 
-def _checked(data: Labelled, same: np.ndarray, refuse_duplicates: bool) -> Labelled:
-    """With remarks on what a split lacks, and on equal images in two splits; or refused."""
+def _checked(data: Labelled, same: np.ndarray, refuse_duplicates: bool, *, trained: bool) -> Labelled:
+    """With remarks on what a split lacks, and on equal images in two splits; or refused.
+
+    If nothing is to be trained, no split has to be there, and train may be without some classes.
+    """
     labels, remarks = data.labels(), list(data.remarks)
     if data.task == "single_label" and len(data.class_names) < 2:
         raise UserError(f'all images in {data.root} are of the class "{data.class_names[0]}"; at least 2 are needed')
-    for split in SPLITS:
+    for split in SPLITS if trained else SPLITS[1:]:
         if not len(data.rows(split)):
-            remarks.append(f"There is no {split} split.")
+            remarks += [f"There is no {split} split."] * trained
             continue
-        if split != "test" and data.weight is not None and not data.weight[data.rows(split)].any():
+        if trained and split != "test" and data.weight is not None and not data.weight[data.rows(split)].any():
             raise UserError(f"all images of {split} in {data.root} have the weight 0; nothing could be learnt of them")
         lacks = labels.any(axis=0) & ~labels[data.rows(split)].any(axis=0)
         lacking = [data.class_names[k] for k in np.flatnonzero(lacks)]
