@@ -104,6 +104,16 @@ def test_shards_are_unpacked_once_and_again_if_they_change(tmp_path, capsys):
     assert b"other" in split_source(open_labelled(folder), "test")[0][0]
 
 
+def test_moved_data_set_is_not_unpacked_again(tmp_path, capsys):
+    first = open_labelled(hub_folder(tmp_path / "animals"))
+    (tmp_path / "animals").rename(tmp_path / "beasts")
+    capsys.readouterr()
+    moved = open_labelled(tmp_path / "beasts")
+    assert capsys.readouterr().out == ""
+    assert moved.root == first.root
+    assert f"The images of {tmp_path / 'beasts'} are unpacked in {first.root}." in moved.remarks
+
+
 def test_saved_table_of_a_data_set_is_read_as_the_same(tmp_path):
     columns, features = images("a", [0, 1] * 20, patient=[f"p{i // 4}" for i in range(40)], weight=[1.5] * 40)
     data = open_labelled(shard(tmp_path / "one.parquet", columns, features), seed=3)

@@ -88,7 +88,7 @@ def _unpack(packed: Packed) -> tuple[Path, Table]:
         import pyarrow
         import pyarrow.parquet
 
-    folder = paths.kept("data") / _folder_name(packed)
+    folder = _folder(packed, paths.kept("data"))
     path = folder / TABLE
     if path.is_file():
         table = read_table(path)
@@ -121,14 +121,19 @@ def _unpack(packed: Packed) -> tuple[Path, Table]:
     return path, table
 
 
-def _folder_name(packed: Packed) -> str:
-    """Names the data set for people, and its files' state."""
+def _folder(packed: Packed, kept: Path) -> Path:
+    """The folder in `kept` for the images, whose name has that of the data set, for people, and its files' state.
+
+    A data set that has been moved or renamed since it was unpacked stays where it is.
+    """
     states = [
         (file.relative_to(packed.root).as_posix(), (state := file.stat()).st_size, state.st_mtime_ns)
         for file in packed.files
     ]
-    digest = hashlib.sha256(json.dumps([VERSION, states, packed.image]).encode()).hexdigest()
-    return f"{_plain(paths.data_name(packed.name))}-{digest[:12]}"
+    digest = hashlib.sha256(json.dumps([VERSION, states, packed.image]).encode()).hexdigest()[:12]
+    folder = kept / f"{_plain(paths.data_name(packed.name))}-{digest}"
+    others = [other for other in sorted(kept.glob(f"*-{digest}")) if (other / TABLE).is_file()]
+    return others[0] if others and not folder.exists() else folder
 
 
 def _plain(name: str) -> str:
