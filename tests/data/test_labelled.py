@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from xception_jax.data.labelled import Columns, check_classes, duplicates, open_labelled, split_source, to_csv
+from xception_jax.data.labelled import Columns, changes, check_classes, duplicates, open_labelled, split_source, to_csv
 from xception_jax.data.labelled.labels import find_separator
 from xception_jax.errors import UserError
 
@@ -495,6 +495,33 @@ def test_edited_table_is_read_as_edited(tmp_path):
     (tmp_path / "damaged.csv").write_text("\n".join(lines).replace('""task""', '""tusk""'))
     with pytest.raises(UserError, match='column "about" is damaged'):
         open_labelled(tmp_path / "damaged.csv")
+
+
+def test_changes_since_a_table_was_saved_are_named(tmp_path):
+    rows = [f"{i}.jpg,{'ab'[i % 2]},{'train' if i < 6 else 'test'},g{i},{i + 1}" for i in range(8)]
+    header, saved = "file,label,split,group,weight", tmp_path / "saved.csv"
+
+    def opened(rows):
+        return open_labelled(table(tmp_path, header, *rows), fractions=(1, 0, 0))
+
+    saved.write_bytes(to_csv(opened(rows)))
+    assert changes(saved, opened(rows)) == ""
+    for row, expected in [
+        ("2.jpg,b,train,g2,3", "images that differ: 1 with another label, such as 2.jpg"),
+        ("2.jpg,a,test,g2,3", "images that differ: 1 with another split, such as 2.jpg"),
+        ("2.jpg,a,train,h,3", "images that differ: 1 with another group, such as 2.jpg"),
+        ("2.jpg,a,train,g2,9", "images that differ: 1 with another weight, such as 2.jpg"),
+        ("x.jpg,a,train,g2,3", "images that differ: 1 new, such as x.jpg; 1 gone, such as 2.jpg"),
+    ]:
+        assert changes(saved, opened([*rows[:2], row, *rows[3:]])) == expected
+    several = [f"{i}.jpg,{'a|b' if i < 3 else 'b'},train,g,1" for i in range(4)]
+    saved.write_bytes(to_csv(opened(several)))
+    assert changes(saved, opened(['0.jpg,"b|a",train,g,1', *several[1:3], "3.jpg,b|c,train,g,1"])) == (
+        "images that differ: 1 with another label, such as 3.jpg"
+    )
+    assert changes(saved, opened(several[::-1])) == "the classes, or images, are in another order"
+    saved.write_text("file,label\na.jpg,x\n")
+    assert "is missing" in changes(saved, opened(several))
 
 
 # As a data set

@@ -19,8 +19,8 @@ from xception_jax.data.labelled import (
     SPLITS,
     Labelled,
     LabelledSource,
+    changes,
     columns_from,
-    files_if_changed,
     open_labelled,
     split_source,
     to_csv,
@@ -145,11 +145,10 @@ def _keep_splits(labelled: Labelled, path: Path, saved: Path) -> None:
     Raises:
       UserError: the data has changed since then.
     """
-    if saved.exists() and (before := files_if_changed(saved, labelled)) is not None:
-        gone, added = set(before) - set(labelled.files), set(labelled.files) - set(before)
+    if saved.exists() and (found := changes(saved, labelled)):
         raise UserError(
-            f"{path} is not what {saved} says of it: {len(added):,} images are new, {len(gone):,} are gone, or labels "
-            "or splits are others; use another --workdir, or delete that file, by which images may change sides"
+            f"{path} is not what {saved} says of it: {found}. Use another --workdir, or delete that file, by which "
+            "images may change sides"
         )
     atomic.write_atomically(saved, to_csv(labelled))
 

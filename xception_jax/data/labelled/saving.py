@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from xception_jax.data.labelled.columns import Table, read_table
 from xception_jax.data.labelled.images import Labelled
 from xception_jax.data.labelled.labels import SEPARATORS
-from xception_jax.errors import UserError
+from xception_jax.errors import UserError, some
 
 ABOUT = "about"  # the column whose first cell has what rows cannot say
 ABOUT_KEYS = {"root", "task", "class_names", "columns", "separator", "remarks"}
@@ -65,18 +66,45 @@ def to_csv(data: Labelled) -> bytes:
     return text.getvalue().encode()
 
 
-def files_if_changed(path: Path, data: Labelled) -> list[str] | None:
-    """The files of a saved table, if it says anything else of the images than `data` does, and None otherwise.
+def changes(path: Path, data: Labelled) -> str:
+    """How images differ from a saved table of them, in words, with the number and an image of each kind; "": in nothing.
 
     The folder may have moved, and remarks may have changed.
     """
     table = read_table(path)
-    about = read_about(table, path)
-    if about:
-        then = dataclasses.replace(data, root=Path(about["root"]), remarks=tuple(about["remarks"]))
-        if path.read_bytes() == to_csv(then):
-            return None
-    return table[about["columns"]["file"] if about else next(iter(table))]
+    if not (about := read_about(table, path)):
+        return f'the first cell of column "{ABOUT}" is missing'
+    then = dataclasses.replace(data, root=Path(about["root"]), remarks=tuple(about["remarks"]))
+    if path.read_bytes() == (now := to_csv(then)):
+        return ""
+    rows = list(csv.reader(io.StringIO(now.decode(), newline="")))
+    table_now = dict(zip(rows[0], map(list, zip(*rows[1:], strict=True)), strict=True))
+    before, after = _by_file(table, about), _by_file(table_now, read_about(table_now, path))
+    both = [file for file in after if file in before]
+    found = {"new": [file for file in after if file not in before], "gone": [f for f in before if f not in after]}
+    found |= {
+        f"with another {role}": [file for file in both if before[file][role] != after[file][role]]
+        for role in ("label", "split", "group", "weight")
+    }
+    said = [f"{len(files):,} {what}, such as {some(files[:1])}" for what, files in found.items() if files]
+    return f"images that differ: {'; '.join(said)}" if said else "the classes, or images, are in another order"
+
+
+def _by_file(table: Table, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of each file of a saved table, what is said of it; labels by the classes' names."""
+    columns, numbers = about["columns"], about["task"] == "regression"
+    count = len(next(iter(table.values())))
+    cells = defaultdict(lambda: [""] * count, table)  # someone may have taken a column out
+
+    def label(row: int) -> Any:
+        values = {name: cells[name][row] for name in columns["label"]}
+        return values if numbers else set("".join(values.values()).split(about["separator"]))
+
+    others = {role: columns[role] for role in ("split", "group", "weight")}
+    return {
+        file: {"label": label(row)} | {role: cells[name][row] for role, name in others.items()}
+        for row, file in enumerate(cells[columns["file"]])
+    }
 
 
 def read_about(table: Table, path: Path) -> dict[str, Any]:
