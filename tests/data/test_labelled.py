@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import unicodedata
 from collections import Counter
 
@@ -211,7 +212,8 @@ def test_names_with_commas_are_one_label():
         ("file", ["a.jpg", "b.jpg"], {}, "which column has the labels"),
         ("file,x", ["a.jpg,1.5", "b.jpg,high"], {"task": "regression"}, 'b.jpg: "high" in column "x" is not a number'),
         ("file,label", ["a.jpg,1.5", "b.jpg,nan"], {}, 'b.jpg: "nan" .* is not a number'),
-        ("file,label", ["a.jpg,x", "b.jpg,"], {}, 'b.jpg: column "label" is empty'),
+        ("file,label", ["a.jpg,", "b.jpg,"], {}, "none of the 2 images has a label"),
+        ("file,u,v", ["a.jpg,1,0", "b.jpg,,1"], {"columns": Columns(label=("u", "v"))}, "b.jpg: \"\" in column"),
         ("file,label,split", ["a.jpg,x,train", "b.jpg,y,tets"], {}, 'b.jpg: unknown split "tets"; did you mean "test"'),
         ("file,label,weight", ["a.jpg,x,1", "b.jpg,y,-1"], {}, 'b.jpg: the weight "-1" is not a number of 0 or more'),
         ("file,label", ["a.jpg,x", "./a.jpg,y"], {}, 'a.jpg is in two rows .* values of "label", "x" and "y"'),
@@ -298,6 +300,27 @@ def test_damaged_tables(tmp_path, name, contents, message):
     (tmp_path / name).write_bytes(contents)
     with pytest.raises(UserError, match=message):
         open_labelled(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("cells", "targets"),
+    [(["x", "", "y", " "], [0, 1]), (["1.5", "", "2", ""], [[1.5], [2]]), (["x|y", "", "y", ""], None)],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_images_of_a_table_without_a_label_are_left_out(tmp_path, cells, targets, ending):
+    """An empty cell for several labels is an image that has none of them."""
+    path, rows = tmp_path / f"x.{ending}", {f"{i}.jpg": cell for i, cell in enumerate(cells)}
+    for file in rows:
+        image(tmp_path / file)
+    as_csv = ["file,label", *(f"{file},{cell}" for file, cell in rows.items())]
+    as_json = (json.dumps({"file": file, "label": cell or None}) for file, cell in rows.items())
+    path.write_text("\n".join(as_csv if ending == "csv" else as_json))
+    data = open_labelled(path, fractions=(1, 0, 0))
+    if targets is None:
+        assert as_rows(data) == {"0.jpg": ["x", "y"], "1.jpg": [], "2.jpg": ["y"], "3.jpg": []}
+    else:
+        assert (data.files, data.targets.tolist()) == (("0.jpg", "2.jpg"), targets)
+        assert "Images without a label that are left out: 2, such as 1.jpg." in data.remarks
 
 
 # Splits

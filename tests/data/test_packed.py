@@ -154,7 +154,7 @@ def test_images_without_a_label_are_left_out_and_those_without_contents_are_unre
     data = open_labelled(shard(tmp_path / "x.parquet", columns, features), fractions=(0, 0, 1))
     assert data.targets.tolist() == [0, 1, 1]
     assert [file.read_bytes() for file in data.paths()] == [b"contents of a0.jpg", b"", b"contents of a4.jpg"]
-    assert "Images without a label that are left out: 2." in data.remarks
+    assert "Images without a label that are left out: 2, such as x/000002_a2.unknown." in data.remarks
     assert any(remark.endswith("classes eel, electric.") for remark in data.remarks)
 
 
@@ -177,7 +177,8 @@ def test_images_without_a_label_are_left_out_whatever_the_task(tmp_path, labels,
     data = open_labelled(tmp_path, fractions=(1, 0, 0))
     assert data.targets.tolist() == kept
     assert data.split.tolist() == ["train"] * len(kept)
-    assert f"Images without a label that are left out: {9 - len(kept)}, all of test." in data.remarks
+    count = f"{9 - len(kept)}, all of test"
+    assert f"Images without a label that are left out: {count}, such as test/000000_test0.unknown." in data.remarks
 
 
 def test_the_same_image_in_two_splits_is_counted(tmp_path):
@@ -519,7 +520,7 @@ def test_lists_and_numbers_of_tfds(flowers):
     assert sorted(data.targets[data.rows("train")].tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
     data = open_labelled("tfds:own_flowers", Columns(label="height"), data_dir=flowers)
     assert (data.task, sorted(data.targets[data.rows("train")].tolist())) == ("regression", [[0.5], [2.5], [3.5]])
-    assert "Images without a label that are left out: 3." in data.remarks
+    assert any(remark.startswith("Images without a label that are left out: 3, such as ") for remark in data.remarks)
 
 
 def test_data_set_that_tfds_does_not_have(tmp_path):

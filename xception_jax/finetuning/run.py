@@ -147,7 +147,7 @@ def _keep_splits(labelled: Labelled, path: Path, saved: Path) -> None:
     """
     if saved.exists() and (found := changes(saved, labelled)):
         raise UserError(
-            f"{path} is not what {saved} says of it: {found}. Use another --workdir, or delete that file, by which "
+            f"{path} is not what {saved} says of it: {found}; use another --workdir, or delete that file, by which "
             "images may change sides"
         )
     atomic.write_atomically(saved, to_csv(labelled))

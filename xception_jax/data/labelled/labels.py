@@ -199,9 +199,7 @@ def _number(text: str) -> float | None:
 def _filled(name: str, cells: Sequence[str], files: Sequence[str]) -> Sequence[str]:
     empty = [row for row, cell in enumerate(cells) if not cell.strip()]
     if empty:
-        raise UserError(
-            f'{_where(empty, files)}: column "{name}" is empty; remove images without a label from the table'
-        )
+        raise UserError(f'{_where(empty, files)}: column "{name}" has no label; one is expected')
     return cells
 
 

@@ -67,7 +67,7 @@ def to_csv(data: Labelled) -> bytes:
 
 
 def changes(path: Path, data: Labelled) -> str:
-    """How images differ from a saved table of them, in words, with the number and an image of each kind; "": in nothing.
+    """How images differ from a saved table of them, in words: the number and an image of each kind; "" if in nothing.
 
     The folder may have moved, and remarks may have changed.
     """

@@ -9,9 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from xception_jax.data.files import ENDINGS
-from xception_jax.data.labelled.columns import SPLIT, Columns, Table, find_columns, has_usual_label, read_table
+from xception_jax.data.labelled.columns import (
+    SPLIT,
+    Columns,
+    Table,
+    are_flags,
+    find_columns,
+    has_usual_label,
+    read_table,
+)
 from xception_jax.data.labelled.images import SPLIT_NAMES, Labelled, from_labels, our_splits, reordered
-from xception_jax.data.labelled.labels import Classes, read_labels
+from xception_jax.data.labelled.labels import Classes, infer_task, read_labels
 from xception_jax.data.labelled.saving import read_about
 from xception_jax.data.sources.folder import subfolders
 from xception_jax.errors import UserError, some, suggest
@@ -35,8 +43,8 @@ def read_files(
     Args:
       path: of the table.
       columns, task, max_missing: as for `open_labelled`.
-      classes: of columns of labels whose classes are known, if others than the user made the table: then images
-        without a label are left out, which else are refused.
+      classes: of columns of labels whose classes are known, if others than the user made the table: then an empty
+        cell is no label in any task, as an empty list is not an empty cell.
       table: what is in it; None: it is read.
     """
     table = table or read_table(path)
@@ -58,8 +66,9 @@ def read_files(
         said.append(f"The task is {known.task}, because the data set has {by_name}.")
     named = table.get(found.split)
     splits = {row: _split_name(named[row], file) if named else "" for row, file in zip(rows, files, strict=True)}
-    if classes is not None:
-        rows, files, unlabelled = _with_label(rows, files, [table[name] for name in found.label], splits)
+    labels_of = {name: table[name] for name in found.label}
+    if classes is not None or _empty_is_no_label(labels_of, task or (known.task if known else None)):
+        rows, files, unlabelled = _with_label(rows, files, list(labels_of.values()), splits)
         said += unlabelled
     cells = {name: [table[name][row] for row in rows] for name in used}
     labels = read_labels(
@@ -162,6 +171,13 @@ def _files(
     return list(first.values()), list(first), remarks
 
 
+def _empty_is_no_label(columns: Table, task: TaskName | None) -> bool:
+    """Whether an empty cell of a user's table is no label: of several labels, it is none of them."""
+    if len(columns) > 1:
+        return not all(are_flags([cell for cell in cells if cell]) for cells in columns.values())
+    return (task or infer_task(columns)[0]) != "multi_label"
+
+
 def _with_label(
     rows: Sequence[int], files: Sequence[str], labels: Sequence[Sequence[str]], splits: dict[int, str]
 ) -> tuple[list[int], list[str], list[str]]:
@@ -169,15 +185,21 @@ def _with_label(
 
     If only train is left of `splits`, it is to be split: "".
     """
-    kept = [(row, file) for row, file in zip(rows, files, strict=True) if all(cells[row] for cells in labels)]
+    kept = [
+        (row, file) for row, file in zip(rows, files, strict=True) if all(cells[row].strip(" ") for cells in labels)
+    ]
     if not kept:
         raise UserError(f"none of the {len(rows):,} images has a label")
     left = {splits[row] for row, _ in kept}
     if (lost := sorted({*splits.values()} - left)) and left == {"train"}:
         splits |= dict.fromkeys(splits, "")
-    without = f"{len(rows) - len(kept):,}{', all of ' if lost else ''}{some(lost)}"
-    remarks = [f"Images without a label that are left out: {without}."] * (len(kept) < len(rows))
-    return [row for row, _ in kept], [file for _, file in kept], remarks
+    rows_kept, files_kept = [row for row, _ in kept], [file for _, file in kept]
+    if len(kept) == len(rows):
+        return rows_kept, files_kept, []
+    there = set(files_kept)
+    first = next(file for file in files if file not in there)
+    count = f"{len(rows) - len(kept):,}{', all of ' if lost else ''}{some(lost)}"
+    return rows_kept, files_kept, [f"Images without a label that are left out: {count}, such as {some([first])}."]
 
 
 def _without_unseen(data: Labelled) -> Labelled:
