@@ -4,7 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -92,7 +92,7 @@ def read_table(path: Path) -> Table:
     """All columns of a table, as texts; an empty cell is "".
 
     Raises:
-      UserError: the file is not a table, is damaged, or has no rows.
+      UserError: the file is not a table, is damaged, or has 0 rows.
     """
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
@@ -104,7 +104,7 @@ def read_table(path: Path) -> Table:
     else:
         raise UserError(f"{path} is not a table of images: expected a folder, or a file .csv, .tsv, .jsonl or .parquet")
     if not table or not next(iter(table.values())):
-        raise UserError(f"{path} has no rows")
+        raise UserError(f"{path} has 0 rows")
     return table
 
 
@@ -171,13 +171,13 @@ def _text(cell: object) -> str:
     return "" if cell is None else str(cell)
 
 
-def find_columns(table: Table, wanted: Columns, where: Path, coded: Collection[str] = ()) -> Found:
+def find_columns(table: Table, wanted: Columns, where: str, coded: Collection[str] = ()) -> Found:
     """Which column is what.
 
     Args:
       table: all columns.
       wanted: the names that are given.
-      where: the table's path, for messages.
+      where: the table's name, for messages.
       coded: columns whose classes are known.
 
     Raises:
@@ -185,28 +185,55 @@ def find_columns(table: Table, wanted: Columns, where: Path, coded: Collection[s
     """
     labels = (wanted.label,) if isinstance(wanted.label, str) else wanted.label or ()
     given = {**dataclasses.asdict(wanted), "label": None}
-    for name in (*labels, *given.values()):
+    for name in given.values():
         if name and name not in table:
             raise UserError(f'{where} has no column "{name}"; {suggest(name, table)}')
+    _check_labels(labels, given, table, where)
     rest = [name for name in table if name not in labels and name not in given.values()]
 
     def usual(role: str) -> str:
-        by_case = {name.casefold(): name for name in reversed(rest)}
-        name = next((by_case[n] for n in USUAL[role] if n in by_case), "")
+        name = _usual(role, rest)
         rest.remove(name) if name else None
         return name
 
     file = usual("file") if given["file"] is None else given["file"]
     if not file:
         raise UserError(
-            f"{where}: which column has the files? It has: {', '.join(table)}. Set config.data.columns.file"
+            f"{where}: which column has the files? It has: {', '.join(table)}. Give --config.data.columns.file=COLUMN"
         )
     others = {role: usual(role) if given[role] is None else given[role] for role in ("split", "group", "weight")}
     return Found(file, labels or _label_columns(table, usual("label"), rest, where, coded), **others)
 
 
+def _check_labels(labels: Sequence[str], given: Mapping[str, str | None], table: Table, where: str) -> None:
+    """Refuses columns of labels that are not there, or are of something else.
+
+    Args:
+      labels: their names.
+      given: of the other columns, by what they are; None: to be found.
+      table, where: as for `find_columns`.
+    """
+    file = given["file"] or _usual("file", table)
+    others = [name for name in table if name not in (file, *given.values())]
+    for name in labels:
+        if name not in table:
+            raise UserError(f'{where} has no column "{name}"; {suggest(name, others or table)}')
+        if name in given.values() or (name == file and not _usual("file", others)):
+            role = next((role for role, column in given.items() if column == name and role != "file"), "images")
+            raise UserError(
+                f'{where}: column "{name}" has the {role}, and cannot have the labels, too; '
+                f"for --config.data.columns.label, {suggest(name, others or table)}"
+            )
+
+
+def _usual(role: str, names: Iterable[str]) -> str:
+    """The first of the usual names that is among the columns, as it is written there; "" if none is."""
+    by_case = {name.casefold(): name for name in reversed(list(names))}
+    return next((by_case[usual] for usual in USUAL[role] if usual in by_case), "")
+
+
 def _label_columns(
-    table: Table, usual: str, rest: Sequence[str], where: Path, coded: Collection[str]
+    table: Table, usual: str, rest: Sequence[str], where: str, coded: Collection[str]
 ) -> tuple[str, ...]:
     """The columns of labels: of a usual name, the only one with known classes, the only one of a name like the usual,
     the only one left, or all that are left of 0 and 1.
@@ -221,7 +248,7 @@ def _label_columns(
     if len(rest) > 1 and all(are_flags(table[name]) for name in rest):
         return tuple(rest)
     there = f"It has: {', '.join(table)}" if rest else f"Besides {', '.join(table)} it has none"
-    raise UserError(f"{where}: which column has the labels? {there}. Set config.data.columns.label")
+    raise UserError(f"{where}: which column has the labels? {there}. Give --config.data.columns.label=COLUMN")
 
 
 def has_usual_label(table: Table) -> bool:

@@ -37,6 +37,8 @@ def read_files(
     max_missing: int,
     classes: Mapping[str, Classes] | None = None,
     table: Table | None = None,
+    name: str = "",
+    split_of: str = "",
 ) -> Labelled:
     """The images of a table; the split is "" if it has none.
 
@@ -46,6 +48,8 @@ def read_files(
       classes: of columns of labels whose classes are known, if others than the user made the table: then an empty
         cell is no label in any task, as an empty list is not an empty cell.
       table: what is in it; None: it is read.
+      name: of the data set, as the user gave it, if it is not the path.
+      split_of: what the split is from, if it is not from a column of the user's.
     """
     table = table or read_table(path)
     about = read_about(table, path)
@@ -54,8 +58,9 @@ def read_files(
         about = {}
     elif about:
         columns = Columns(**about["columns"] | {"label": tuple(about["columns"]["label"])})
-    found = find_columns(table, columns or Columns(), path, classes or ())
-    remarks = list(about["remarks"]) if about else [f"Columns of {path.name}: {found}."]
+    found = find_columns(table, columns or Columns(), name or str(path), classes or ())
+    shown = f"{found._replace(split='')}, split from {split_of}" if split_of else str(found)
+    remarks = list(about["remarks"]) if about else [f"Columns of {path.name}: {shown}."]
     used = [name for name in (*found.label, found.split, found.group, found.weight) if name]
     rows, files, said = _files(path, root, table[found.file], {name: table[name] for name in used}, max_missing)
     known = (classes or {}).get(found.label[0])
@@ -136,7 +141,9 @@ def read_metadata(
         table |= {SPLIT: [splits[inside.name]] * count} if splits.get(inside.name) else {}
         for name, cells in joined.items():
             cells += table.get(name, [""] * count)
-    return read_files(folder / next(iter(tables)).name, columns, task, max_missing, table=joined)
+    split_of = "the folders" if any(splits.values()) else ""
+    path = folder / next(iter(tables)).name
+    return read_files(path, columns, task, max_missing, table=joined, split_of=split_of)
 
 
 def _files(
