@@ -199,7 +199,9 @@ def test_splits_in_folders_and_others_are_passed_over(tmp_path):
     assert "Splits passed over: unsupervised." in data.remarks
     for config in ("large", "small"):
         shard(tmp_path / f"{config}/train/0000.parquet", columns, features)
-    with pytest.raises(UserError, match=f"several data sets, default, large, small; give one .*{tmp_path}/default"):
+    with pytest.raises(
+        UserError, match=f"several data sets, default, large, small; give one of them, such as {tmp_path}/default"
+    ):
         open_labelled(tmp_path)
 
 
@@ -287,7 +289,7 @@ def test_damaged_footer(tmp_path):
 def test_one_of_several_images_is_chosen(tmp_path):
     columns = {"left": embedded("0", "1"), "right": embedded("2", "3"), "label": [0, 1], "file": ["a.jpg", "b.jpg"]}
     path = shard(tmp_path / "x.parquet", columns, types={"left": IMAGE, "right": IMAGE})
-    with pytest.raises(UserError, match=r"several columns of images, left, right; choose one by config\.data\.columns"):
+    with pytest.raises(UserError, match=r"images, left, right; choose one by --config\.data\.columns\.file=COL"):
         open_labelled(path)
     data = open_labelled(path, Columns(file="right"), fractions=(0, 0, 1))
     assert data.paths()[0].read_bytes() == b"contents of 2"
@@ -298,7 +300,9 @@ def test_one_of_several_images_is_chosen(tmp_path):
 
 def test_refused(tmp_path):
     text = shard(tmp_path / "text/train-00000-of-00001.parquet", {"text": ["x"], "label": [0]})
-    with pytest.raises(UserError, match=r"no images in them: train-.* the columns text, label; for a table"):
+    with pytest.raises(
+        UserError, match=r"no images in them: train-.* the columns text, label; expected a column of images"
+    ):
         open_labelled(tmp_path / "text")
     with pytest.raises(UserError, match="which column has the files"):
         open_labelled(text)
@@ -307,6 +311,40 @@ def test_refused(tmp_path):
         open_labelled(tmp_path / "text")
     with pytest.raises(UserError, match=r"no folder or table .*/imagenet2012; data sets by name are hf:OWNER/NAME"):
         open_labelled("imagenet2012")
+
+
+def test_the_label_is_no_column_of_images(tmp_path):
+    path = shard(tmp_path / "x.parquet", *images("a", [0, 1], imago=["p", "q"]))
+    with pytest.raises(UserError, match=rf'^{path}: column "image" has the images, and cannot .* did you mean "imago"'):
+        open_labelled(path, Columns(label="image"))
+    with pytest.raises(UserError, match=rf'^{path} has no column "imag"; did you mean "imago"'):
+        open_labelled(path, Columns(label="imag"))
+    table = tmp_path / "x.csv"
+    table.write_text("image,kind\na.jpg,x\n")
+    with pytest.raises(UserError, match=r'column "image" has the images, and cannot .* choose from: kind'):
+        open_labelled(table, Columns(label="image"))
+
+
+def test_what_is_missing_in_parquet_files_is_said(tmp_path):
+    empty = shard(tmp_path / "empty/x.parquet", {"image": [], "label": []})
+    with pytest.raises(UserError, match="0 rows"):
+        open_labelled(empty)
+    with pytest.raises(UserError, match="0 rows"):
+        open_labelled(empty.parent)
+    shard(tmp_path / "table/x.parquet", {"file": ["a.jpg"], "label": [0]})
+    with pytest.raises(UserError, match="for a table of image files, give its path"):
+        open_labelled(tmp_path / "table")
+    columns = {"x": ["a"], "u": ["b"], "v": ["c"]}
+    with pytest.raises(UserError, match=r"Give --config\.data\.columns\.file=COLUMN"):
+        open_labelled(shard(tmp_path / "three.parquet", columns))
+
+
+def test_folder_that_cannot_be_made_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XCEPTION_JAX_CACHE", str(tmp_path / "file"))
+    path = shard(tmp_path / "x.parquet", *images("a", [0, 1, 1]))
+    with pytest.raises(UserError, match=r"unpacked into .*, which cannot be made \(Not.*; set XCEPTION_JAX_CACHE"):
+        open_labelled(path)
 
 
 def test_too_little_space_is_said_before(tmp_path, monkeypatch, cache):
@@ -361,6 +399,13 @@ def test_data_set_that_the_hub_does_not_give(hub, monkeypatch):
     with pytest.raises(UserError, match="hf:me/ is not the name of a data set: expected hf:OWNER/NAME"):
         open_labelled("hf:me/")
 
+    def nothing_here(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing_here)
+    with pytest.raises(UserError, match=r"^hf:me/animals is not in the hub's cache on .* and the .* cannot be reached"):
+        open_labelled("hf:me/animals")
+
     def offline(*_, **__):
         raise ConnectionError("no route\nto the host")
 
@@ -411,6 +456,7 @@ def test_images_with_metadata(tmp_path, name):
     parts = open_labelled(tmp_path / "parts")
     assert [parts.files[i] for i in parts.rows("test")] == ["test/0.jpg", "test/1.jpg"]
     assert parts.targets[parts.rows("test")].tolist() == [0, 1]
+    assert any(remark.endswith('label from "label", split from the folders.') for remark in parts.remarks)
 
 
 @pytest.mark.parametrize(

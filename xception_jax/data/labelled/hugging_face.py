@@ -61,6 +61,11 @@ def download(name: str) -> Path:
         raise UserError(
             f"the Hugging Face hub has no data set {repository}, or shows it only to some: log in by hf auth login"
         ) from None
+    except errors.LocalEntryNotFoundError:
+        raise UserError(
+            f"{name} is not in the hub's cache on this machine, and the Hugging Face hub cannot be reached; fetch it "
+            f"elsewhere, hf download {repository} --repo-type=dataset --local-dir=FOLDER, and give --data=FOLDER"
+        ) from None
     except Exception as e:  # whatever network errors there are
         raise UserError(
             f"https://huggingface.co/datasets/{repository} cannot be fetched ({type(e).__name__}: {reason(e)}); fetch "
@@ -114,10 +119,15 @@ def find_packed(path: Path, name: str, columns: Columns | None) -> Packed | None
     shards = list(_opened(files, root, skip_damaged=in_classes))
     images = {shard: _image_column(shard.schema, columns.file if columns else None, name) for shard in shards}
     if not any(images.values()):
+        if shards and not any(shard.num_rows for shard in shards):
+            raise UserError(f"the Parquet files of {name} have 0 rows")
         if shards and not pictures:
+            is_table = {column.casefold() for column in shards[0].schema.names} & {*USUAL["file"]}
+            table = f"for a table of image files, give its path, such as {files[0]}"
+            needed = "expected a column of images (image bytes, with or without a path), or one of image files' names"
             raise UserError(
                 f"the Parquet files of {name} have no images in them: {files[0].name} has the columns "
-                f"{some(shards[0].schema.names)}; for a table of image files, give its path, such as {files[0]}"
+                f"{some(shards[0].schema.names)}; {table if is_table else needed}"
             )
         return None
     places = {shard: shard.place() for shard in shards if images[shard]}
@@ -128,7 +138,7 @@ def find_packed(path: Path, name: str, columns: Columns | None) -> Packed | None
         )
     if len(sets := sorted({of for of, _ in places.values()})) > 1:
         raise UserError(
-            f"{name} has several data sets, {some(sets)}; give one of these folders: {_inside(name, sets[0])}"
+            f"{name} has several data sets, {some(sets)}; give one of them, such as {_inside(name, sets[0])}"
         )
     splits, remarks = our_splits((split for _, split in places.values()), name)
     used = {shard: splits[split] for shard, (_, split) in places.items() if split in splits}
@@ -213,7 +223,9 @@ def _image_column(schema: Any, wanted: str | None, name: str) -> str:
         by_case = {image.casefold(): image for image in images}
         images = [by_case[usual] for usual in USUAL["file"] if usual in by_case][:1] or images
     if len(images) > 1:
-        raise UserError(f"{name} has several columns of images, {some(images)}; choose one by config.data.columns.file")
+        raise UserError(
+            f"{name} has several columns of images, {some(images)}; choose one by --config.data.columns.file=COLUMN"
+        )
     return images[0] if images else ""
 
 

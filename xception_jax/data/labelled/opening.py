@@ -135,7 +135,7 @@ def _check_group(data: Labelled) -> None:
         splits = " and ".join(name for name in SPLITS if name in sides[divided[0]])
         raise UserError(
             f"there are groups in two splits, {some(divided)} (the first in {splits}), which would be tested with what "
-            'was learnt of them. Move each to one, or set config.data.columns.split="" to have a split made'
+            "was learnt of them. Move each to one, or give --config.data.columns.split= to have a split made"
         )
 
 
@@ -156,7 +156,10 @@ def _checked(data: Labelled, same: np.ndarray, refuse_duplicates: bool, *, train
         lacks = labels.any(axis=0) & ~labels[data.rows(split)].any(axis=0)
         lacking = [data.class_names[k] for k in np.flatnonzero(lacks)]
         if lacking and split == "train" and data.task == "single_label":
-            raise UserError(f"train has no image of {some(lacking)}, which other splits have; it could not be learnt")
+            raise UserError(
+                f"train has no image of {some(lacking)}, which other splits have; it could not be learnt: "
+                "move some of its images to train, or leave the class out"
+            )
         if lacking:
             remarks.append(
                 f"{split} has no image of {len(lacking):,} of the {labels.shape[1]:,} classes: {some(lacking)}."

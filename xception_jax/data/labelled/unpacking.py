@@ -71,7 +71,7 @@ def read_packed(packed: Packed, columns: Columns | None, task: TaskName | None) 
     wanted = columns or Columns()
     label = packed.label if wanted.label is None else wanted.label
     wanted = dataclasses.replace(wanted, file=packed.image, label=label)
-    found = read_files(path, wanted, task, 0, packed.classes, table)
+    found = read_files(path, wanted, task, 0, packed.classes, table, name=packed.name)
     where = f"The images of {packed.name} are unpacked in {path.parent}."
     return dataclasses.replace(found, remarks=(where, *packed.remarks, *found.remarks))
 
@@ -95,7 +95,7 @@ def _unpack(packed: Packed) -> tuple[Path, Table]:
         if all((folder / file).is_file() for file in table[packed.image]):
             return path, table
     if not packed.count:
-        raise UserError(f"{packed.name} has no images")
+        raise UserError(f"{packed.name} has 0 rows: there are no images in it")
     num_bytes = sum(file.stat().st_size for file in packed.files)
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if there != folder and (free := shutil.disk_usage(there).free) < num_bytes:
@@ -103,6 +103,13 @@ def _unpack(packed: Packed) -> tuple[Path, Table]:
             f"{packed.name} has {size(num_bytes)} to unpack, but {there} has {size(free)} left; set "
             "XCEPTION_JAX_CACHE to a folder with more"
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"the images of {packed.name} are to be unpacked into {folder}, which cannot be made ({e.strerror}); set "
+            "XCEPTION_JAX_CACHE to a folder for what is unpacked and downloaded"
+        ) from None
     print(f"unpacking {packed.count:,} images of {packed.name} ({size(num_bytes)}), once, into {folder}", flush=True)
     table = defaultdict(list)
     with progress("images") as bar:
