@@ -401,6 +401,8 @@ def test_labels_that_train_lacks_are_left_out(tmp_path):
     data = open_labelled(path)
     assert as_rows(data) == {"a.jpg": ["x", "y"], "b.jpg": ["y"], "c.jpg": ["x"]}
     assert "Left out, because no image to train on has them: classes z." in data.remarks
+    measured = open_labelled(path, fractions=(0, 0, 1))  # by weights that may know it
+    assert as_rows(measured)["c.jpg"] == ["x", "z"]
 
 
 def test_numbers_are_split_by_their_size(tmp_path):

@@ -15,6 +15,7 @@ from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled, check_classes, open_labelled
 from xception_jax.data.labelled.columns import Columns, read_table
 from xception_jax.data.labelled.images import reordered
+from xception_jax.data.labelled.opening import ALL_TEST
 from xception_jax.data.labelled.saving import read_about
 from xception_jax.errors import UserError
 from xception_jax.evaluation import conformal
@@ -32,8 +33,6 @@ from xception_jax.pretrained.transplant import with_classes
 from xception_jax.tasks.task import SINGLE_LABEL, TASKS
 from xception_jax.terminal.console import progress
 from xception_jax.workdir import atomic, identity, tables
-
-ALL_TEST = (0.0, 0.0, 1.0)  # images without splits are all measured
 
 
 def measure(

@@ -13,7 +13,7 @@ from xception_jax.data.labelled.contents import same_contents
 from xception_jax.data.labelled.folders import has_classes, read_folder
 from xception_jax.data.labelled.images import SPLITS, Labelled
 from xception_jax.data.labelled.splitting import ENOUGH, few, make_split, strata_of
-from xception_jax.data.labelled.tables import find_metadata, read_files, read_metadata
+from xception_jax.data.labelled.tables import find_metadata, read_files, read_metadata, without_unseen
 from xception_jax.data.labelled.unpacking import read_packed
 from xception_jax.errors import UserError, some
 from xception_jax.tasks.task import TaskName
@@ -52,11 +52,14 @@ def open_labelled(
     Raises:
       UserError: the data contradict themselves, or cannot be understood; the message says where and what to do.
     """
+    trained = tuple(fractions) != ALL_TEST
     found = _read(str(path), columns, task, max_missing, data_dir)
+    if trained and found.task == "multi_label" and len(rows := found.rows("train")):
+        found = without_unseen(found, rows, "no image to train on has them")
     same = same_contents(found.paths())
     found = _with_split(found, same, fractions, seed)
     _check_group(found)
-    return _checked(found, same, refuse_duplicates, trained=tuple(fractions) != ALL_TEST)
+    return _checked(found, same, refuse_duplicates, trained=trained)
 
 
 def _read(name: str, columns: Columns | None, task: TaskName | None, max_missing: int, data_dir: str) -> Labelled:

@@ -93,7 +93,7 @@ def read_files(
         weight=list(map(_weight, weight, files)) if weight else None,
         remarks=[*remarks, *said],
     )
-    return data if about else _without_unseen(data)
+    return data if about else without_unseen(data, slice(None), "no image has them")
 
 
 def find_metadata(folder: Path, *, has_classes: bool) -> tuple[dict[Path, Table], list[str]]:
@@ -209,11 +209,8 @@ def _with_label(
     return rows_kept, files_kept, [f"Images without a label that are left out: {count}, such as {some([first])}."]
 
 
-def _without_unseen(data: Labelled) -> Labelled:
-    """Without the classes that no image has, and labels of several that none has in train: they cannot be learnt."""
-    if data.task == "regression":
-        return data
-    rows = data.rows("train") if data.task == "multi_label" and len(data.rows("train")) else slice(None)
+def without_unseen(data: Labelled, rows: np.ndarray | slice, why: str) -> Labelled:
+    """Without the classes that none of the images at `rows` has, which is said with `why`."""
     seen = data.labels()[rows].any(axis=0)
     if seen.all():
         return data
@@ -221,7 +218,7 @@ def _without_unseen(data: Labelled) -> Labelled:
         raise UserError(f"no image of the table in {data.root} has a label")
     unseen = [data.class_names[k] for k in np.flatnonzero(~seen)]
     data = reordered(data, [data.class_names[k] for k in np.flatnonzero(seen)])
-    remark = f"Left out, because no image {'to train on ' if data.split.any() else ''}has them: classes {some(unseen)}."
+    remark = f"Left out, because {why}: classes {some(unseen)}."
     return dataclasses.replace(data, remarks=(*data.remarks, remark))
 
 

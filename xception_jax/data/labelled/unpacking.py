@@ -28,6 +28,7 @@ from xception_jax.terminal.console import progress, size
 TABLE = "images.parquet"
 VERSION = 2  # of what is written into it
 LONGEST_NAME = 80
+END_BYTES = 65_536
 
 
 class Row(NamedTuple):
@@ -134,13 +135,20 @@ def _folder(packed: Packed, kept: Path) -> Path:
     A data set that has been moved or renamed since it was unpacked stays where it is.
     """
     states = [
-        (file.relative_to(packed.root).as_posix(), (state := file.stat()).st_size, state.st_mtime_ns)
+        (file.relative_to(packed.root).as_posix(), (state := file.stat()).st_size, state.st_mtime_ns, _end(file))
         for file in packed.files
     ]
     digest = hashlib.sha256(json.dumps([VERSION, states, packed.image]).encode()).hexdigest()[:12]
     folder = kept / f"{_plain(paths.data_name(packed.name))}-{digest}"
     others = [other for other in sorted(kept.glob(f"*-{digest}")) if (other / TABLE).is_file()]
     return others[0] if others and not folder.exists() else folder
+
+
+def _end(file: Path) -> str:
+    """The last bytes, where formats have what is in the file and where: archives may give all files the same time."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - END_BYTES))
+        return hashlib.sha256(opened.read()).hexdigest()
 
 
 def _plain(name: str) -> str:
