@@ -1,6 +1,6 @@
 """Temperature scaling (C. Guo et al., 2017, section 4.2): one number, fitted on the validation split.
 
-It is multiplied into the last layer, so that whatever runs the network, here or elsewhere, gives calibrated scores.
+The last layer is divided by it, so that whatever runs the network, here or elsewhere, gives calibrated scores.
 """
 
 import jax.numpy as jnp
