@@ -43,6 +43,19 @@ def test_an_unknown_command_ends_in_one_line(name, hint):
 @pytest.mark.parametrize("flag", ["--help", "--helpfull"])
 def test_help_needs_no_jax(name, flag):
     """Importing JAX takes a second or more."""
+    ran = help_without_jax(name, flag)
+    module, flags, _ = COMMANDS[name]
+    assert all(f.split("=")[0] in ran.stdout for f in flags)
+    assert f"xception_jax.{module}" in ran.stdout or f"xception-jax {name}" in ran.stdout
+    expected = {"main": "--workdir", "predict": "--output", "convert": "--ignore", "finetune": "--data"}
+    assert expected.get(module, "") in ran.stdout  # also flags that several commands have
+
+
+def test_help_of_measuring_weights_needs_no_jax():
+    assert "only_present" in help_without_jax("evaluate", "--weights=imagenet", "--help").stdout
+
+
+def help_without_jax(*arguments):
     program = """
 import sys
 from xception_jax.cli import dispatch
@@ -51,13 +64,9 @@ try:
 finally:
     print(*sorted({"jax", "flax", "numpy"} & sys.modules.keys()), file=sys.stderr)
 """
-    ran = subprocess.run([sys.executable, "-c", program, name, flag], capture_output=True, text=True, check=False)
+    ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert ran.stderr == "\n", ran.stderr
-    module, flags, _ = COMMANDS[name]
-    assert all(f.split("=")[0] in ran.stdout for f in flags)
-    assert f"xception_jax.{module}" in ran.stdout or f"xception-jax {name}" in ran.stdout
-    expected = {"main": "--workdir", "predict": "--output", "convert": "--ignore", "finetune": "--data"}
-    assert expected.get(module, "") in ran.stdout  # also flags that several commands have
+    return ran
 
 
 def test_names_are_imported_from_the_current_folder(tmp_path):
