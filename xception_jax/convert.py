@@ -86,14 +86,14 @@ def main(arguments: Sequence[str]) -> None:
     if not (flag.weights and flag.to and flag.output) or arguments:
         raise UserError(USAGE)
     from xception_jax.pretrained.conversion import caveats, convert
-    from xception_jax.terminal.words import counted
+    from xception_jax.terminal.words import outputs
 
     def change(pretrained: "Pretrained") -> "Pretrained":
         return recalibrate(pretrained, Path(flag.recalibrate)) if flag.recalibrate else pretrained
 
     pretrained = convert(flag.weights, flag.to, Path(flag.output), flag.ignore, change)
-    outputs = counted(pretrained.num_classes, "number" if pretrained.scores == "linear" else "class")
-    print(f"wrote {flag.output}: {pretrained.model}, {outputs}, of {pretrained.source}")
+    scores = outputs(pretrained.num_classes, pretrained.scores)
+    print(f"wrote {flag.output}: {pretrained.model}, {scores}, of {pretrained.source}")
     for note in caveats(pretrained, flag.to, Path(flag.output)):
         print(f"note: {note}")
 

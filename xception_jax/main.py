@@ -159,7 +159,7 @@ def evaluate(workdir: Path) -> None:
 def check(workdir: Path) -> None:
     """Says what the config means, and whether its data is there, without computing anything."""
     from xception_jax import experiment
-    from xception_jax.terminal.words import counted
+    from xception_jax.terminal.words import outputs
     from xception_jax.training import recipe, summary
 
     run = experiment.create(config())
@@ -169,8 +169,7 @@ def check(workdir: Path) -> None:
     how = recipe.create_recipe(run)
     summary.show(how)
     summary.show_memory(how)
-    outputs = counted(run.num_classes, "number" if run.task.scores == "linear" else "class")
-    print(f"data: {data.name}, {outputs}, {', '.join(counts)}")
+    print(f"data: {data.name}, {outputs(run.num_classes, run.task.scores)}, {', '.join(counts)}")
     for split in splits:
         if split != data.train_split:
             say_shared(run.source, run.open_split(split), split)

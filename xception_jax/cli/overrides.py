@@ -10,7 +10,7 @@ from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.head import parse
 from xception_jax.pretrained import Pretrained
-from xception_jax.terminal.words import counted
+from xception_jax.terminal.words import outputs
 
 INPUT = ("image_size", "resize", "interpolation")  # flags of the same name as the specification's
 DECODING = ("orientation", "white", "max_pixels")  # as the fields of `Decoding`
@@ -124,8 +124,7 @@ def described(pretrained: Pretrained, given: dict[str, Any]) -> str:
     if spec.decoding.white is not None:
         shown.append(said(f"white {spec.decoding.white}", "white"))
     scores = said(pretrained.scores, "scores")
-    what = "number" if pretrained.scores == "linear" else "class"
-    classes = f", {counted(len(pretrained.class_names), what)} (given)" if "classes" in given else ""
+    classes = f", {outputs(len(pretrained.class_names), pretrained.scores)} (given)" if "classes" in given else ""
     return f"weights: {pretrained.source}; input: {', '.join(shown)}; scores: {scores}{classes}"
 
 

@@ -4,8 +4,6 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from xception_jax.terminal.words import counted as counted
-
 NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",

@@ -10,6 +10,7 @@ from typing import Any
 from xception_jax.evaluation import drawing, markup, page_charts, page_tables
 from xception_jax.evaluation.drawing import Axis
 from xception_jax.evaluation.outcome import Outcome
+from xception_jax.terminal.words import counted
 from xception_jax.workdir import atomic
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -127,8 +128,8 @@ def _headline(title: str, measured: Measured) -> str:
     name = HEADLINE[task] if HEADLINE[task] in names else names[0]
     figure, interval, baseline = analysis["figures"][name], analysis["interval"], analysis["baseline"][name]
     groups = interval["of"] == "groups"
-    of = f" of {markup.counted(interval['units'], 'group')}" if groups else ""
-    classes = markup.counted(analysis["classes"], "target value" if task == "regression" else "class")
+    of = f" of {counted(interval['units'], 'group')}" if groups else ""
+    classes = counted(analysis["classes"], "target value" if task == "regression" else "class")
     constant = "the mean" if task == "regression" else "the class frequencies"
     tiles = "".join(_tile(n, f, analysis) for n, f in analysis["figures"].items() if n != name)
     grey = "" if task == "regression" else "Grey: the baseline."
@@ -139,12 +140,12 @@ def _headline(title: str, measured: Measured) -> str:
             f'<p class="headline"><b>{markup.number(figure["value"])}</b>'
             f"<span>{markup.NAMES[name]} <small>{markup.interval(figure)}</small></span></p>",
             f'<p class="lead">Split <b>{markup.name(measured.outcome.split)}</b>: '
-            f"{markup.counted(analysis['count'], 'image')}{of}, {classes}. Baseline, "
+            f"{counted(analysis['count'], 'image')}{of}, {classes}. Baseline, "
             f"predicting {constant} of this split for every image: {markup.number(baseline)}.</p>",
             _use(measured),
             f'<div class="tiles">{tiles}</div>',
             f'<p class="muted">In brackets: {100 * interval["confidence"]:.0f} % intervals, from '
-            f"{markup.counted(interval['resamples'], 'bootstrap sample')} of the {interval['of']}{shares}. {grey}</p>",
+            f"{counted(interval['resamples'], 'bootstrap sample')} of the {interval['of']}{shares}. {grey}</p>",
             *(f'<p class="muted">{markup.text(remark)}</p>' for remark in analysis["remarks"]),
         )
     )

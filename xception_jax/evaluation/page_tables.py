@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xception_jax.evaluation import drawing, markup
+from xception_jax.terminal.words import counted
 
 MOST_CELLS = 20  # classes of a confusion matrix with numbers
 MOST_PAIRS = 10  # beside it
@@ -18,7 +19,7 @@ MOST_ROWS = 25  # of a table that is not scrolled
 def by_split(analyses: Sequence[Mapping[str, Any]]) -> str:
     """The figures of splits, side by side."""
     head = "".join(
-        f"<th>{markup.name(a['split'])}<br><small>{markup.counted(a['count'], 'image')}</small></th>" for a in analyses
+        f"<th>{markup.name(a['split'])}<br><small>{counted(a['count'], 'image')}</small></th>" for a in analyses
     )
     rows = "".join(
         f'<tr><td class="name">{markup.NAMES[name]}</td>'
@@ -42,7 +43,7 @@ def confusion(analysis: Mapping[str, Any]) -> str:
         drawn, pairs = drawing.grid(shares, label), _pairs(analysis["confused"])
         drawn += '<p class="muted">The numbers of the classes are those of the table below.</p>'
     return (
-        f"<h2>Confusion</h2><p>{wrong:,} of {markup.counted(total, 'image')} {'is' if wrong == 1 else 'are'} "
+        f"<h2>Confusion</h2><p>{wrong:,} of {counted(total, 'image')} {'is' if wrong == 1 else 'are'} "
         "classified wrongly. Rows are true classes, columns predictions; shades are shares of the row.</p>"
         f'<div class="beside"><div class="wide">{drawn}</div>{pairs if wrong else ""}</div>'
     )

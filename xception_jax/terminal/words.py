@@ -11,6 +11,11 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what if n == 1 else plural}"
 
 
+def outputs(n: int, scores: str) -> str:
+    """How many outputs a network has, by what its scores are: "1,000 classes", of linear ones "1 number"."""
+    return counted(n, "number" if scores == "linear" else "class")
+
+
 def significant(value: float) -> str:
     """Four significant digits, or all of a whole part that has more: 36,363, 0.9120, 12.35; 0, 1.2e-06, nan."""
     if not math.isfinite(value) or value == 0 or not 1e-4 <= abs(value) < 1e15:

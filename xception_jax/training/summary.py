@@ -18,7 +18,7 @@ from xception_jax.models import variables
 from xception_jax.models.variables import Weights, num_bytes, num_parameters
 from xception_jax.parallel.mesh import bytes_on_each_device, data_mesh, state_shardings
 from xception_jax.terminal import console
-from xception_jax.terminal.words import counted
+from xception_jax.terminal.words import outputs
 from xception_jax.training.optimizers import warmup_steps
 from xception_jax.training.recipe import Recipe
 
@@ -126,8 +126,8 @@ def show(recipe: Recipe) -> None:
     experiment = recipe.experiment
     config, weights = experiment.config, experiment.abstract_weights
     layers = count_layers(experiment)
-    outputs = counted(experiment.num_classes, "number" if experiment.task.scores == "linear" else "class")
-    title = f"{config.model.name}, {config.image_size} px, {outputs}"
+    scores = outputs(experiment.num_classes, experiment.task.scores)
+    title = f"{config.model.name}, {config.image_size} px, {scores}"
     table = console.table("part", "output", "parameters", "multiply-adds", title=title)
     unnamed = {name: part for name, part in weights.params.items() if name not in layers}
     for name, layer in layers.items():
