@@ -17,7 +17,7 @@ from xception_jax.data.augmentation import Augmentation, find_augmentations
 from xception_jax.data.labelled.class_weights import read_class_weights
 from xception_jax.data.sources.registry import as_published
 from xception_jax.data.sources.relabelled import Relabelled
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError, reason, suggest
 from xception_jax.extension.names import name_of, parameters
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.models import Backbone, check_options, create_model, variables
@@ -233,7 +233,7 @@ def check_mixes(experiment: Experiment) -> None:
     except (TypeError, ValueError, IndexError) as e:
         raise UserError(
             f'config.mixup and config.cutmix mix labels, float [B, K], which the loss "{config.loss}" does not take '
-            f"({str(e).splitlines()[0]}); set both to 0, or take another loss"
+            f"({reason(e)}); set both to 0, or take another loss"
         ) from None
     if config.label_smoothing and experiment.task is REGRESSION:
         raise UserError("config.label_smoothing is for classes, not for numbers; set it to 0")

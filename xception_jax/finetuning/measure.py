@@ -13,10 +13,10 @@ import numpy as np
 from xception_jax import paths
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled, check_classes, open_labelled
-from xception_jax.data.labelled.columns import Columns, read_table
+from xception_jax.data.labelled.columns import Columns
 from xception_jax.data.labelled.images import reordered
 from xception_jax.data.labelled.opening import ALL_TEST
-from xception_jax.data.labelled.saving import read_about
+from xception_jax.data.labelled.saving import splits_of
 from xception_jax.errors import UserError
 from xception_jax.evaluation import conformal
 from xception_jax.evaluation import outcome as outcome_lib
@@ -115,10 +115,7 @@ def measure(
 def _known(weights: Path, labelled: Labelled, rows: np.ndarray) -> str:
     """What is to be said if images are among those that fine-tuned weights were trained and chosen on; "" if not."""
     table = weights.parent / TABLE
-    if not table.is_file() or not (about := read_about(columns := read_table(table), table)):
-        return ""
-    files, splits = (columns[about["columns"][name]] for name in ("file", "split"))
-    there = {Path(about["root"], file) for file, split in zip(files, splits, strict=True) if split != "test"}
+    there = {file for file, split in splits_of(table).items() if split != "test"} if table.is_file() else set()
     count = sum(labelled.root / labelled.files[i] in there for i in rows)
     if not count:
         return ""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from xception_jax.errors import WeightsFileError
+from xception_jax.errors import WeightsFileError, reason
 from xception_jax.formats.limits import num_bytes
 from xception_jax.formats.zips import ERRORS, open_zip, read_member
 
@@ -43,9 +43,7 @@ def parse(name: str, data: bytes) -> np.ndarray:
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = header(file, max_header_size=MAX_HEADER)
     except Exception as e:  # the header is a Python literal; NumPy's errors for invalid ones are undocumented
-        raise ValueError(
-            f"{name!r} is not an array: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
-        ) from None
+        raise ValueError(f"{name!r} is not an array: {reason(e)}") from None
     if dtype.kind not in NUMBERS:
         raise ValueError(f"{name!r} has dtype {dtype}, which is not numeric")
     if num_bytes(shape, dtype) != len(data) - file.tell():

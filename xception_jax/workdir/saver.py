@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from xception_jax.errors import TrainingError
+from xception_jax.errors import TrainingError, reason
 from xception_jax.parallel.processes import any_of
 from xception_jax.workdir.checkpoints import Checkpoints, State
 from xception_jax.workdir.log import RunLog
@@ -114,7 +114,7 @@ class Saver:
         self._status.update(failed_saves=self._failures)
         self._calls_to_wait = 2 ** (self._failures - 1)
         self._checkpoints.discard_unfinished()
-        why = "in another process" if error is None else (str(error) or type(error).__name__).splitlines()[0]
+        why = "in another process" if error is None else reason(error)
         self._log.note(f"the save of step {step} failed ({why}); {self._kept()}; it will be retried")
 
     def _kept(self) -> str:

@@ -1,12 +1,10 @@
 """This project's input pipeline: training batches from a folder of images, as in training."""
 
-import collections
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xception_jax.benchmarking.sides.protocol import BATCHES, Work, serve
+from xception_jax.benchmarking.sides.protocol import Work, batches_of, serve
 from xception_jax.data import Batch, UnreadableImages, train_batches
 from xception_jax.data.augmentation import Augmentation, find_augmentations
 from xception_jax.data.sources.images import ImageFiles, find_images
@@ -36,8 +34,7 @@ def batches(task: dict[str, Any]) -> Iterator[Batch]:
 
 def prepare(task: dict[str, Any]) -> Work:
     """A stream of batches."""
-    stream = batches(task)
-    return Work(lambda: collections.deque(itertools.islice(stream, BATCHES), maxlen=1))
+    return batches_of(batches(task))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ others' turns:
 cannot do the task. This file imports nothing from the package: peers run in interpreters without it.
 """
 
+import collections
 import contextlib
 import ctypes
 import dataclasses
+import itertools
 import json
 import os
 import resource
@@ -23,7 +25,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
@@ -62,6 +64,11 @@ class Work:
             self.run()
         self.wait()
         return (time.perf_counter() - began) / repeats
+
+
+def batches_of(stream: Iterator[Any], facts: dict[str, Any] | None = None) -> Work:
+    """The work of an input pipeline: a unit is `BATCHES` of its batches."""
+    return Work(lambda: collections.deque(itertools.islice(stream, BATCHES), maxlen=1), facts=facts or {})
 
 
 def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:

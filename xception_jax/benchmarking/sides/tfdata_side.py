@@ -1,7 +1,5 @@
 """tf.data: the input pipeline of TensorFlow's ImageNet examples, which decodes only what the crop needs."""
 
-import collections
-import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import tensorflow as tf
-from protocol import BATCHES, LeftOut, Work, serve
+from protocol import LeftOut, Work, batches_of, serve
 
 
 def view(path: Any, image_size: int) -> Any:
@@ -39,8 +37,7 @@ def prepare(task: dict[str, Any]) -> Work:
     dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).repeat()
     dataset = dataset.map(lambda path: view(path, task["image_size"]), tf.data.AUTOTUNE, deterministic=False)
     stream = dataset.batch(task["batch"], drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    run = lambda: collections.deque(itertools.islice(stream, BATCHES), maxlen=1)  # noqa: E731
-    return Work(run, facts={"versions": {"tensorflow": tf.__version__}})
+    return batches_of(stream, {"versions": {"tensorflow": tf.__version__}})
 
 
 if __name__ == "__main__":

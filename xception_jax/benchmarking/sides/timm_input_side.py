@@ -3,13 +3,11 @@
 Batches are compared as ours are delivered, in uint8; timm's normalization on the device is left out.
 """
 
-import collections
-import itertools
 import os
 from typing import Any
 
 import torch
-from protocol import BATCHES, Work, serve
+from protocol import BATCHES, Work, batches_of, serve
 from torch_side import import_timm
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -36,9 +34,7 @@ def prepare(task: dict[str, Any]) -> Work:
         device=torch.device("cpu"),
         **RECIPES[task["recipe"]],
     )
-    stream = iter(loader.loader)
-    run = lambda: collections.deque(itertools.islice(stream, BATCHES), maxlen=1)  # noqa: E731
-    return Work(run, facts={"versions": {"timm": timm.__version__}})
+    return batches_of(iter(loader.loader), {"versions": {"timm": timm.__version__}})
 
 
 if __name__ == "__main__":

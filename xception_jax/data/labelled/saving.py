@@ -66,6 +66,15 @@ def to_csv(data: Labelled) -> bytes:
     return text.getvalue().encode()
 
 
+def splits_of(path: Path) -> dict[Path, str]:
+    """The split of each file of a saved table; empty if it is another table."""
+    table = read_table(path)
+    if not (about := read_about(table, path)):
+        return {}
+    files, splits = (table[about["columns"][role]] for role in ("file", "split"))
+    return {Path(about["root"], file): split for file, split in zip(files, splits, strict=True)}
+
+
 def changes(path: Path, data: Labelled) -> str:
     """How images differ from a saved table of them, in words: the number and an image of each kind; "" if in nothing.
 
