@@ -16,7 +16,6 @@ import json
 import math
 import multiprocessing
 import os
-import runpy
 import shlex
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from ml_collections import ConfigDict
 
 from configs.paper import RUNS
 from experiments.records import SCHEMA
-from xception_jax.cli.common import find_config_file
+from xception_jax.cli.common import config_of, find_config
 from xception_jax.config import flatten
 from xception_jax.workdir import atomic
 
@@ -56,8 +55,7 @@ Record = dict[str, Any]
 
 def settings_of(config: str) -> ConfigDict:
     """The settings of "FILE:NAME"."""
-    path, _, name = config.partition(":")
-    return runpy.run_path(str(find_config_file(Path(path))))["get_config"](*filter(None, [name]))
+    return config_of(find_config(config))
 
 
 def run(*command: str) -> int:
