@@ -32,7 +32,7 @@ from configs.paper import RUNS
 from experiments.records import SCHEMA
 from xception_jax.cli.common import config_of, find_config
 from xception_jax.config import flatten
-from xception_jax.workdir import atomic
+from xception_jax.filesystem import atomic
 
 CONFIGS = (
     *(f"configs/paper.py:{run}" for run in RUNS),

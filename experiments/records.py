@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from xception_jax.config import default, flatten
-from xception_jax.workdir import atomic
+from xception_jax.filesystem import atomic
 
 SCHEMA = 1
 CERTIFICATE = "evaluation-test.json"

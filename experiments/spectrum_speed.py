@@ -18,7 +18,7 @@ from xception_jax.benchmarking import results
 from xception_jax.benchmarking.sides.protocol import LeftOut
 from xception_jax.benchmarking.turns import Side, measure, ratio, spread
 from xception_jax.config import model_options
-from xception_jax.workdir import atomic
+from xception_jax.filesystem import atomic
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from typing import NamedTuple
 from experiments import records
 from xception_jax.cli.common import find_config_file
 from xception_jax.errors import UserError, suggest
-from xception_jax.workdir import atomic
+from xception_jax.filesystem import atomic
 
 OUTPUT = "output.txt"  # in the work directory: what the run printed
 FLAGS = "flags.json"  # there: the flags it was started with

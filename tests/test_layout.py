@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "xception_jax"
 # Each may import those of earlier lines, and its own. Modules are in the test of what is at the top.
 LAYERS = (
     ("errors", "version"),
-    ("paths",),
+    ("filesystem",),
     ("extension", "formats", "parallel", "terminal"),
     ("ops",),
     ("inputs",),
@@ -56,7 +56,7 @@ def test_imports_go_one_way(path):
 
 def test_nothing_but_commands_at_the_top():
     modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
-    assert modules == COMMANDS | {"config", "experiment", "errors", "paths", "version"}
+    assert modules == COMMANDS | {"config", "experiment", "errors", "version"}
     assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"} == RANK.keys() - modules
 
 

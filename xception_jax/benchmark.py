@@ -18,7 +18,7 @@ from absl import flags
 from xception_jax.benchmarking.subjects import PEERS, SUBJECTS, Runner, Settings, variants_of
 from xception_jax.cli import common
 from xception_jax.errors import UserError, suggest
-from xception_jax.workdir import atomic
+from xception_jax.filesystem import atomic
 
 USAGE = "usage: python -m xception_jax.benchmark [--model=NAME] [--what=SUBJECT,...] [--against=PEER,...] [--json=FILE]"
 

@@ -146,7 +146,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) < 2:
         raise UserError(USAGE)
     from xception_jax.evaluation.comparison import compare, compare_all
-    from xception_jax.workdir import atomic
+    from xception_jax.filesystem import atomic
 
     paths, split = [Path(argument) for argument in arguments], flags.FLAGS.split
     result = compare(paths[0], paths[1], split) if len(paths) == 2 else compare_all(paths, split)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_dict
 from xception_jax.errors import UserError, suggest
 from xception_jax.inputs.choices import INTERPOLATIONS, RESIZES
 from xception_jax.inputs.spec import MAX_PIXELS, Decoding, InputSpec, Normalization
-from xception_jax.workdir import atomic
+from xception_jax.workdir import small_files
 
 
 def default() -> ConfigDict:
@@ -233,7 +233,7 @@ def read(path: Path) -> ConfigDict:
     Raises:
       UserError: the file is missing or damaged, or has settings unknown to this version.
     """
-    contents = atomic.read_json(path)
+    contents = small_files.read_json(path)
     if not isinstance(contents, dict) or not all(isinstance(contents.get(key), dict) for key in ("model", "data")):
         raise UserError(f"{path} is damaged: it is not a config. Delete it, or use another work directory")
     if (schema := contents.pop("schema", 1)) > SCHEMA:

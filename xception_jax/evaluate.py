@@ -8,9 +8,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from xception_jax import paths
 from xception_jax.cli import common, weights_flags
 from xception_jax.errors import UserError, suggest
+from xception_jax.filesystem import paths
 
 USAGE = "usage: python -m xception_jax.evaluate --weights=WEIGHTS --data=DATA [--split=test]"
 DATA = (

@@ -6,9 +6,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from xception_jax import paths
 from xception_jax.cli import common
 from xception_jax.errors import UserError
+from xception_jax.filesystem import paths
 
 USAGE = "usage: python -m xception_jax.finetune --data=DATA [--weights=imagenet] [--workdir=FOLDER]"
 CONFIG = Path("configs/finetune.py")

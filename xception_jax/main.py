@@ -12,9 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from xception_jax import paths
 from xception_jax.cli import common
 from xception_jax.errors import TrainingError, UserError, suggest
+from xception_jax.filesystem import paths
 
 if TYPE_CHECKING:
     from xception_jax.data import Source

@@ -39,12 +39,12 @@ def main(arguments: Sequence[str]) -> int | None:
     import jax
 
     from xception_jax.cli.plans import show
+    from xception_jax.filesystem import atomic
     from xception_jax.parallel.mesh import check_batch_size
     from xception_jax.planning.compiled_step import Plan, largest_batch, plan_step
     from xception_jax.planning.record import record
     from xception_jax.planning.topology import open_topology
     from xception_jax.terminal.console import size
-    from xception_jax.workdir import atomic
 
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_enable_compilation_cache", False)  # what is compiled for absent devices can't be read again

@@ -11,10 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from tests.data.test_labelled import as_rows, assert_identical, counts, folder, image
-from xception_jax import paths
 from xception_jax.data.labelled import Columns, open_labelled, split_source, to_csv
 from xception_jax.data.labelled.columns import read_table
 from xception_jax.errors import UserError
+from xception_jax.filesystem import paths
 
 BINARY, TEXT = pyarrow.binary(), pyarrow.string()
 IMAGE = pyarrow.struct({"bytes": BINARY, "path": TEXT})
@@ -343,7 +343,7 @@ def test_folder_that_cannot_be_made_names_the_variable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XCEPTION_JAX_CACHE", str(tmp_path / "file"))
     path = shard(tmp_path / "x.parquet", *images("a", [0, 1, 1]))
-    with pytest.raises(UserError, match=r"unpacked into .*, which cannot be made \(Not.*; set XCEPTION_JAX_CACHE"):
+    with pytest.raises(UserError, match=r"the images of .* cannot be kept in .* \(Not.*; set XCEPTION_JAX_CACHE"):
         open_labelled(path)
 
 

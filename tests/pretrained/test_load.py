@@ -201,7 +201,7 @@ def test_without_a_network_the_file_to_fetch_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(cards, "KERAS", "http://127.0.0.1:9/")  # the discard port: nobody answers
     with pytest.raises(UserError, match=r"fetch it elsewhere and put it at .*xception_weights_tf_dim_ordering"):
         load("imagenet")
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_keras_has_no_weights_of_the_aligned_networks():

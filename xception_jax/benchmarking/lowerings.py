@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xception_jax.benchmarking.sides.operators import in_training
-from xception_jax.workdir import atomic
+from xception_jax.filesystem import atomic
 
 Row = dict[str, Any]
 

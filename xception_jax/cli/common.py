@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from xception_jax import paths
 from xception_jax.errors import StorageError, TrainingError, UserError, suggest
+from xception_jax.filesystem import paths
 
 # Flags that are defined here belong to the command that asks for them: its --help lists them.
 flags.disclaim_key_flags()

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from xception_jax import paths
 from xception_jax.errors import UserError
+from xception_jax.filesystem import paths
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.head import parse
 from xception_jax.pretrained import Pretrained

@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from xception_jax.evaluation.conformal import members
+from xception_jax.filesystem import atomic
 from xception_jax.inference.grad_cam import overlay
 from xception_jax.inference.predictor import Prediction
 from xception_jax.pretrained import Pretrained
 from xception_jax.terminal import console
 from xception_jax.terminal.words import counted, significant
-from xception_jax.workdir import atomic, tables
+from xception_jax.workdir import tables
 
 SHOWN = 50  # images in the table that people read
 LONGEST_STEM, LONGEST_CLASS = 120, 60  # bytes of a heat map's name: file systems allow 255

@@ -10,8 +10,8 @@ from typing import Any
 from xception_jax.evaluation import drawing, markup, page_charts, page_tables
 from xception_jax.evaluation.drawing import Axis
 from xception_jax.evaluation.outcome import Outcome
+from xception_jax.filesystem import atomic
 from xception_jax.terminal.words import counted
-from xception_jax.workdir import atomic
 
 TEMPLATE = Path(__file__).with_name("page.html")
 HEADLINE = {"single_label": "accuracy", "multi_label": "macro_average_precision", "regression": "r2"}

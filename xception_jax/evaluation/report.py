@@ -25,8 +25,9 @@ from xception_jax.config import input_spec
 from xception_jax.errors import UserError, suggest
 from xception_jax.evaluation.predictions import PerExample, from_columns
 from xception_jax.evaluation.predictions import Predictions as Predictions
+from xception_jax.filesystem import atomic
 from xception_jax.tasks.task import SINGLE_LABEL
-from xception_jax.workdir import atomic, identity
+from xception_jax.workdir import identity
 
 OWN = "metric/"  # prefix of columns of the run's own metrics
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from xception_jax.errors import some
 from xception_jax.evaluation import conformal
+from xception_jax.filesystem import atomic
 from xception_jax.pretrained import Pretrained
 from xception_jax.pretrained import card as pretrained_card
 from xception_jax.terminal.words import counted, significant
-from xception_jax.workdir import atomic
 
 FIGURES, NAMES = 8, 50  # of a table, of a list
 ID = re.compile(r"[a-z0-9.-]+")  # a licence as the hub names it: apache-2.0

@@ -19,11 +19,11 @@ import numpy as np
 from xception_jax.data import Source, UnreadableImages
 from xception_jax.data.pipeline import cores
 from xception_jax.evaluation.report import hash_weights
+from xception_jax.filesystem import atomic
 from xception_jax.inference.features import FeatureExtractor
 from xception_jax.inputs.views import preprocessing_fingerprint
 from xception_jax.pretrained import Pretrained
 from xception_jax.tasks.task import task_of
-from xception_jax.workdir import atomic
 
 SAVE_SECONDS = 60
 

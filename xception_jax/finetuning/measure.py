@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from xception_jax import paths
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import Labelled, check_classes, open_labelled
 from xception_jax.data.labelled.columns import Columns
@@ -23,6 +22,7 @@ from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
 from xception_jax.evaluation.page import Measured, Report, write_page
 from xception_jax.evaluation.report import hash_weights
+from xception_jax.filesystem import atomic, paths
 from xception_jax.finetuning.results import PAGE, RESULTS, TABLE, common_facts, said, short, show_unreadable
 from xception_jax.inference.mistakes import mistakes
 from xception_jax.inference.outcomes import outcome
@@ -32,7 +32,7 @@ from xception_jax.pretrained import Pretrained
 from xception_jax.pretrained.transplant import with_classes
 from xception_jax.tasks.task import SINGLE_LABEL, TASKS
 from xception_jax.terminal.console import progress
-from xception_jax.workdir import atomic, identity, tables
+from xception_jax.workdir import identity, tables
 
 
 def measure(

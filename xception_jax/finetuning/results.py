@@ -18,13 +18,14 @@ from xception_jax.evaluation import conformal
 from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
 from xception_jax.evaluation.page import Axis, Curve, Measured, Report, write_page
+from xception_jax.filesystem import atomic
 from xception_jax.finetuning import card, thresholds
 from xception_jax.finetuning.candidates import Candidate
 from xception_jax.finetuning.fit import Fitted
 from xception_jax.inference.mistakes import mistakes
 from xception_jax.pretrained import Pretrained
 from xception_jax.terminal.words import significant
-from xception_jax.workdir import atomic, identity, tables
+from xception_jax.workdir import identity, tables
 
 PAGE, RESULTS, MODEL = "index.html", "results.json", Path("model", "model.safetensors")
 TABLE = "splits.csv"

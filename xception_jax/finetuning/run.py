@@ -13,7 +13,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
-from xception_jax import paths
 from xception_jax.data import UnreadableImages
 from xception_jax.data.labelled import (
     SPLITS,
@@ -29,6 +28,7 @@ from xception_jax.errors import UserError
 from xception_jax.evaluation import conformal
 from xception_jax.evaluation.report import Seen
 from xception_jax.experiment import resolve
+from xception_jax.filesystem import atomic, paths
 from xception_jax.finetuning import heads, results, soup
 from xception_jax.finetuning.candidates import Candidate, candidate
 from xception_jax.finetuning.features import FeatureStore, features_of
@@ -42,7 +42,6 @@ from xception_jax.pretrained.layouts import native
 from xception_jax.terminal.console import progress
 from xception_jax.terminal.words import significant
 from xception_jax.training import loop
-from xception_jax.workdir import atomic
 from xception_jax.workdir.status import Status
 
 SHOWN = 3  # figures of a split

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from xception_jax.filesystem import atomic
 from xception_jax.ops.lowering import Lowering, Operator, Platform, use
 from xception_jax.ops.pooling import affine_max_pool
 from xception_jax.ops.separable import normalized_separable_conv
@@ -205,8 +205,6 @@ def _remember(verdict: Verdict) -> Verdict:
     """Keeps a verdict, if the folder can be written; not a failure, which another program may be the cause of."""
     if not verdict.failure and (file := _store()):
         with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps([v._asdict() for v in [*_read(), verdict]]))
-            temporary.replace(file)
+            contents = json.dumps([v._asdict() for v in [*_read(), verdict]])
+            atomic.write_atomically(file, contents, durable=False)
     return verdict

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from xception_jax.errors import UserError
+from xception_jax.filesystem import atomic
 from xception_jax.formats import writing
 from xception_jax.inputs.spec import Normalization
 from xception_jax.pretrained import card
@@ -19,7 +20,6 @@ from xception_jax.pretrained.layouts.table import Entry, Table, to_foreign
 from xception_jax.pretrained.layouts.timm import timm_table
 from xception_jax.pretrained.load import load
 from xception_jax.pretrained.pretrained import Pretrained
-from xception_jax.workdir import atomic
 
 SUFFIXES = {
     "timm": (".safetensors",),

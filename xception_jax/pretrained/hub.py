@@ -1,15 +1,13 @@
 """Published weights by name: downloaded once, verified and cached."""
 
-import contextlib
 import hashlib
-import os
 import re
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from xception_jax import paths
 from xception_jax.errors import UserError, WeightsFileError, suggest
+from xception_jax.filesystem import atomic, paths
 from xception_jax.models import cards
 
 TIMM_FILES = ("config.json", "model.safetensors")
@@ -68,23 +66,19 @@ def imagenet(model: str) -> Path:
 
 def _fetch(url: str, path: Path, md5: str) -> None:
     """Downloads a file and verifies it before it becomes visible."""
+    paths.make_kept(path.parent, "weights")
     print(f"Fetching {url}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     digest = hashlib.md5(usedforsecurity=False)
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as response, part.open("wb") as f:
-            while chunk := response.read(1 << 20):
-                f.write(chunk)
-                digest.update(chunk)
+        with atomic.replacing(path) as part:
+            with urllib.request.urlopen(url, timeout=SECONDS) as response, part.open("wb") as f:
+                while chunk := response.read(1 << 20):
+                    f.write(chunk)
+                    digest.update(chunk)
+            if (sent := digest.hexdigest()) != md5:
+                raise WeightsFileError(f"what {url} sent is not the published file (md5 {sent}, not {md5})")
     except (OSError, urllib.error.URLError) as e:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise UserError(f"{url} cannot be fetched ({e}); fetch it elsewhere and put it at {path}") from None
-    if digest.hexdigest() != md5:
-        part.unlink()
-        raise WeightsFileError(f"what {url} sent is not the published file (md5 {digest.hexdigest()}, not {md5})")
-    part.replace(path)
 
 
 def _md5(path: Path) -> str:

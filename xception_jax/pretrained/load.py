@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from xception_jax import paths
 from xception_jax.errors import UserError
+from xception_jax.filesystem import paths
 from xception_jax.formats.detect import read_tensors, weights_in
 from xception_jax.inputs.spec import InputSpec, Normalization
 from xception_jax.models.cards import usual_input

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xception_jax import paths
+from xception_jax.filesystem import paths
 
 if TYPE_CHECKING:
     import numpy as np

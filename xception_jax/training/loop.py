@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
 from xception_jax import experiment as experiment_lib
-from xception_jax import paths
 from xception_jax.data import Source, UnreadableImages, train_batches
 from xception_jax.errors import StorageError, TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.evaluation.step import Batch, Metrics
 from xception_jax.experiment import Experiment
+from xception_jax.filesystem import atomic, paths
 from xception_jax.models.variables import num_parameters
 from xception_jax.parallel import ending
 from xception_jax.parallel.mesh import put_batch
@@ -35,7 +35,7 @@ from xception_jax.training import summary
 from xception_jax.training.recipe import Recipe, create_recipe, length_and_schedule
 from xception_jax.training.resizing import image_sizes
 from xception_jax.training.state import TrainState
-from xception_jax.workdir import atomic, curves, identity, sharing
+from xception_jax.workdir import curves, identity, sharing
 from xception_jax.workdir.checkpoints import Checkpoints, has_checkpoints
 from xception_jax.workdir.log import RunLog, read_log
 from xception_jax.workdir.saver import Saver

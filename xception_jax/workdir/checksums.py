@@ -8,7 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from xception_jax.workdir import atomic
+from xception_jax.filesystem import atomic
 
 NAME = "sha256.json"
 # Orbax rewrites these after the hashes are written; training does not read them.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from xception_jax import paths
 from xception_jax.errors import needs
+from xception_jax.filesystem import atomic, paths
 from xception_jax.tasks.task import FIGURES, SINGLE_LABEL, TASKS, Task
-from xception_jax.workdir import atomic
+from xception_jax.workdir import small_files
 from xception_jax.workdir.log import read_log
 
 LINES = ("-", "--")  # of the task's figures
@@ -87,7 +87,7 @@ def new_figure(figsize: tuple[float, float]) -> Any:
 def _settings(workdir: Path) -> dict[str, Any]:
     """The run's config, empty if it is not there."""
     path = workdir / "config.json"
-    return atomic.read_json(path) if path.exists() else {}
+    return small_files.read_json(path) if path.exists() else {}
 
 
 def _title(name: str, settings: dict[str, Any], task: Task, evaluations: list[dict[str, Any]]) -> str:

@@ -16,8 +16,9 @@ import jax
 
 from xception_jax.data import Source
 from xception_jax.errors import UserError
+from xception_jax.filesystem import atomic
 from xception_jax.version import __version__
-from xception_jax.workdir import atomic
+from xception_jax.workdir import small_files
 
 NAME = "run.json"
 SCHEMA = 1
@@ -113,7 +114,7 @@ def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) 
     path = workdir / NAME
     if not path.exists():  # a new run, or one written by an earlier version
         return []
-    record = atomic.read_json(path)
+    record = small_files.read_json(path)
     sentences = []
     for name, identity in splits.items():
         if (old := record["data"].get(name)) and (phrases := differences(old, identity)):
@@ -130,7 +131,7 @@ def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) 
 def recorded(workdir: Path, split: str) -> dict[str, Any] | None:
     """`of_source` of a split at the run's first start, or None if that is not recorded."""
     path = workdir / NAME
-    return atomic.read_json(path)["data"].get(split) if path.exists() else None
+    return small_files.read_json(path)["data"].get(split) if path.exists() else None
 
 
 def _describe(code: dict[str, Any]) -> str:
@@ -142,7 +143,7 @@ def _describe(code: dict[str, Any]) -> str:
 def record(workdir: Path, splits: dict[str, dict[str, Any]], step: int) -> None:
     """Writes run.json: the data at the first start, and each start of the run with its step."""
     path = workdir / NAME
-    old = atomic.read_json(path) if path.exists() else {"data": {}, "starts": []}
+    old = small_files.read_json(path) if path.exists() else {"data": {}, "starts": []}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     starts = [*old["starts"], {"date": date, "step": step, **environment()}]
     contents = {"schema": SCHEMA, "data": splits | old["data"], "starts": starts}

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from xception_jax.errors import UserError
+from xception_jax.filesystem import atomic
 from xception_jax.tasks.task import FIGURES, TASKS
-from xception_jax.workdir import atomic
-from xception_jax.workdir.atomic import PatientFile
+from xception_jax.workdir.small_files import PatientFile
 
 PROGRESS = {
     "loss": "loss {:.4f}",

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from xception_jax.errors import UserError
+from xception_jax.filesystem import atomic
 from xception_jax.parallel.preemption import Preempted
 from xception_jax.parallel.processes import primary
-from xception_jax.workdir import atomic
 
 BEAT_SECONDS = 10  # status.json is written at least this often
 SILENT_SECONDS = 4 * BEAT_SECONDS  # a run on another host that is silent for this long is considered dead

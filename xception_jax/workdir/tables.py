@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xception_jax.errors import UserError
-from xception_jax.workdir import atomic
+from xception_jax.filesystem import atomic
 
 Columns = Mapping[str, Sequence[Any]]
 

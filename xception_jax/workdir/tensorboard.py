@@ -13,7 +13,7 @@ import numpy as np
 
 from xception_jax.formats.crc32c import masked_crc32c
 from xception_jax.formats.protobuf import field
-from xception_jax.workdir.atomic import PatientFile
+from xception_jax.workdir.small_files import PatientFile
 
 # Fields of the messages Event, SessionLog, Summary and Summary.Value.
 WALL_TIME, STEP, FILE_VERSION, SUMMARY, SESSION_LOG = 1, 2, 3, 5, 7

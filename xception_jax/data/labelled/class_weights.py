@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from xception_jax import paths
 from xception_jax.data.labelled.columns import read_table
 from xception_jax.errors import UserError, some
+from xception_jax.filesystem import paths
 
 COLUMNS = ("class", "weight")
 

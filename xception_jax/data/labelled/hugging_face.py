@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from xception_jax import paths
 from xception_jax.data.files import ENDINGS, is_hidden
 from xception_jax.data.labelled.columns import LISTED, SPLIT, USUAL, Columns
 from xception_jax.data.labelled.folders import has_classes
@@ -16,6 +15,7 @@ from xception_jax.data.labelled.images import our_split, our_splits
 from xception_jax.data.labelled.labels import Classes
 from xception_jax.data.labelled.unpacking import Packed, Row, file_name
 from xception_jax.errors import UserError, needs, reason, some
+from xception_jax.filesystem import paths
 from xception_jax.tasks.task import TaskName
 
 PREFIX = "hf:"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from xception_jax import paths
 from xception_jax.data.labelled import hugging_face, tfds_sets
 from xception_jax.data.labelled.columns import Columns
 from xception_jax.data.labelled.contents import same_contents
@@ -16,6 +15,7 @@ from xception_jax.data.labelled.splitting import ENOUGH, few, make_split, strata
 from xception_jax.data.labelled.tables import find_metadata, read_files, read_metadata, without_unseen
 from xception_jax.data.labelled.unpacking import read_packed
 from xception_jax.errors import UserError, some
+from xception_jax.filesystem import paths
 from xception_jax.tasks.task import TaskName
 
 ALL_TEST = (0, 0, 1)  # fractions with which nothing is trained: what has no split is measured

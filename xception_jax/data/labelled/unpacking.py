@@ -9,19 +9,18 @@ import hashlib
 import json
 import re
 import shutil
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from xception_jax import paths
 from xception_jax.data.headers import FIRST_BYTES, picture_format
 from xception_jax.data.labelled.columns import Columns, Table, read_table
 from xception_jax.data.labelled.images import Labelled
 from xception_jax.data.labelled.labels import Classes
 from xception_jax.data.labelled.tables import read_files
 from xception_jax.errors import UserError, needs
+from xception_jax.filesystem import atomic, paths
 from xception_jax.tasks.task import TaskName
 from xception_jax.terminal.console import progress, size
 
@@ -104,13 +103,7 @@ def _unpack(packed: Packed) -> tuple[Path, Table]:
             f"{packed.name} has {size(num_bytes)} to unpack, but {there} has {size(free)} left; set "
             "XCEPTION_JAX_CACHE to a folder with more"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(
-            f"the images of {packed.name} are to be unpacked into {folder}, which cannot be made ({e.strerror}); set "
-            "XCEPTION_JAX_CACHE to a folder for what is unpacked and downloaded"
-        ) from None
+    paths.make_kept(folder, f"the images of {packed.name}")
     print(f"unpacking {packed.count:,} images of {packed.name} ({size(num_bytes)}), once, into {folder}", flush=True)
     table = defaultdict(list)
     with progress("images") as bar:
@@ -119,13 +112,13 @@ def _unpack(packed: Packed) -> tuple[Path, Table]:
             kind = picture_format(row.image[:FIRST_BYTES]) or "unknown"
             file = f"{row.name}.{_plain(kind.lower())}"
             if not _is_there(folder / file, row.image):
-                _write(folder / file, row.image)
+                atomic.write_atomically(folder / file, row.image, durable=False)
             for name, cell in {packed.image: file, **row.cells}.items():
                 table[name].append(cell)
             bar.advance(task)
     written = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table(dict(table)), written)
-    _write(path, written.getvalue())
+    atomic.write_atomically(path, written.getvalue().to_pybytes())
     return path, table
 
 
@@ -159,15 +152,3 @@ def _plain(name: str) -> str:
 def _is_there(path: Path, contents: bytes) -> bool:
     """Whether a file has been unpacked: files are there whole, or not at all."""
     return path.is_file() and path.stat().st_size == len(contents)
-
-
-def _write(path: Path, contents: bytes) -> None:
-    """Writes a file whole or not at all, while other processes, of other containers, too, may write the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(contents)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

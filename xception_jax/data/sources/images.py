@@ -8,7 +8,7 @@ from xception_jax.data.decode import UnreadableImageError
 from xception_jax.data.files import pictures, printable, said
 from xception_jax.data.storage import Patience
 from xception_jax.errors import StorageError, UserError
-from xception_jax.paths import local
+from xception_jax.filesystem.paths import local
 
 PACKED = (
     "Parquet files with images are read by finetune and evaluate (--data), predict takes image files: those that "

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xception_jax import paths
 from xception_jax.data.labelled import columns_from, open_labelled, split_source
 from xception_jax.data.sources.base import Source
 from xception_jax.data.sources.builtin import Digits, Synthetic
 from xception_jax.data.sources.folder import Folder
 from xception_jax.errors import UserError
 from xception_jax.extension.names import Registry, check_options, parameters, wanted
+from xception_jax.filesystem import paths
 from xception_jax.tasks.task import SINGLE_LABEL, TaskName
 
 # From a split's name to its examples. Other parameters are settings of `config.data`, or `image_size`.

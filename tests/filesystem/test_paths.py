@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from xception_jax import paths
 from xception_jax.cli.common import keep_compiled_programs
 from xception_jax.data import open_source
 from xception_jax.errors import UserError
+from xception_jax.filesystem import paths
 from xception_jax.pretrained import hub, load
 from xception_jax.training import loop
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/run", "s3://a/b.csv", "hdfs://h/x", "http://h/x", "file:///tmp/x"])
@@ -95,6 +95,13 @@ def test_without_a_home_weights_need_a_folder(no_home, tmp_path, monkeypatch):
     assert hub.cache() == tmp_path / "weights"
     with pytest.raises(UserError, match="~/run cannot be used: there is no such home directory"):
         paths.local("~/run")
+
+
+def test_a_cache_that_cannot_be_made_is_said_before_the_download(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XCEPTION_JAX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"weights cannot be kept in .*file/weights \(Not a directory\); set XCEPTION"):
+        hub.find("imagenet", None)
 
 
 def test_home_that_cannot_be_written(monkeypatch, tmp_path):

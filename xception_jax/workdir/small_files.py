@@ -1,4 +1,4 @@
-"""Small files of a work directory, written atomically."""
+"""Small files of a work directory: its JSON, and logs that are appended to."""
 
 import json
 import os
@@ -8,26 +8,6 @@ from typing import Any
 from absl import logging
 
 from xception_jax.errors import UserError
-
-
-def write_atomically(path: Path, contents: str | bytes, *, durable: bool = True) -> None:
-    """Writes a file under a temporary name and renames it: a killed process leaves the old file or the new one.
-
-    `durable`: a power cut does, too; this takes some milliseconds.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = contents.encode() if isinstance(contents, str) else contents
-    try:
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            if durable:
-                os.fsync(f.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class PatientFile:

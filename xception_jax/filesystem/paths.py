@@ -82,6 +82,21 @@ def kept(what: str) -> Path:
     return Path(folder) / what
 
 
+def make_kept(folder: Path, what: str) -> None:
+    """Makes a folder for `what` in `kept`, if it is not there.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"{what} cannot be kept in {folder} ({e.strerror}); set XCEPTION_JAX_CACHE to a folder for what is "
+            "downloaded and unpacked"
+        ) from None
+
+
 def writable(folder: Path) -> bool:
     """Whether the folder, which need not exist, can be written."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
