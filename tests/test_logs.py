@@ -133,6 +133,18 @@ def test_plain_lines_and_the_time_left(tmp_path, capsys):
     ]
 
 
+def test_numbers_have_the_digits_that_tell_something(tmp_path, capsys):
+    """Of a regression on prices, and of a loss that is nearly 0."""
+    seconds = iter([0.0, 1.0])
+    with RunLog(tmp_path, 10, resume_step=0, primary=True, clock=lambda: next(seconds)) as log:
+        log.train(1, {"loss": 0.0012344, "mae": 36363.4567}, {})
+        log.evaluation(1, {"loss": 2.345678, "rmse": 45678.9})
+    assert capsys.readouterr().out.splitlines() == [
+        "step 1/10 10.0 %  loss 0.001234  MAE 36,363  00:00:09 left",
+        "step 1, validation: loss 2.346, rmse 45,679",
+    ]
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -14,6 +14,9 @@ from xception_jax.terminal.words import counted, significant
 )
 def test_numbers_have_four_digits_whatever_their_size(value, said):
     assert significant(value) == said
+    if value > 0:
+        assert significant(value, "+") == f"+{said}"
+        assert significant(-value, "+") == f"-{said}"
 
 
 def test_one_is_not_several():

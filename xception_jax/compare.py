@@ -13,6 +13,7 @@ from absl import flags
 
 from xception_jax.cli import common
 from xception_jax.errors import UserError
+from xception_jax.terminal.words import significant
 
 USAGE = "usage: python -m xception_jax.compare A B... [--split=NAME] [--json=FILE], of certificates or work directories"
 
@@ -37,7 +38,7 @@ def show(result: dict[str, Any]) -> None:
         title = result["classes"][0]["figure"].replace("_", " ")
         classes = table("class", "A", "B", "B - A", title=f"classes that differ most in {title}")
         for c in result["classes"]:
-            classes.add_row(c["name"], f"{c['a']:.4f}", f"{c['b']:.4f}", f"{c['b'] - c['a']:+.4f}")
+            classes.add_row(c["name"], significant(c["a"]), significant(c["b"]), significant(c["b"] - c["a"], "+"))
         out.print(classes)
         return
     classes = table("class", "examples", "A right", "B right", "B - A, points", title="classes that differ most")
@@ -56,15 +57,18 @@ def show_all(result: dict[str, Any]) -> None:
     rows = _rows(first["metrics"])
     figure = result["against_first"][0].get("figure", "top1")
     (title,) = [t for t in rows if t.startswith(FIGURES[figure].title)]
-    scale, digits = (100, 2) if figure == "top1" else (1, 4)
+
+    def points(value: float) -> str:
+        return f"{100 * value:+.2f}" if figure == "top1" else significant(value, "+")
+
     figures = table(
         "run", "parameters", title, "less the first's (95 %)", "p", "p, corrected", title=f"split {result['split']}"
     )
     figures.add_row(first["path"], rows["parameters"](first), rows[title](first))
     for run, test in zip(others, result["against_first"], strict=True):
-        gap = "" if test["difference"] is None else f"{scale * test['difference']:+.{digits}f}"
+        gap = "" if test["difference"] is None else points(test["difference"])
         if test["difference_interval"]:
-            gap += " ({} to {})".format(*(f"{scale * end:+.{digits}f}" for end in test["difference_interval"]))
+            gap += " ({} to {})".format(*map(points, test["difference_interval"]))
         chances = (f"{test[name]:.2g}" for name in ("p_value", "holm_p_value"))
         figures.add_row(run["path"], rows["parameters"](run), rows[title](run), gap, *chances)
     out = console()
@@ -82,10 +86,9 @@ def _test(result: dict[str, Any]) -> list[str]:
         ]
         for name, found in result["differences"].items():
             if found["value"] is not None:
-                interval = (
-                    "" if found["interval"] is None else ", 95 % interval {:+.4f} to {:+.4f}".format(*found["interval"])
-                )
-                lines.append(f"{FIGURES[name].title}, B - A: {found['value']:+.4f}{interval}")
+                ends = [significant(end, "+") for end in found["interval"] or ()]
+                interval = f", 95 % interval {' to '.join(ends)}" if ends else ""
+                lines.append(f"{FIGURES[name].title}, B - A: {significant(found['value'], '+')}{interval}")
         return lines
     low, high = result["difference_interval"]
     return [
@@ -107,12 +110,12 @@ def _rows(metrics: dict[str, Any]) -> dict[str, Cell]:
         return cell
 
     def number(name: str) -> Cell:
-        return lambda side: "not finite" if side["metrics"].get(name) is None else f"{side['metrics'][name]:.4f}"
+        return lambda side: "not finite" if side["metrics"].get(name) is None else significant(side["metrics"][name])
 
     def with_interval(name: str) -> Cell:
         def cell(side: dict[str, Any]) -> str:
             interval = side["metrics"].get(f"{name}_interval")
-            return number(name)(side) + (" ({:.4f} to {:.4f})".format(*interval) if interval else "")
+            return number(name)(side) + (f" ({' to '.join(map(significant, interval))})" if interval else "")
 
         return cell
 

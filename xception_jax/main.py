@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from xception_jax.cli import common
 from xception_jax.errors import TrainingError, UserError, suggest
 from xception_jax.filesystem import paths
+from xception_jax.terminal.words import significant
 
 if TYPE_CHECKING:
     from xception_jax.data import Source
@@ -106,7 +107,7 @@ def figures(metrics: dict[str, Any]) -> str:
 
     shown = [name for name, value in metrics.items() if isinstance(value, float) and name != "ece"]
     titles = {name: FIGURES[name].title if name in FIGURES else name for name in shown}
-    return ", ".join(f"{titles[name]} {metrics[name]:.4f}" for name in shown)
+    return ", ".join(f"{titles[name]} {significant(metrics[name])}" for name in shown)
 
 
 def evaluate(workdir: Path) -> None:

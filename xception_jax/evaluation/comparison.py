@@ -12,6 +12,7 @@ from xception_jax.evaluation import analysis, report, statistics
 from xception_jax.evaluation.outcome import Outcome
 from xception_jax.evaluation.predictions import PerExample, Predictions, Scored
 from xception_jax.tasks.task import FIGURES
+from xception_jax.terminal.words import significant
 
 SIGNIFICANT = 0.05
 MOST_CLASSES = 10
@@ -140,10 +141,10 @@ def verdict_of(name: str, difference: float | None, p_value: float) -> str:
     chance = "p < 0.001" if p_value < 1e-3 else f"p = {p_value:.2g}"
     title = FIGURES[name].title
     if difference is None or p_value >= SIGNIFICANT:
-        gap = "undefined" if difference is None else f"{difference:+.4f}"
+        gap = "undefined" if difference is None else significant(difference, "+")
         return f"No significant difference: B - A is {gap} in {title} ({chance})."
     better = "B" if (difference > 0) != FIGURES[name].lowest else "A"
-    return f"{better} is better by {abs(difference):.4f} in {title} ({chance})."
+    return f"{better} is better by {significant(abs(difference))} in {title} ({chance})."
 
 
 def _names(record: dict[str, Any]) -> list[str]:

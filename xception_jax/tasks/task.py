@@ -16,6 +16,7 @@ import numpy as np
 from xception_jax.errors import UserError, some, suggest
 from xception_jax.models.head import Scores
 from xception_jax.tasks.precision import average_precision_at
+from xception_jax.terminal.words import significant
 
 TaskName = Literal["single_label", "multi_label", "regression"]
 
@@ -35,7 +36,7 @@ class Figure(NamedTuple):
 
     def said(self, value: float) -> str:
         """A value, for people."""
-        return f"{100 * value:.2f} % {self.title}" if self.share else f"{value:.4f} {self.title}"
+        return f"{100 * value:.2f} % {self.title}" if self.share else f"{significant(value)} {self.title}"
 
 
 FIGURES = {

@@ -1,6 +1,7 @@
 """Counts and numbers as people read them."""
 
 import math
+from typing import Literal
 
 DIGITS = 4
 
@@ -16,8 +17,11 @@ def outputs(n: int, scores: str) -> str:
     return counted(n, "number" if scores == "linear" else "class")
 
 
-def significant(value: float) -> str:
-    """Four significant digits, or all of a whole part that has more: 36,363, 0.9120, 12.35; 0, 1.2e-06, nan."""
+def significant(value: float, sign: Literal["", "+"] = "") -> str:
+    """Four significant digits, or all of a whole part that has more: 36,363, 0.9120, 12.35; 0, 1.2e-06, nan.
+
+    `sign`: "+" writes it before positive values, too.
+    """
     if not math.isfinite(value) or value == 0 or not 1e-4 <= abs(value) < 1e15:
-        return f"{value:.{DIGITS}g}"
-    return f"{value:,.{max(0, DIGITS - 1 - math.floor(math.log10(abs(value))))}f}"
+        return f"{value:{sign}.{DIGITS}g}"
+    return f"{value:{sign},.{max(0, DIGITS - 1 - math.floor(math.log10(abs(value))))}f}"

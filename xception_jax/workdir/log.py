@@ -13,11 +13,11 @@ from typing import Any, Self
 from xception_jax.errors import UserError
 from xception_jax.filesystem import atomic
 from xception_jax.tasks.task import FIGURES, TASKS
+from xception_jax.terminal.words import significant
 from xception_jax.workdir.small_files import PatientFile
 
-PROGRESS = {
-    "loss": "loss {:.4f}",
-    **{name: f"{FIGURES[name].title} {{:.4f}}" for task in TASKS.values() for name in task.of_batches},
+OF_BATCHES = ("loss", *(name for task in TASKS.values() for name in task.of_batches))
+SPEED = {
     "learning_rate": "lr {:.3g}",
     "steps_per_second": "{:.3g} steps/s",
     "images_per_second": "{:,.1f} images/s",
@@ -111,7 +111,9 @@ class RunLog:
         self.evaluations[step] = metrics
         self._record("evaluation", step, {"split": split, **metrics})
         self._events.add_scalars(f"evaluation/{split}", step, metrics)
-        self._say(f"step {step:,}, {split}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}")
+        self._say(
+            f"step {step:,}, {split}: {', '.join(f'{name} {significant(value)}' for name, value in metrics.items())}"
+        )
 
     def saved(self, step: int, seconds: float) -> None:
         """Reports that the state after `step` steps is on disk, `seconds` after its save started."""
@@ -155,7 +157,8 @@ def progress_line(
     """Step, loss, accuracy, learning rate, speed and the time left (hh:mm:ss), as far as known."""
     parts = [f"step {step:,}/{total:,} {100 * step / total:.1f} %"]
     values = {**metrics, **speed}
-    parts += [form.format(values[name]) for name, form in PROGRESS.items() if name in values]
+    parts += [f"{FIGURES[name].title} {significant(values[name])}" for name in OF_BATCHES if name in values]
+    parts += [form.format(values[name]) for name, form in SPEED.items() if name in values]
     if values.get("data_wait", 0) >= WORTH_A_WORD:
         parts.append(f"{100 * values['data_wait']:.0f} % waiting for data")
     if seconds_left is not None:

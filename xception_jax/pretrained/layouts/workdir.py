@@ -5,6 +5,7 @@ from pathlib import Path
 from xception_jax import config as config_lib
 from xception_jax.pretrained.pretrained import Pretrained
 from xception_jax.tasks.task import find_task
+from xception_jax.terminal.words import significant
 from xception_jax.workdir.checkpoints import Checkpoints
 
 
@@ -26,7 +27,7 @@ def read_workdir(path: Path, source: str, which: str | None = None) -> Pretraine
     found, metric = checkpoints.metrics(step), config.checkpoint.best_metric
     class_names = checkpoints.class_names(step)
     checkpoints.close()
-    evaluated = f", {metric} {found[metric]:.4f} on {config.data.validation_split}" if found else ""
+    evaluated = f", {metric} {significant(found[metric])} on {config.data.validation_split}" if found else ""
     return Pretrained(
         f"{source} (step {step}{evaluated})",
         config.model.name,
