@@ -66,8 +66,8 @@ def test_figures():
     # Each example in a bin of its own: |1 - c| where right, c where wrong.
     assert figures["ece"] == pytest.approx((0.1 + 0.2 + 0.3 + 0.6 + 0.5 + 0.4) / 6)
     assert [c["correct"] for c in record["per_class"]] == [1, 1, 1, 0, 0, 0]
-    assert (record["count"], record["split_size"], record["skipped"]) == (6, 7, ["f/broken.jpg"])
-    assert record["skipped_because"] == {"f/broken.jpg": "the file is empty"}
+    assert (record["count"], record["split_size"]) == (6, 7)
+    assert record["unreadable"] == {"f/broken.jpg": "the file is empty"}
     assert record["pictures"] == {"image_size": 32, "orientation": True, "treated": {"turned upright": 2}}
 
 
@@ -78,7 +78,7 @@ def test_top5_of_three_classes_is_all_of_them():
 
 
 def test_every_example_must_be_accounted_for():
-    with pytest.raises(AssertionError, match="6 evaluated and 1 skipped of 8"):
+    with pytest.raises(AssertionError, match="6 evaluated and 1 unreadable of 8"):
         report.certificate(predictions(), **{**FACTS, "split_size": 8})
     twice = dataclasses.replace(predictions(), ids=["same"] * 6)
     with pytest.raises(AssertionError, match="twice"):

@@ -172,8 +172,8 @@ def assert_same_to_rounding(workdir: Path, expected: Path) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
     (record, predictions), (other, others) = map(report.read, (workdir, expected))
     assert record["count"] == other["count"] == 19
-    assert record["skipped"] == other["skipped"] == ["test/class 3/7.png"]
-    assert record["skipped_because"] == other["skipped_because"]
+    assert record["unreadable"] == other["unreadable"]
+    assert list(record["unreadable"]) == ["test/class 3/7.png"]
     assert predictions.ids == others.ids
     np.testing.assert_array_equal(predictions.labels, others.labels)
     np.testing.assert_allclose(predictions.loss, others.loss, rtol=1e-3)
@@ -212,7 +212,7 @@ def test_run_moves_between_numbers_of_processes(single, pictures, tmp_path):
     assert_same_to_rounding(workdir, single)
     results = json.loads((workdir / "results.json").read_text())
     assert results["device"]["count"] == 2
-    assert results["broken_pictures"] == ["train/class 3/7.png"]
+    assert list(results["unreadable"]) == ["train/class 3/7.png"]
 
 
 @pytest.mark.parametrize(

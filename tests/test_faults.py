@@ -277,6 +277,6 @@ def test_unreadable_images_are_listed_and_bounded(tiny, tmp_path):
         loop.train(tiny, tmp_path / "run")
     tiny.data.max_unreadable = 2
     results = loop.train(tiny, tmp_path / "run")
-    assert results["broken_pictures"] == ["train/a/4.png", "train/b/3.png"]
-    assert all("PNG picture that is cut off" in results["broken_because"][name] for name in results["broken_pictures"])
-    assert read_status(tmp_path / "run")["broken_pictures"] == 2
+    assert list(results["unreadable"]) == ["train/a/4.png", "train/b/3.png"]
+    assert all("PNG picture that is cut off" in reason for reason in results["unreadable"].values())
+    assert read_status(tmp_path / "run")["unreadable"] == 2

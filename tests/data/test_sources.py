@@ -211,7 +211,7 @@ def test_an_evaluation_reads_each_record_once(imagenet, tiny):
     records = source._records = Counted(source._records)
     predictions, seen = evaluator.predict(weights=None)
     found = dict(zip(predictions.ids, predictions.labels.tolist(), strict=True))
-    assert (found, seen.skipped) == ({f"n{i}.JPEG": 100 + i for i in range(3)}, {})
+    assert (found, seen.unreadable) == ({f"n{i}.JPEG": 100 + i for i in range(3)}, {})
     assert records.reads == {0: 1, 1: 1, 2: 1}
 
 

@@ -15,7 +15,7 @@ def card(task, names, licence="", **changes):
         "class_names": names,
         "temperature": 1,
         "images": {"train": 1200, "test": 40},
-        "unreadable": [],
+        "unreadable": {},
         "splits": {"test": {"count": 40, "figures": {"mae": figure}}},
     }
     return text(Pretrained("x", "xception", {}, 1, Weights({}, {}), licence=licence), record | changes, [])

@@ -86,11 +86,12 @@ def test_prediction_sets_are_of_the_validation_split(finished):
         assert "intended coverage 0.8; on test" in text
 
 
-def test_a_second_start_computes_no_features(finished, weights_file, digits, monkeypatch):
+def test_a_second_start_computes_no_features(finished, weights_file, digits, monkeypatch, capsys):
     workdir, results = finished
     monkeypatch.setattr(FeatureExtractor, "__call__", lambda *_: pytest.fail("features were computed again"))
     again = run.finetune(settings(weights_file, digits), workdir)
     assert again["splits"] == results["splits"]
+    assert ", 0 of them computed now" in capsys.readouterr().out
 
 
 def test_data_may_move(finished, weights_file, digits, tmp_path):
@@ -295,6 +296,7 @@ def test_other_tasks_are_unfrozen_from_the_fitted_head(weights_file, tables, tmp
     assert figure in next(record for record in logged if record["kind"] == "evaluation")
     for text in ((tmp_path / "index.html").read_text(), (tmp_path / "model" / "README.md").read_text()):
         assert ("the temperature" in text) == (table == "several.csv")
+        assert ("numbers = model(" in text) == (table == "number.csv")
     again = tmp_path / "again"
     measure(load(tmp_path / "model"), tables / table, "test", again, 16)
     found = json.loads((again / "results.json").read_text())["splits"]["test"]["figures"]

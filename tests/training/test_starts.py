@@ -20,7 +20,7 @@ def finished(tiny_config, tmp_path_factory):
     config.num_steps, config.evaluation.every = 3, "3 steps"
     loop.train(config, workdir)
     results = json.loads((workdir / "results.json").read_text())
-    (workdir / "results.json").write_text(json.dumps(results | {"broken_pictures": ["train/7"]}))
+    (workdir / "results.json").write_text(json.dumps(results | {"unreadable": {"train/7": "it is empty"}}))
     return workdir, config
 
 
@@ -51,7 +51,7 @@ def test_finished_run_that_is_started_again_keeps_what_training_was(finished):
     assert before["images_per_second"] > 0
     results = loop.train(config, workdir)
     assert results == json.loads((workdir / "results.json").read_text())
-    names = ("images_per_second", "wall_time", "broken_pictures")
+    names = ("images_per_second", "wall_time", "unreadable")
     assert [results[name] for name in names] == [before[name] for name in names]
 
 

@@ -97,14 +97,14 @@ class Evaluator:
         names = _all_names(own_names)
         reasons = processes.gather_texts(broken.reasons)
         read = rows["index"].tolist()
-        skipped = sorted(names[i] for i in names.keys() - set(read))
+        unreadable = sorted(names[i] for i in names.keys() - set(read))
         own = {name: rows.pop(name) for name in e.metrics}
         columns = {"labels": rows.pop("label"), "ids": [names[i] for i in rows.pop("index").tolist()], **rows}
         columns |= {} if e.class_weights is None else {"class_weights": np.array(e.class_weights)}
         predictions = from_columns(e.task.name, columns, own)
         if len(predictions.ids) == 0:
             raise UserError(f'none of the {len(self.source)} images of split "{self.split}" could be read')
-        return predictions, report.Seen({name: reasons.get(name, "") for name in skipped}, total(treated))
+        return predictions, report.Seen({name: reasons.get(name, "") for name in unreadable}, total(treated))
 
     def _to_the_end(
         self, batches: Iterator[LocalBatch], failed: list[StorageError | UserError]

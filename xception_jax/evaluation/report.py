@@ -37,11 +37,11 @@ class Seen:
     """What became of a split's images.
 
     Attributes:
-      skipped: why, by the name of each that could not be read.
+      unreadable: why, by the name of each that could not be read.
       treated: number of those that are not ordinary, by what was done to them, see `data.decode`.
     """
 
-    skipped: Mapping[str, str]
+    unreadable: Mapping[str, str]
     treated: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -83,8 +83,8 @@ def certificate(
       config: the run's settings.
     """
     count = len(predictions.ids)
-    skipped = seen.skipped
-    assert count + len(skipped) == split_size, f"{count} evaluated and {len(skipped)} skipped of {split_size} examples"
+    unread = len(seen.unreadable)
+    assert count + unread == split_size, f"{count} evaluated and {unread} unreadable of {split_size} examples"
     assert len(set(predictions.ids)) == count, "an example was evaluated twice"
     found, per_class = predictions.report(split, list(class_names))
     return {
@@ -96,8 +96,7 @@ def certificate(
         "split": split,
         "split_size": split_size,
         "count": count,
-        "skipped": list(skipped),
-        "skipped_because": dict(skipped),
+        "unreadable": dict(seen.unreadable),
         **found,
         "preprocessing": preprocessing,
         "pictures": {**pictures, "treated": dict(seen.treated)},

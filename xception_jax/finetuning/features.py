@@ -57,10 +57,14 @@ class FeatureStore:
     Args:
       folder: where stores are.
       backbone: the weights.
+
+    Attributes:
+      key: names the backbone and its input.
+      computed: how many were added.
     """
 
     def __init__(self, folder: Path, backbone: Pretrained):
-        self.key = _key(backbone)
+        self.key, self.computed = _key(backbone), 0
         self._folder = folder / self.key
         self._positions: dict[bytes, int] = {}
         self._parts: list[np.ndarray] = []
@@ -92,6 +96,7 @@ class FeatureStore:
         name = hashlib.sha256(b"".join(digests)).hexdigest()[:16]
         atomic.write_atomically(self._folder / f"{name}.npz", buffer.getvalue())
         self._take(digests, features)
+        self.computed += len(digests)
 
     def get(self, digests: Sequence[bytes]) -> np.ndarray:
         """The features of images, float32 [n, D]."""

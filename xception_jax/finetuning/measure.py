@@ -90,8 +90,7 @@ def measure(
         "only_present": only_present,
         "task": labelled.task,
         "class_names": list(labelled.class_names),
-        "skipped": sorted(broken.reasons),
-        "skipped_because": broken.reasons,
+        "unreadable": dict(sorted(broken.reasons.items())),
         "preprocessing": preprocessing_fingerprint(pretrained.input),
         "splits": {split: short(analysis)},
         **identity.environment(),
@@ -173,5 +172,5 @@ def facts(record: Mapping[str, Any], pretrained: Pretrained, split: str) -> list
         ("Data", record["data"]),
         *([("Classes", f"those of the split, {len(record['class_names']):,}")] if record["only_present"] else []),
         *([("Prediction sets", conformal.said(record["conformal"], split))] if "conformal" in record else []),
-        *common_facts(pretrained, record["skipped"], record),
+        *common_facts(pretrained, record),
     ]

@@ -74,8 +74,7 @@ def write(found: Results, workdir: Path) -> dict[str, Any]:
         "remarks": list(found.labelled.remarks),
         "seed": found.config.seed,
         "image_size": found.chosen.model.input.image_size,
-        "unreadable": sorted(found.broken),
-        "unreadable_because": dict(found.broken),
+        "unreadable": dict(sorted(found.broken.items())),
         "candidates": {c.name: {"validation_loss": c.validation_loss} for c in found.candidates},
         "chosen": found.chosen.name,
         "regularization": found.fitted.chosen.strength,
@@ -91,9 +90,9 @@ def write(found: Results, workdir: Path) -> dict[str, Any]:
         test = [conformal.measure(o, sets.threshold) for o in found.chosen.outcomes if o.split == "test"]
         record["conformal"] = {**dataclasses.asdict(sets), "test": test[0] if test else None}
     atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    steps = next_steps(workdir, found.chosen.model.model)
+    steps = next_steps(workdir, found.chosen.model)
     # Whoever reads the card has the folder elsewhere.
-    card.write(workdir / MODEL.parent, found.chosen.model, record, next_steps(Path(), found.chosen.model.model))
+    card.write(workdir / MODEL.parent, found.chosen.model, record, next_steps(Path(), found.chosen.model))
     write_page(workdir / PAGE, _report(found, analyses, record, workdir, steps))
     return record
 
@@ -108,15 +107,15 @@ def short(analysis: dict[str, Any]) -> dict[str, Any]:
     return {name: analysis[name] for name in ("count", "interval", "figures", "baseline", "per_class", "remarks")}
 
 
-def next_steps(workdir: Path, name: str) -> list[tuple[str, str]]:
+def next_steps(workdir: Path, model: Pretrained) -> list[tuple[str, str]]:
     """How the model is used, for the shell and for Python."""
-    folder = str(workdir / MODEL.parent)
+    folder, outputs = str(workdir / MODEL.parent), "numbers" if model.scores == "linear" else "logits"
     return [
         ("Predict", f"xception-jax predict --weights={shlex.quote(folder)} IMAGES-OR-FOLDERS"),
         (
             "From Python",
-            f"import xception_jax\n\nmodel = xception_jax.create_model({name!r}, weights={folder!r})\n"
-            "logits = model(model.preprocess(images))  # uint8 [H, W, 3] each",
+            f"import xception_jax\n\nmodel = xception_jax.create_model({model.model!r}, weights={folder!r})\n"
+            f"{outputs} = model(model.preprocess(images))  # uint8 [H, W, 3] each",
         ),
     ]
 
@@ -172,22 +171,21 @@ def facts(found: Results, record: dict[str, Any]) -> list[tuple[str, str]]:
             for c in found.candidates
         ),
         *([("Prediction sets", conformal.said(record["conformal"]))] if "conformal" in record else []),
-        *common_facts(found.chosen.model, record["unreadable"], record),
+        *common_facts(found.chosen.model, record),
     ]
 
 
-def common_facts(model: Pretrained, unreadable: Sequence[str], record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def common_facts(model: Pretrained, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What people should know of any measurement: the network, what it was not shown, and when and with what.
 
     Args:
       model: the network.
-      unreadable: the names of the images that could not be read.
-      record: with "date" and "versions".
+      record: with "date", "versions" and "unreadable", which has the names of the images that could not be read.
     """
     spec = model.input
     return [
         ("Network", f"{model.model}, {spec.image_size} px, {spec.resize}, {spec.interpolation}"),
-        ("Unreadable images", ", ".join(unreadable[:20]) or "none"),
+        ("Unreadable images", ", ".join([*record["unreadable"]][:20]) or "none"),
         ("Date", record["date"]),
         ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)),
     ]

@@ -95,7 +95,7 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         atomic.write_atomically(workdir / results.MODEL, native.write(chosen.model))
         found = results.Results(config, labelled, fitted, candidates, chosen, broken.reasons)
         record = results.write(found, workdir)
-    _show(record, broken, workdir, chosen.model.model)
+    _show(record, broken, workdir, chosen.model)
     return record
 
 
@@ -108,7 +108,7 @@ def shown_as(pretrained: Pretrained, config: ConfigDict) -> Pretrained:
     return dataclasses.replace(pretrained, input=dataclasses.replace(spec, decoding=pretrained.input.decoding))
 
 
-def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, network: str) -> None:
+def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, model: Pretrained) -> None:
     """Prints the figures, what could not be read, and how the model is used."""
     for split, found in record["splits"].items():
         figures = [
@@ -119,7 +119,7 @@ def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, netwo
         print(f"prediction sets: {conformal.said(record['conformal'])}")
     results.show_unreadable(broken)
     print(f"see {workdir / results.PAGE}")
-    for title, lines in results.next_steps(workdir, network):
+    for title, lines in results.next_steps(workdir, model):
         print(f"\n# {title}\n{lines}")
 
 
@@ -177,9 +177,11 @@ def _features(
         kept, values = features_of(
             source, store, lambda: FeatureExtractor(backbone, batch_size=config.batch_size), broken, treated, advance
         )
-    print(f"features: {len(kept):,} images in {time.monotonic() - began:.0f} s")
+    print(
+        f"features: {len(kept):,} images in {time.monotonic() - began:.0f} s, {store.computed:,} of them computed now"
+    )
     if treated:
-        print(f"of those seen just now: {Seen({}, Counter(treated))}")
+        print(f"of those computed now: {Seen({}, Counter(treated))}")
     order = np.argsort(rows[kept])
     return Features(rows[kept][order], values[order])
 

@@ -29,7 +29,7 @@ from xception_jax.models.variables import num_parameters
 from xception_jax.parallel import ending
 from xception_jax.parallel.mesh import put_batch
 from xception_jax.parallel.preemption import Preempted, Preemption
-from xception_jax.parallel.processes import any_of, barrier, gather, gather_texts, primary
+from xception_jax.parallel.processes import any_of, barrier, gather_texts, primary
 from xception_jax.tasks.losses import Loss
 from xception_jax.training import summary
 from xception_jax.training.recipe import Recipe, create_recipe, length_and_schedule
@@ -108,8 +108,7 @@ def train(
         training = {
             "images_per_second": speed,
             "wall_time": time.monotonic() - began,
-            "broken_pictures": gather(broken.reasons),
-            "broken_because": gather_texts(broken.reasons),
+            "unreadable": gather_texts(broken.reasons),
         }
         if latest == int(state.step):  # nothing was left to train
             training |= recorded_training(workdir, latest, training)
@@ -276,7 +275,7 @@ def fit(run: Run, state: TrainState) -> tuple[TrainState, float | None, Unreadab
                 clock.count(config.batch_size)
             if due("log_every", step):
                 log.train(step, reader.means(), clock.lap())
-                status.update(step=step, seconds_left=log.seconds_left, broken_pictures=len(broken.reasons))
+                status.update(step=step, seconds_left=log.seconds_left, unreadable=len(broken.reasons))
             evaluated = evaluate(step) if due("evaluation.every", step) else None
             best = evaluated is not None and config.checkpoint.keep_best > 0 and any_of(saver.is_best(evaluated))
             if best or due("checkpoint.every", step) or (due("log_every", step) and saver.due()):

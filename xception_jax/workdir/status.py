@@ -25,7 +25,7 @@ class Status:
     """Owns a work directory, and keeps its status.json up to date. Use it in a `with` block.
 
     status.json holds state (starting, training, evaluating; at the end finished, preempted or failed, with error),
-    step, total_steps, seconds_left, saved_step, save_seconds, failed_saves (consecutive), broken_pictures (unreadable
+    step, total_steps, seconds_left, saved_step, save_seconds, failed_saves (consecutive), unreadable (number of
     images), and of the process that writes it host, pid, started and heartbeat (seconds since 1970). Only the first
     process writes it.
 
