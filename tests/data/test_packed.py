@@ -68,6 +68,15 @@ def test_files_with_other_classes_for_the_same_numbers_are_refused(tmp_path):
         open_labelled(tmp_path / "set")
 
 
+def test_folders_may_be_links(tmp_path):
+    """To another disk, say; each is read once."""
+    hub_folder(tmp_path / "disk")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/data").symlink_to(tmp_path / "disk/data")
+    (tmp_path / "set/data/again").symlink_to(tmp_path / "set")
+    assert len(open_labelled(tmp_path / "set").files) == len(open_labelled(tmp_path / "disk").files) == 15
+
+
 def test_folder_of_shards(tmp_path):
     """Classes in the order and by the names of the schema; splits by the files' names; contents byte for byte."""
     data = open_labelled(hub_folder(tmp_path / "animals"))

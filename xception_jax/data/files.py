@@ -25,33 +25,40 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 
+def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The files in a folder and its subfolders that are not hidden, sorted by path.
+
+    Links are followed; each folder is seen once, however it is linked.
+    """
+    return _walk(str(folder), set())
+
+
+def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
+    status = os.stat(folder)  # noqa: PTH116 a Path for each of a million entries takes longer than this walk
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as entries:
+        there = sorted((e for e in entries if not is_hidden(e.name)), key=lambda e: e.name)
+    for entry in there:
+        if entry.is_dir():
+            yield from _walk(entry.path, seen)
+        else:
+            yield entry
+
+
 def pictures(folder: Path, passed_over: Counter[str] | None = None) -> Iterator[Path]:
-    """The pictures in a folder and its subfolders, sorted by path; each folder is seen once, however it is linked.
+    """The pictures in a folder and its subfolders, in the order of `walk`.
 
     Args:
-      folder: where to look. Links to files and folders are followed.
+      folder: where to look.
       passed_over: counts the endings of files that are no pictures; "" is for those without.
     """
-    seen: set[tuple[int, int]] = set()
-    waiting = [(str(folder), True)]  # the next is the last; a folder is replaced by what is in it
-    while waiting:
-        path, is_folder = waiting.pop()
-        if not is_folder:
-            yield Path(path)
-            continue
-        status = os.stat(path)  # noqa: PTH116 a Path for each of a million entries takes longer than this walk
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(path) as entries:
-            there = sorted((e for e in entries if not is_hidden(e.name)), key=lambda e: e.name, reverse=True)
-        for entry in there:
-            if entry.is_dir():
-                waiting.append((entry.path, True))
-            elif _is_picture(entry):
-                waiting.append((entry.path, False))
-            elif passed_over is not None:
-                passed_over[Path(entry.name).suffix.lower()] += 1
+    for entry in walk(folder):
+        if _is_picture(entry):
+            yield Path(entry.path)
+        elif passed_over is not None:
+            passed_over[Path(entry.name).suffix.lower()] += 1
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:

@@ -1,14 +1,13 @@
 """Hugging Face data sets of images as they are stored: Parquet files with the images in them."""
 
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from xception_jax.data.files import ENDINGS, is_hidden
+from xception_jax.data.files import ENDINGS, walk
 from xception_jax.data.labelled.columns import LISTED, SPLIT, USUAL, Columns
 from xception_jax.data.labelled.folders import has_classes
 from xception_jax.data.labelled.images import our_split, our_splits
@@ -165,10 +164,10 @@ def _parquet_files(folder: Path) -> tuple[list[Path], bool]:
     """The Parquet files of a folder, and whether it has image files, too."""
     found: list[Path] = []
     pictures = False
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        found += [Path(place, name) for name in sorted(names) if name.lower().endswith(ENDING) and not is_hidden(name)]
-        pictures = pictures or any(Path(name).suffix.lower() in ENDINGS for name in names)
+    for entry in walk(folder):
+        if entry.name.lower().endswith(ENDING):
+            found.append(Path(entry.path))
+        pictures = pictures or Path(entry.name).suffix.lower() in ENDINGS
     return found, pictures
 
 
