@@ -11,6 +11,7 @@ import jax
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests import peers
 from xception_jax.errors import UserError
@@ -250,6 +251,24 @@ def test_what_a_format_cannot_hold_is_refused_by_name(tmp_path, options, to, mes
     suffix = {"timm": ".safetensors", "keras": ".keras", "npz": ".npz"}[to]
     with pytest.raises(UserError, match=message):
         files(narrow(**options), to, tmp_path / f"a{suffix}")
+
+
+def test_what_a_pytorch_file_does_not_say_of_its_head_is_converted_with_it(tmp_path):
+    path, output = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    written(narrow(), "timm", path)
+    arrays = load_file(path)
+    width = arrays.pop("fc.weight").shape[1]
+    del arrays["fc.bias"]
+    layers = {"fc.weight": (7, width), "fc.bias": (7,), "out.weight": (3, 7), "out.bias": (3,)}
+    save_file(arrays | {name: np.full(shape, i, np.float32) for i, (name, shape) in enumerate(layers.items())}, path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="--head"):
+        convert(str(path), "native", output)
+    convert(str(path), "native", output, head="dense 7 gelu")
+    found = load(output)
+    assert (found.options["head"], found.num_classes) == ("dense 7, gelu", 3)
+    assert found.weights.params["head"]["hidden"][0]["kernel"][0, 0] == 0.0
+    assert found.weights.params["head"]["logits"]["kernel"][0, 0] == 2.0
 
 
 def test_a_config_of_others_is_not_overwritten(tmp_path):

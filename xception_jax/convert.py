@@ -66,7 +66,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("to", None, ["timm", "torchvision", "keras", "npz", "native"], "The format to write.")
     common.define_path("output", None, "The file to write: .safetensors, .keras, .h5 or .npz.")
-    common.define_ignore()
+    common.define_reading()
     common.define_path("recalibrate", None, "A folder of images: recompute batch normalization's statistics on them.")
     flags.DEFINE_bool("diff", False, "Compare the activations of the two networks given.")
     flags.DEFINE_string("image", None, "diff: the image that both are given; by default noise.")
@@ -85,15 +85,20 @@ def main(arguments: Sequence[str]) -> None:
         return
     if not (flag.weights and flag.to and flag.output) or arguments:
         raise UserError(USAGE)
+    from xception_jax.cli.overrides import check_head
     from xception_jax.pretrained.conversion import caveats, convert
     from xception_jax.terminal.words import outputs
 
     def change(pretrained: "Pretrained") -> "Pretrained":
+        if flag.head is not None:
+            check_head(flag.head, pretrained)
         return recalibrate(pretrained, Path(flag.recalibrate)) if flag.recalibrate else pretrained
 
-    pretrained = convert(flag.weights, flag.to, Path(flag.output), flag.ignore, change)
+    pretrained = convert(flag.weights, flag.to, Path(flag.output), flag.ignore, flag.head, change)
     scores = outputs(pretrained.num_classes, pretrained.scores)
     print(f"wrote {flag.output}: {pretrained.model}, {scores}, of {pretrained.source}")
+    for line in pretrained.assumed:
+        print(f"assumed: {line}")
     for note in caveats(pretrained, flag.to, Path(flag.output)):
         print(f"note: {note}")
 

@@ -31,7 +31,7 @@ def override(pretrained: Pretrained, given: dict[str, Any]) -> Pretrained:
       UserError: the flags contradict each other, or the file does not have as many names as the network has outputs.
     """
     if "head" in given:
-        _check_head(given["head"], pretrained)
+        check_head(given["head"], pretrained)
     changes: dict[str, Any] = {name: given[name] for name in INPUT if name in given}
     if changes.get("resize", "crop") != "crop":
         changes["crop_fraction"] = 1.0
@@ -50,7 +50,7 @@ def override(pretrained: Pretrained, given: dict[str, Any]) -> Pretrained:
     return dataclasses.replace(pretrained, scores=given["scores"]) if "scores" in given else pretrained
 
 
-def _check_head(given: str, pretrained: Pretrained) -> None:
+def check_head(given: str, pretrained: Pretrained) -> None:
     """Raises UserError unless the weights were read with these steps: other files than PyTorch's say themselves."""
     steps = pretrained.options.get("head", "")
     if [step.kind for step in parse(given)] != [step.kind for step in parse(steps)]:

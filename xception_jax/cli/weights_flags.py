@@ -25,8 +25,7 @@ def define() -> None:
         "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
     )
     flags.DEFINE_string("model", None, "The network expected; by default whichever the weights are of.")
-    common.define_ignore()
-    flags.DEFINE_string("head", None, "What is before the logits of a PyTorch file, as --head='dense 512 gelu'.")
+    common.define_reading()
     flags.DEFINE_integer("image_size", None, "Pixels; by default as the weights were trained.", lower_bound=1)
     # The other things that are by default as the weights were trained.
     flags.DEFINE_enum("resize", None, RESIZES, "How an image becomes a square, see docs/weights.md.")

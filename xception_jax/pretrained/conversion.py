@@ -163,13 +163,14 @@ def convert(
     to: str,
     output: Path,
     ignore: Sequence[str] = (),
+    head: str | None = None,
     change: Callable[[Pretrained], Pretrained] = lambda pretrained: pretrained,
 ) -> Pretrained:
     """Writes trained weights to a file for another framework; returns the weights.
 
     Args:
-      weights, ignore: as for `pretrained.load`.
-      change: what is done to the weights before.
+      weights, ignore, head: as for `pretrained.load`.
+      change: what is done to the weights before they are written.
       to: "timm", "torchvision", "keras", "npz" (Keras' names) or "native" (ours: any network with any options).
       output: the file; its suffix must match the format. For timm and torchvision a config.json is written beside it.
 
@@ -180,7 +181,7 @@ def convert(
     if output.suffix not in suffixes or output.name.endswith(".weights.h5"):
         wanted = " or ".join(suffixes)
         raise UserError(f"--to={to} writes a {wanted} file (in Keras, .weights.h5 is another format), not {output}")
-    pretrained = change(load(weights, ignore=ignore))
+    pretrained = change(load(weights, ignore=ignore, head=head))
     written = files(pretrained, to, output)
     for path, contents in written.items():
         if path != output:
