@@ -362,6 +362,90 @@ def _check_values(value: Any, key: str) -> None:
         )
 
 
+def _positive(value: Any) -> bool:
+    return value > 0
+
+
+def _not_negative(value: Any) -> bool:
+    return value >= 0
+
+
+def _fraction(value: Any) -> bool:
+    return 0 <= value < 1
+
+
+def _share(value: Any) -> bool:
+    return 0 < value <= 1
+
+
+# Of settings by themselves: whether a value is allowed, and what it must be. None always is.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
+    "image_size": (_positive, "a positive number of pixels"),
+    "first_image_size": (_positive, "a positive number of pixels"),
+    "batch_size": (_positive, "a positive number of images"),
+    "num_epochs": (_positive, "positive"),
+    "num_steps": (_positive, "positive"),
+    "num_examples": (_positive, "positive"),
+    "patience": (_positive, "a positive number of evaluations"),
+    "model.dropout": (_fraction, "from 0 to below 1"),
+    "model.middle_blocks": (lambda v: 0 <= v <= 8, "from 0 to 8"),
+    "model.segments": (_positive, "1 or more"),
+    "model.drop_path": (_fraction, "from 0 to below 1"),
+    "model.output_stride": (lambda v: v in (32, 16, 8), "32, 16 or 8"),
+    "model.width": (_positive, "positive"),
+    "model.num_classes": (lambda v: v > 1, "2 or more"),
+    "model.bn_epsilon": (_positive, "positive"),
+    "model.bn_momentum": (_fraction, "from 0 to below 1"),
+    "model.dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
+    "model.param_dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
+    "data.crop_fraction": (_share, "above 0 and at most 1"),
+    "data.crop_area": (lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions, (smallest, largest)"),
+    "data.crop_aspect": (lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two ratios, (smallest, largest)"),
+    "data.resize": (lambda v: v in RESIZES, f"one of {', '.join(RESIZES)}"),
+    "data.interpolation": (lambda v: v in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
+    "data.stain_means": (lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
+    "data.stain_stds": (lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
+    "data.mean": (lambda v: len(v) == 3, "three numbers, of red, green and blue"),
+    "data.std": (lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
+    "data.background": (lambda v: len(v) == 3 and all(0 <= c <= 255 for c in v), "red, green and blue, 0 to 255"),
+    "data.magnitude": (lambda v: 0 <= v <= 10, "from 0 to 10"),
+    "data.magnitude_std": (_not_negative, "0 or more"),
+    "data.num_operations": (_positive, "a positive number of operations"),
+    "data.jitter": (_not_negative, "0 or more"),
+    "data.erase_probability": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "data.repeats": (_positive, "a positive number of views"),
+    "data.white": (_positive, "positive"),
+    "data.max_pixels": (_positive, "positive"),
+    "data.max_unreadable": (_not_negative, "0 or more"),
+    "data.num_threads": (_not_negative, "0 or more"),
+    "data.num_examples": (_positive, "positive"),
+    "data.num_classes": (lambda v: v > 1, "2 or more"),
+    "learning_rate": (_not_negative, "0 or more"),
+    "schedule.decay_rate": (_positive, "positive"),
+    "optimizer.momentum": (_fraction, "from 0 to below 1"),
+    "optimizer.decay": (_fraction, "from 0 to below 1"),
+    "optimizer.epsilon": (_positive, "positive"),
+    "optimizer.weight_decay": (_not_negative, "0 or more"),
+    "optimizer.clip_norm": (_positive, "positive"),
+    "optimizer.part_decay": (_share, "above 0 and at most 1"),
+    "optimizer.accumulate_steps": (_positive, "positive"),
+    "label_smoothing": (_fraction, "from 0 to below 1"),
+    "target_threshold": (_fraction, "from 0 to below 1"),
+    "aux_loss_weight": (_not_negative, "0 or more"),
+    "mixup": (_not_negative, "0 or more"),
+    "cutmix": (_not_negative, "0 or more"),
+    "mix_switch": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "average_decay": (_fraction, "from 0 to below 1"),
+    "mesh.model": (_positive, "a positive number of devices"),
+    "evaluation.batch_size": (_positive, "a positive number of images"),
+    "checkpoint.keep_last": (_positive, "1 or more"),
+    "checkpoint.keep_best": (_not_negative, "0 or more"),
+    "finetune.conformal_alpha": (lambda v: 0 < v < 1, "above 0 and below 1"),
+    "finetune.average_best": (lambda v: v == 0 or v > 1, "2 or more, or 0"),
+}
+
+
 def validate(config: ConfigDict) -> None:
     """Raises UserError if a setting is unknown or out of range; checks that need data or devices are made elsewhere."""
     from xception_jax.tasks.task import find_task  # imported here, as config files do not need it
@@ -370,89 +454,27 @@ def validate(config: ConfigDict) -> None:
     for key in flatten(config):
         if not key.startswith(OPEN_SECTIONS):
             check_key(key)
-    positive: Callable[[Any], bool] = lambda v: v > 0  # noqa: E731
-    fraction: Callable[[Any], bool] = lambda v: 0 <= v < 1  # noqa: E731
-    whole_share: Callable[[Any], bool] = lambda v: 0 < v <= 1  # noqa: E731
-    rules: list[tuple[str, Callable[[Any], bool], str]] = [
-        ("seed", lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
-        ("image_size", positive, "a positive number of pixels"),
-        (
-            "first_image_size",
-            lambda v: 0 < v <= (config.image_size or v),
-            f"from 1 to image_size ({config.image_size})",
-        ),
-        ("batch_size", positive, "a positive number of images"),
-        ("num_epochs", positive, "positive"),
-        ("num_steps", positive, "positive"),
-        ("num_examples", positive, "positive"),
-        ("patience", positive, "a positive number of evaluations"),
-        ("model.dropout", fraction, "from 0 to below 1"),
-        ("model.middle_blocks", lambda v: 0 <= v <= 8, "from 0 to 8"),
-        ("model.segments", positive, "1 or more"),
-        ("model.drop_path", fraction, "from 0 to below 1"),
-        ("model.output_stride", lambda v: v in (32, 16, 8), "32, 16 or 8"),
-        ("model.width", positive, "positive"),
-        ("model.num_classes", lambda v: v > 1, "2 or more"),
-        ("model.bn_epsilon", positive, "positive"),
-        ("model.bn_momentum", fraction, "from 0 to below 1"),
-        ("model.dtype", lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
-        ("model.param_dtype", lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
-        ("data.crop_fraction", whole_share, "above 0 and at most 1"),
-        ("data.crop_area", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions, (smallest, largest)"),
-        ("data.crop_aspect", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two ratios, (smallest, largest)"),
-        ("data.resize", lambda v: v in RESIZES, f"one of {', '.join(RESIZES)}"),
-        ("data.interpolation", lambda v: v in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
-        ("data.stain_means", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
-        ("data.stain_stds", lambda v: len(v) in (0, 3), "three numbers, of L*, a* and b*, or none"),
-        ("data.mean", lambda v: len(v) == 3, "three numbers, of red, green and blue"),
-        ("data.std", lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
-        ("data.background", lambda v: len(v) == 3 and all(0 <= c <= 255 for c in v), "red, green and blue, 0 to 255"),
-        ("data.magnitude", lambda v: 0 <= v <= 10, "from 0 to 10"),
-        ("data.magnitude_std", lambda v: v >= 0, "0 or more"),
-        ("data.num_operations", positive, "a positive number of operations"),
-        ("data.jitter", lambda v: v >= 0, "0 or more"),
-        ("data.erase_probability", lambda v: 0 <= v <= 1, "from 0 to 1"),
-        ("data.repeats", lambda v: 0 < v <= config.batch_size, "from 1 to batch_size"),
-        ("data.white", positive, "positive"),
-        ("data.max_pixels", positive, "positive"),
-        ("data.max_unreadable", lambda v: v >= 0, "0 or more"),
-        ("data.num_threads", lambda v: v >= 0, "0 or more"),
-        ("data.num_examples", positive, "positive"),
-        ("data.num_classes", lambda v: v > 1, "2 or more"),
-        ("learning_rate", lambda v: v >= 0, "0 or more"),
-        ("schedule.decay_rate", positive, "positive"),
-        ("optimizer.momentum", fraction, "from 0 to below 1"),
-        ("optimizer.decay", fraction, "from 0 to below 1"),
-        ("optimizer.epsilon", positive, "positive"),
-        ("optimizer.weight_decay", lambda v: v >= 0, "0 or more"),
-        ("optimizer.clip_norm", positive, "positive"),
-        ("optimizer.part_decay", whole_share, "above 0 and at most 1"),
-        ("optimizer.accumulate_steps", positive, "positive"),
-        ("label_smoothing", fraction, "from 0 to below 1"),
-        ("target_threshold", fraction, "from 0 to below 1"),
-        ("aux_loss_weight", lambda v: v >= 0, "0 or more"),
-        ("mixup", lambda v: v >= 0, "0 or more"),
-        ("cutmix", lambda v: v >= 0, "0 or more"),
-        ("mix_switch", lambda v: 0 <= v <= 1, "from 0 to 1"),
-        ("average_decay", fraction, "from 0 to below 1"),
-        ("mesh.model", positive, "a positive number of devices"),
-        ("evaluation.batch_size", positive, "a positive number of images"),
-        ("checkpoint.keep_last", positive, "1 or more"),
-        ("checkpoint.keep_best", lambda v: v >= 0, "0 or more"),
-        ("finetune.conformal_alpha", lambda v: 0 < v < 1, "above 0 and below 1"),
-        ("finetune.average_best", lambda v: v == 0 or v > 1, "2 or more, or 0"),
-    ]
     settings = flatten(config)
-    for key, holds, meaning in rules:
+    for key, (holds, meaning) in RULES.items():
         if settings[key] is not None and not holds(settings[key]):
             raise UserError(f"config.{key} is {settings[key]!r}; it must be {meaning}")
+    if config.task is not None:
+        find_task(config.task)
+    _check_together(config)
+
+
+def _check_together(config: ConfigDict) -> None:
+    """Raises UserError if settings that are allowed by themselves contradict each other."""
+    settings = flatten(config)
+    for key, limit in (("first_image_size", "image_size"), ("data.repeats", "batch_size")):
+        value, most = settings[key], settings[limit]
+        if None not in (value, most) and value > most:
+            raise UserError(f"config.{key} is {value}; it must be at most {limit} ({most})")
     if config.data.resize in ("squash", "pad") and config.data.crop_fraction not in (None, 1):
         raise UserError(
             f'config.data.resize is "{config.data.resize}", which shows the whole image, but config.data.crop_fraction '
             f'is {config.data.crop_fraction}; set it to 1, or config.data.resize to "crop"'
         )
-    if config.task is not None:
-        find_task(config.task)
     if (config.mixup or config.cutmix) and config.batch_size % 2:
         raise UserError(
             f"config.batch_size is {config.batch_size}, but config.mixup and config.cutmix mix pairs of images; make "
