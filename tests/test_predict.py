@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.conftest import RECORDED_RUN
 from xception_jax.data import UnreadableImages
+from xception_jax.errors import UserError
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.predictor import Predictor
 from xception_jax.inputs.spec import InputSpec, Normalization
@@ -60,7 +61,10 @@ def read(path):
 
 def test_scores_are_the_network_s(pictures):
     given, model = pretrained()
-    found = list(Predictor(given, batch_size=2)(pictures, UnreadableImages()))
+    predictor = Predictor(given, batch_size=2)
+    found = list(predictor([str(p) for p in pictures], UnreadableImages()))
+    with pytest.raises(UserError, match=r"takes a list of files; for one, predictor\(\['a.png'\]\)"):
+        next(predictor("a.png"))
     assert [p.file for p in found] == [str(p) for p in pictures]
     for prediction, path in zip(found, pictures, strict=True):
         x = read(path).astype(np.float32)[None] / 127.5 - 1
@@ -83,6 +87,8 @@ def test_each_image_is_standardized_where_the_weights_want_it(pictures):
 def test_ten_crops_are_averaged(pictures):
     given, model = pretrained(input=InputSpec(32, 0.5, "area", Normalization()))
     cv2.imwrite(str(pictures[0]), np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8))
+    with pytest.raises(UserError, match="crops is 5; it must be 1 or 10"):
+        Predictor(given, crops=5)
     (prediction,) = Predictor(given, crops=10)(pictures[:1], UnreadableImages())
     x = read(pictures[0]).astype(np.float32) / 127.5 - 1
     corners = [(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)]

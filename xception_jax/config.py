@@ -378,7 +378,8 @@ def _share(value: Any) -> bool:
     return 0 < value <= 1
 
 
-# Of settings by themselves: whether a value is allowed, and what it must be. None always is.
+# Of settings by themselves: whether a value is allowed, and what it must be. None always is. Those of the networks'
+# options are in `models.ranges`.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
     "image_size": (_positive, "a positive number of pixels"),
@@ -388,15 +389,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_steps": (_positive, "positive"),
     "num_examples": (_positive, "positive"),
     "patience": (_positive, "a positive number of evaluations"),
-    "model.dropout": (_fraction, "from 0 to below 1"),
-    "model.middle_blocks": (lambda v: 0 <= v <= 8, "from 0 to 8"),
-    "model.segments": (_positive, "1 or more"),
-    "model.drop_path": (_fraction, "from 0 to below 1"),
-    "model.output_stride": (lambda v: v in (32, 16, 8), "32, 16 or 8"),
-    "model.width": (_positive, "positive"),
     "model.num_classes": (lambda v: v > 1, "2 or more"),
-    "model.bn_epsilon": (_positive, "positive"),
-    "model.bn_momentum": (_fraction, "from 0 to below 1"),
     "model.dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "model.param_dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "data.crop_fraction": (_share, "above 0 and at most 1"),
@@ -448,16 +441,15 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def validate(config: ConfigDict) -> None:
     """Raises UserError if a setting is unknown or out of range; checks that need data or devices are made elsewhere."""
-    from xception_jax.tasks.task import find_task  # imported here, as config files do not need it
+    from xception_jax.models.ranges import RANGES, check_ranges  # imported here, as config files do not need them
+    from xception_jax.tasks.task import find_task
 
     _check_values(config.to_dict(), "config")
     for key in flatten(config):
         if not key.startswith(OPEN_SECTIONS):
             check_key(key)
-    settings = flatten(config)
-    for key, (holds, meaning) in RULES.items():
-        if settings[key] is not None and not holds(settings[key]):
-            raise UserError(f"config.{key} is {settings[key]!r}; it must be {meaning}")
+    options = {f"model.{name}": rule for name, rule in RANGES.items()}
+    check_ranges(flatten(config), options | RULES, prefix="config.")
     if config.task is not None:
         find_task(config.task)
     _check_together(config)

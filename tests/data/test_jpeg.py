@@ -63,18 +63,12 @@ def test_damaged_header_is_none_or_a_size(encoded, data):
     assert header is None or min(header.height, header.width) > 0
 
 
-@pytest.mark.parametrize("with_simplejpeg", [False, True])
 @settings(max_examples=60, deadline=None)
 @given(encoded=files(smallest=40), reduction=st.sampled_from([1, 2, 4]), share=st.floats(0.01, 1))
-def test_top_is_that_of_the_whole_image(with_simplejpeg, encoded, reduction, share):
-    if with_simplejpeg:
-        pytest.importorskip("simplejpeg")
+def test_top_is_that_of_the_whole_image(encoded, reduction, share):
     header = jpeg.read_header(encoded)
     rows = max(1, round(share * header.height))
-    with pytest.MonkeyPatch.context() as patch:
-        if not with_simplejpeg:
-            patch.setattr(jpeg, "simplejpeg", None)
-        top = jpeg.decode_top(encoded, header, rows, reduction)
+    top = jpeg.decode_top(encoded, header, rows, reduction)
     whole = decode_whole(encoded, reduction)
     needed = -(-rows // reduction)
     assert needed <= len(top) <= len(whole)

@@ -212,6 +212,24 @@ def test_nothing_but_unreadable_images_ends_the_run():
         training(Numbers(20, broken=tuple(range(20))), 1)
 
 
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((6, 5, 3), np.float32), r"float32 \[6, 5, 3\]"),
+        (np.zeros((6, 5), np.uint8), r"uint8 \[6, 5\]"),
+        (np.zeros((6, 5, 1), np.uint8), r"uint8 \[6, 5, 1\]"),
+        ("0.png", "a str"),
+    ],
+)
+@pytest.mark.parametrize("batches", [lambda source: training(source, 1), lambda source: evaluated(source, 4)])
+def test_pixels_of_another_kind_are_refused(image, found, batches):
+    """Values from 0 to 1, for one, would be trained on as nearly black pictures."""
+    source = Numbers(20)
+    source.__class__ = type("Own", (Numbers,), {"__getitem__": lambda self, index: (image, 0)})
+    with pytest.raises(UserError, match=f"the data set gives {found} for an image; it must give the bytes"):
+        batches(source)
+
+
 def test_truncated_jpeg_in_a_folder(tmp_path):
     """A real file, cut in the middle of its header."""
     for split, name in itertools.product(("train", "test"), ("cat", "dog")):

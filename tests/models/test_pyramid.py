@@ -3,12 +3,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import peers
 from xception_jax.errors import UserError
 from xception_jax.models import variables
+from xception_jax.models.layers import check_images
 
 METHODS = ("feature_pyramid", "features", "pooled_features", "__call__")
 
@@ -67,3 +69,20 @@ def test_too_small_images_are_refused():
     for method in ("feature_pyramid", "pooled_features"):
         with pytest.raises(UserError, match="31x31 pixels are too small"):
             peers.run_ours(graphdef, weights, np.zeros((1, 31, 31, 3), np.float32), method)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((1, 32, 32, 3), np.uint8), r"the images are uint8, .*: model\(model.preprocess\(images\)\)"),
+        (np.zeros((32, 32, 3), np.float32), r"images are \[B, H, W, 3\]; these are \[32, 32, 3\]"),
+        (np.zeros((1, 3, 32, 32), np.float32), r"these are \[1, 3, 32, 32\]"),
+    ],
+)
+def test_images_that_were_not_preprocessed_are_refused(images, message):
+    """Pixels from 0 to 255 would give probabilities that look like any others.
+
+    Asked of the check by itself: in the tests, jaxtyping refuses the call before.
+    """
+    with pytest.raises(UserError, match=message):
+        check_images(jnp.asarray(images))

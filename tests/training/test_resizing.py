@@ -58,7 +58,7 @@ def test_what_cannot_grow_is_refused(growing):
     with pytest.raises(UserError, match="when images are to have 80 pixels"):
         create_recipe(experiment_lib.create(growing))
     growing.first_image_size = 81
-    with pytest.raises(UserError, match="81; it must be at most image_size .80."):
+    with pytest.raises(UserError, match=r"81; it must be at most image_size \(80\)"):
         experiment_lib.create(growing)
     growing.first_image_size = 8
     with pytest.raises(UserError, match="8"):

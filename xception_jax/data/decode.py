@@ -4,18 +4,16 @@ Shape legend: H height, W width of the image; n the reduction.
 """
 
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from absl import logging
 
 from xception_jax.data.headers import FIRST_BYTES, Header, picture_format, read_header, read_size, reason
+from xception_jax.errors import UserError
 from xception_jax.inputs.spec import Decoding
-
-try:
-    import simplejpeg
-except ImportError:  # fall back to OpenCV, which decodes the same pixels but always all rows
-    simplejpeg = None
 
 REDUCTIONS = (8, 4, 2)  # factors by which a JPEG's 8x8 blocks can be decoded smaller, approximately by averaging pixels
 END = b"\xff\xd9"  # of a JPEG
@@ -39,18 +37,17 @@ class UnreadableImageError(ValueError):
 def decode(encoded: bytes | np.ndarray, rules: Decoding = USUAL, treated: list[str] | None = None) -> np.ndarray:
     """Decodes a picture to RGB, uint8 [H, W, 3], from any format, colour mode and depth in docs/pictures.md.
 
-    Arrays of pixels are returned unchanged.
-
     Args:
-      encoded: the file.
+      encoded: the file; or the pixels, uint8 [H, W, 3], RGB, which are returned unchanged.
       rules: how it becomes pixels.
       treated: what was done to a picture that is not ordinary is appended: TURNED, OVERLAID or SCALED.
 
     Raises:
       UnreadableImageError: the bytes cannot be decoded, or are of a larger picture than `rules` allow.
+      UserError: this is neither a file nor such pixels, but what a data set of one's own may give.
     """
-    if isinstance(encoded, np.ndarray):
-        return encoded
+    if not isinstance(encoded, bytes):
+        return _pixels(encoded)
     treated = [] if treated is None else treated
     name = picture_format(encoded[:FIRST_BYTES])
     if name == "JPEG":
@@ -74,6 +71,16 @@ def decode(encoded: bytes | np.ndarray, rules: Decoding = USUAL, treated: list[s
         treated.append(TURNED)
         return image if name == "TIFF" else upright(image, orientation)  # OpenCV has turned TIFF already
     return upright(image, INVERSE.get(orientation, orientation)) if name == "TIFF" else image
+
+
+def _pixels(image: Any) -> np.ndarray:
+    """Checks what a data set gives for pixels: others would be trained on as if they were 0 to 255."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
+    raise UserError(
+        f"the data set gives {found} for an image; it must give the bytes of the file, or pixels, uint8 [H, W, 3], RGB"
+    )
 
 
 def _imdecode(encoded: bytes, flags: int) -> np.ndarray | None:
@@ -100,13 +107,11 @@ def ended(encoded: bytes, header: Header) -> bytes:
     """
     if encoded.rfind(END, header.height_at) >= 0:  # EXIF data before the header may hold a whole thumbnail
         return encoded
-    if simplejpeg is not None:
-        try:
-            simplejpeg.decode_jpeg(encoded + END, COLOUR_SPACES.get(header.components, "RGB"), strict=True)
-            return encoded + END
-        except ValueError:
-            pass
-    raise UnreadableImageError("a JPEG picture that is cut off: its last rows are missing")
+    try:
+        simplejpeg.decode_jpeg(encoded + END, COLOUR_SPACES.get(header.components, "RGB"), strict=True)
+    except ValueError:
+        raise UnreadableImageError("a JPEG picture that is cut off: its last rows are missing") from None
+    return encoded + END
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -175,7 +180,7 @@ def decode_top(encoded: bytes, header: Header, rows: int, reduction: int) -> np.
       uint8 [h, ceil(W / n), 3], RGB, with h at least ceil(rows / n) and at most ceil(H / n), or None if the file is
       damaged. The pixels equal those of the whole image decoded with reduction n.
     """
-    if simplejpeg is not None and header.components == 3:
+    if header.components == 3:
         # Colour interpolation also uses the rows below; 2 n of them are enough.
         kept = min(header.height, rows + 2 * reduction)
         data = bytearray(encoded)

@@ -64,12 +64,14 @@ class Predictor:
       image_size: S; None: that of the weights.
 
     Raises:
-      UserError: the weights have no logits layer, or S is too small.
+      UserError: the weights have no logits layer, S is too small, or there is no such number of crops.
     """
 
     def __init__(self, pretrained: Pretrained, *, batch_size: int = 16, crops: int = 1, image_size: int | None = None):
         if not pretrained.num_classes:
             raise UserError(f"{pretrained.source} has no logits layer, so it cannot classify; fine-tune it first")
+        if crops not in VIEWS:
+            raise UserError(f"crops is {crops!r}; it must be {' or '.join(map(str, VIEWS))}")
         self.pretrained = pretrained
         self._mesh = data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
@@ -106,19 +108,24 @@ class Predictor:
         return jitted.lower(self._weights, jax.ShapeDtypeStruct((self.batch_size, *views.shape), np.uint8)).compile()
 
     def __call__(
-        self, files: Sequence[Path], broken: UnreadableImages | None = None, treated: list[str] | None = None
+        self, files: Sequence[str | Path], broken: UnreadableImages | None = None, treated: list[str] | None = None
     ) -> Iterator[Prediction]:
         """The predictions for image files, in order; unreadable images are skipped.
 
         The next batch is dispatched before the results of the previous one are read.
 
         Args:
-          files: the images.
+          files: the images' paths.
           broken: collects the names of unreadable images; None: they are only logged as warnings.
           treated: collects what is done to images that are not ordinary, see `data.decode`.
+
+        Raises:
+          UserError: `files` is one path.
         """
+        if isinstance(files, str | Path):
+            raise UserError(f"a Predictor takes a list of files; for one, predictor([{str(files)!r}])")
         broken = UnreadableImages() if broken is None else broken
-        source = ImageFiles(files)
+        source = ImageFiles([Path(file) for file in files])
         options: dict[str, Any] = {"batch_size": self.batch_size, "broken": broken, "treated": treated}
         batches = evaluation_batches(source, self.input, views=self._views, **options)
         pending: tuple[dict, dict] | None = None

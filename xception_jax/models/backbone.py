@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from xception_jax.errors import UserError
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.models.head import Head
-from xception_jax.models.layers import check_image_size
+from xception_jax.models.layers import check_image_size, check_images
 
 
 class Backbone(nnx.Module):
@@ -97,8 +97,9 @@ class Backbone(nnx.Module):
           rngs: needed for stochastic depth in training mode.
 
         Raises:
-          UserError: the images are smaller than `min_image_size`.
+          UserError: the images are smaller than `min_image_size`, integers, or of another shape.
         """
+        check_images(images)
         check_image_size(images.shape, self.min_image_size)
         return self.maps(images, train=self._trains(train), rngs=rngs)
 

@@ -12,6 +12,7 @@ from xception_jax.extension.names import Registry, parameters
 from xception_jax.models import aligned_xception as aligned
 from xception_jax.models.backbone import Backbone
 from xception_jax.models.inception_v3 import InceptionV3
+from xception_jax.models.ranges import check_ranges
 from xception_jax.models.xception import Xception
 
 ALIGNED: dict[str, type[aligned.AlignedXception]] = {
@@ -57,6 +58,7 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **option
     """
     check_options(name, options)
     if name in OURS:
+        check_ranges({"num_classes": num_classes, **options})
         keys = _Keys(rngs)
         model = OURS[name](num_classes, rngs=cast(nnx.Rngs, keys), **options)
         keys.finish()

@@ -272,10 +272,6 @@ class Xception(Backbone):
         check_choice("pool_padding", pool_padding, POOL_PADDING)
         if drop_path and not residual:
             raise UserError(f"drop_path is {drop_path} without residual connections; use residual=True or drop_path=0")
-        if segments is not None and segments < 1:
-            raise UserError(f"segments is {segments!r}; it must be 1 or more, or None for one a channel")
-        if not 0 <= middle_blocks <= len(MIDDLE):
-            raise UserError(f"middle_blocks is {middle_blocks!r}; it must be from 0 to {len(MIDDLE)}")
         self.min_image_size = MIN_IMAGE_SIZE[stem]
         numerics = Numerics(bn_epsilon, bn_momentum, jnp.dtype(dtype), jnp.dtype(param_dtype))
         blocks = ENTRY + MIDDLE[:middle_blocks] + EXIT
