@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xception_jax.errors import UserError
+from xception_jax.errors import UserError, needs
 from xception_jax.filesystem import atomic
 
 Columns = Mapping[str, Sequence[Any]]
@@ -55,11 +55,9 @@ def _parquet(columns: Columns) -> bytes:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
+    with needs("train", "a .parquet file"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError:
-        raise UserError("Parquet needs pyarrow: pip install pyarrow, or write .csv or .jsonl") from None
     return pyarrow, pyarrow.parquet
 
 
