@@ -1,4 +1,4 @@
-"""A work directory that version 0.1.0 wrote is evaluated, gone on with and predicted from, by later versions too.
+"""A work directory that version 0.1.0 wrote is evaluated, resumed and used for predictions by later versions, too.
 
 `fixtures/run_0.1.0` is what
 

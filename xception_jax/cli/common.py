@@ -125,7 +125,7 @@ def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[s
 def define_reading() -> None:
     """The flags of commands that load weights for what files do not say."""
     flags.DEFINE_list("ignore", [], "Arrays to leave out of a file: names or patterns, such as fc.*, with commas.")
-    flags.DEFINE_string("head", None, "What is before the logits of a PyTorch file, as --head='dense 512 gelu'.")
+    flags.DEFINE_string("head", None, "Layers before the logits of a PyTorch file, such as 'dense 512 gelu'.")
 
 
 def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None], config: Path | None = None) -> None:

@@ -26,19 +26,21 @@ def define() -> None:
     )
     flags.DEFINE_string("model", None, "The network expected; by default whichever the weights are of.")
     common.define_reading()
-    flags.DEFINE_integer("image_size", None, "Pixels; by default as the weights were trained.", lower_bound=1)
-    # The other things that are by default as the weights were trained.
+    flags.DEFINE_integer("image_size", None, "Pixels. Default: as the weights were trained.", lower_bound=1)
+    # The defaults of the others, too, are as the weights were trained.
     flags.DEFINE_enum("resize", None, RESIZES, "How an image becomes a square, see docs/weights.md.")
-    flags.DEFINE_enum("interpolation", None, INTERPOLATIONS, "The filter by which it is resized, as Pillow's.")
-    flags.DEFINE_list("mean", None, "Subtracted from red, green and blue in 0..1.")
-    flags.DEFINE_list("std", None, "By which they are then divided.")
-    flags.DEFINE_list("input_range", None, "Instead of these, what black and white become: -1,1 or 0,1 or 0,255.")
-    flags.DEFINE_bool("orientation", None, "Turn pictures upright by their EXIF data.")
-    flags.DEFINE_list("background", None, "Red, green and blue, 0 to 255, behind transparent pictures.")
-    flags.DEFINE_integer("white", None, "The value of white in pictures of more than 8 bits.", lower_bound=1)
-    flags.DEFINE_integer("max_pixels", None, "Larger pictures are not decoded.", lower_bound=1)
+    flags.DEFINE_enum("interpolation", None, INTERPOLATIONS, "The filter that resizes images, as in Pillow.")
+    flags.DEFINE_list("mean", None, "Means of red, green and blue, subtracted from pixels in 0..1.")
+    flags.DEFINE_list("std", None, "Standard deviations of red, green and blue, which divide pixels after --mean.")
+    flags.DEFINE_list(
+        "input_range", None, "Values of black and white: -1,1 or 0,1 or 0,255. Replaces --mean and --std."
+    )
+    flags.DEFINE_bool("orientation", None, "Turn images upright by their EXIF data.")
+    flags.DEFINE_list("background", None, "Colour behind transparent images: red, green and blue, 0 to 255.")
+    flags.DEFINE_integer("white", None, "The value of white in images with more than 8 bits.", lower_bound=1)
+    flags.DEFINE_integer("max_pixels", None, "Larger images are not decoded.", lower_bound=1)
     flags.DEFINE_string("classes", None, "A text file with the name of each output's class, one per line.")
-    flags.DEFINE_enum("scores", None, ["softmax", "sigmoid", "linear"], "The meaning of the outputs.")
+    flags.DEFINE_enum("scores", None, ["softmax", "sigmoid", "linear"], "What the outputs are.")
 
 
 def load_given() -> "Pretrained":
