@@ -106,6 +106,7 @@ def test_it_is_evaluated_and_predicted_from(folder, trained):
     assert len(list((folder / "heat").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_it_is_planned(folder):
     assert "on cpu:2" in run(folder, "-m", "xception_jax.plan", "--config=config.py", "--topology=cpu:2")
 

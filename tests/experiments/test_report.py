@@ -55,6 +55,7 @@ def test_the_page_in_html_holds_its_figures(found, tmp_path):
     assert "<td>1</td>" in page
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_that_of_the_committed_records():
     found = report.by_variant(report.RESULTS)
     figures = report.drawable(found)

@@ -32,7 +32,7 @@ def logits(model, images):
     return model(images)
 
 
-@pytest.fixture(scope="module", params=["Xception", "InceptionV3"])
+@pytest.fixture(scope="module", params=["Xception", pytest.param("InceptionV3", marks=pytest.mark.slow)])
 def keras_twin(request, cheap_initializers):
     """A Keras network with random weights and statistics, and what it says of the pictures."""
     kind = getattr(keras.applications, request.param)
