@@ -103,7 +103,7 @@ def _mix(image: np.ndarray, matrix: csr_array) -> np.ndarray:
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8).reshape(-1, *image.shape[1:])
 
 
-class Weights(NamedTuple):
+class Taps(NamedTuple):
     """How an axis is resized.
 
     Attributes:
@@ -117,11 +117,11 @@ class Weights(NamedTuple):
 
 
 @functools.lru_cache(maxsize=128)
-def _weights(interpolation: str, length: int, window: Window) -> Weights:
+def _weights(interpolation: str, length: int, window: Window) -> Taps:
     """The weights of N = `length` pixels in each of a window's n."""
     start, end, size = window
     if end - start == size and start == int(start):
-        return Weights(int(start), int(end), None)
+        return Taps(int(start), int(end), None)
     reach, weight = FILTERS[interpolation]
     scale = (end - start) / size
     reach *= max(scale, 1)
@@ -137,4 +137,4 @@ def _weights(interpolation: str, length: int, window: Window) -> Weights:
     first, last = pixels[used].min(), pixels[used].max()
     ends = np.concatenate([[0], np.cumsum(used.sum(1))])
     of_pixels = (weights[used], (pixels[used] - first).astype(np.int32), ends.astype(np.int32))
-    return Weights(int(first), int(last) + 1, csr_array(of_pixels, shape=(size, last + 1 - first)))
+    return Taps(int(first), int(last) + 1, csr_array(of_pixels, shape=(size, last + 1 - first)))

@@ -238,7 +238,7 @@ def drop_path_rates(highest: float, num_blocks: int) -> list[float]:
     return [highest * i / (num_blocks - 1) for i in range(num_blocks)]
 
 
-class Step(NamedTuple):
+class Stride(NamedTuple):
     """A block's own stride and dilation, and the network's total stride after it."""
 
     stride: int
@@ -246,7 +246,7 @@ class Step(NamedTuple):
     output_stride: int
 
 
-def atrous(strides: Sequence[int], output_stride: int, *, before: int) -> list[Step]:
+def atrous(strides: Sequence[int], output_stride: int, *, before: int) -> list[Stride]:
     """Limits the stride of a network to `output_stride` (L.-C. Chen et al., arXiv 1706.05587, section 3.1).
 
     A block that would exceed the limit gets stride 1 instead, and all later blocks are dilated by that factor.
@@ -260,7 +260,7 @@ def atrous(strides: Sequence[int], output_stride: int, *, before: int) -> list[S
     for stride in strides:
         kept = stride if before * stride <= output_stride else 1
         before *= kept
-        steps.append(Step(kept, dilation, before))
+        steps.append(Stride(kept, dilation, before))
         dilation *= stride // kept
     return steps
 

@@ -63,7 +63,7 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True)
-class Backbone:
+class Located:
     """Where a network's arrays without its heads are.
 
     Attributes:
@@ -123,7 +123,7 @@ def _kernel(name: str, x: np.ndarray) -> np.ndarray:
     return x[:, :, None, None] if name.endswith("pointwise.weight") and x.ndim == 2 else x
 
 
-def _backbone(names: Iterable[str], wanted: list[str]) -> Backbone:
+def _backbone(names: Iterable[str], wanted: list[str]) -> Located:
     """Finds the arrays with the names `wanted` behind some prefix, or those of numbered children."""
     names = set(names)
     ends = set(wanted)
@@ -137,12 +137,12 @@ def _backbone(names: Iterable[str], wanted: list[str]) -> Backbone:
     found = sorted(prefix for prefix, count in prefixes.items() if count > len(wanted) / 2)
     if not found and (numbered := _numbered(names, wanted)):
         every = [prefix for _, prefix in numbered]
-        return Backbone(*numbered[0], tuple(every[1:]), _several(every) if len(every) > 1 else "")
+        return Located(*numbered[0], tuple(every[1:]), _several(every) if len(every) > 1 else "")
     averaged = [prefix for prefix in found if AVERAGED & set(re.split(r"[._]", prefix))]
     chosen = averaged if len(averaged) == 1 else found or [""]
     copies = tuple(prefix for prefix in found if prefix != chosen[0])
     refusal = _several(found) if len(chosen) > 1 else ""
-    return Backbone({x: chosen[0] + x for x in wanted if chosen[0] + x in names}, chosen[0], copies, refusal)
+    return Located({x: chosen[0] + x for x in wanted if chosen[0] + x in names}, chosen[0], copies, refusal)
 
 
 def _several(prefixes: list[str]) -> str:
@@ -177,7 +177,7 @@ def _with_head(
     model: str,
     arrays: dict[str, np.ndarray],
     rest: dict[str, np.ndarray],
-    backbone: Backbone,
+    backbone: Located,
     files_names: Names,
     given: Sequence[Step],
 ) -> Reading:
