@@ -8,7 +8,7 @@ Shape legend: B batch, A accumulation parts, S image side, K classes.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +32,10 @@ from xception_jax.training.state import TrainState, average
 # What GPUs save in the forward pass for the backward pass, by the names that operators and blocks assign: results of
 # convolutions, sums of residual blocks, statistics. Everything else, such as normalization and ReLU, is recomputed.
 KEPT = ("convolution", "depthwise", "sum", "statistics", "maxima")
+
+# Of parameters, batch statistics, images, labels, targets and a key: the gradient of the loss, and with it, in a pair,
+# the new batch statistics and the metrics.
+Gradient = Callable[..., tuple[Any, tuple[Any, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,46 +108,22 @@ def make_train_step(
         return loss, (batch_stats, metrics)
 
     def gradient(*args: Any) -> tuple:
-        """The gradient of the loss, and its other outputs."""
         kept = jax.checkpoint_policies.save_only_these_names(*KEPT)
         # Kernels need to know how the batch is sharded.
         with ops.use(lowering), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             f = jax.checkpoint(loss_fn, policy=kept) if lowering.fast(on="gpu") else loss_fn
             return jax.grad(f, has_aux=True)(*args)
 
-    def accumulated(weights: Weights, batch: tuple, key: jax.Array) -> tuple:
-        """Means over A parts of the batch, one after another; batch statistics are updated after each."""
-        parts = settings.accumulate_steps
-
-        def split_batch(x: jax.Array) -> jax.Array:
-            # [B, ...] -> [A, B / A, ...], each part with examples from every device, so that none has to move.
-            return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-
-        def zeros_like(x: jax.Array) -> jax.Array:
-            return jnp.zeros_like(x, dtype=jnp.promote_types(x.dtype, jnp.float32))  # in bfloat16, 256 + 1 is 256
-
-        def body(carry: tuple, part: tuple) -> tuple:
-            sums, batch_stats = carry
-            grads, (batch_stats, metrics) = gradient(weights.params, batch_stats, *part)
-            return (jax.tree.map(jnp.add, sums, (grads, metrics)), batch_stats), None
-
+    if settings.accumulate_steps > 1:
         names = ("loss", *settings.task.of_batches, *settings.metrics)
-        zeros = jax.tree.map(zeros_like, weights.params), {name: jnp.zeros(()) for name in names}
-        inputs = *map(split_batch, batch), jax.random.split(key, parts)
-        (sums, batch_stats), _ = jax.lax.scan(body, (zeros, weights.batch_stats), inputs)
-        grads, metrics = jax.tree.map(lambda x: x / parts, sums)
-        grads = jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, weights.params)
-        return grads, (batch_stats, metrics)
+        gradient = accumulated(gradient, names, settings.accumulate_steps)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = step_key(settings.seed, state.step)
         if settings.mixing is not None:
             batch = settings.mixing(key, batch)
         inputs = batch["image"], batch["label"], batch.get("target", batch["label"])
-        if settings.accumulate_steps == 1:
-            grads, (batch_stats, metrics) = gradient(state.weights.params, state.weights.batch_stats, *inputs, key)
-        else:
-            grads, (batch_stats, metrics) = accumulated(state.weights, inputs, key)
+        grads, (batch_stats, metrics) = gradient(state.weights.params, state.weights.batch_stats, *inputs, key)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.weights.params)
@@ -158,3 +138,38 @@ def make_train_step(
     return jax.jit(
         train_step, donate_argnums=0, in_shardings=(state, batch_sharded(mesh)), out_shardings=(state, on_all)
     )
+
+
+def accumulated(gradient: Gradient, metrics: Sequence[str], parts: int) -> Gradient:
+    """The means of a gradient and its metrics over A parts of the batch, one after another.
+
+    Batch statistics are updated after each.
+
+    Args:
+      gradient: of a part.
+      metrics: the names of its metrics.
+      parts: A.
+    """
+
+    def split_batch(x: jax.Array) -> jax.Array:
+        # [B, ...] -> [A, B / A, ...], each part with examples from every device, so that none has to move.
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def zeros_like(x: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x, dtype=jnp.promote_types(x.dtype, jnp.float32))  # in bfloat16, 256 + 1 is 256
+
+    def of_all(params: dict, batch_stats: dict, *batch_and_key: jax.Array) -> tuple:
+        *batch, key = batch_and_key
+
+        def body(carry: tuple, part: tuple) -> tuple:
+            sums, batch_stats = carry
+            grads, (batch_stats, found) = gradient(params, batch_stats, *part)
+            return (jax.tree.map(jnp.add, sums, (grads, found)), batch_stats), None
+
+        zeros = jax.tree.map(zeros_like, params), {name: jnp.zeros(()) for name in metrics}
+        inputs = *map(split_batch, batch), jax.random.split(key, parts)
+        (sums, batch_stats), _ = jax.lax.scan(body, (zeros, batch_stats), inputs)
+        grads, found = jax.tree.map(lambda x: x / parts, sums)
+        return jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, params), (batch_stats, found)
+
+    return of_all
