@@ -1,9 +1,9 @@
-"""A classifier of your own images from trained weights, see docs/finetuning.md.
+"""A classifier for your own images from trained weights, see docs/finetuning.md.
 
     xception-jax finetune --data=DATA --weights=imagenet
 
-fits a head on the features of the frozen network. `--config.finetune.unfreeze=block13` then trains the network from
-that part on, with the settings below; the validation split says which of the two is kept.
+fits a head to the features of the frozen network. `--config.finetune.unfreeze=block13` then trains the network from
+that part on, with the settings below. The better of the two on the validation split is kept.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -1,4 +1,4 @@
-"""Your own images, in a folder laid out as split/class/image, with the splits train, validation and test.
+"""Your own images, in folders split/class/image, with the splits train, validation and test.
 
     python -m xception_jax.main --config=configs/folder.py --config.data.path=FOLDER --workdir=DIR
 

@@ -2,8 +2,8 @@
 
     python -m xception_jax.main --config=configs/inception_v3.py --workdir=DIR
 
-The paper reports top-1 0.782, top-5 0.941, without the auxiliary tower. This config: unmeasured. The network has
-the 23,626,728 parameters that the paper counts; `--config.model.flavour=torchvision` is the usual variant.
+The paper reports top-1 0.782 and top-5 0.941, without the auxiliary tower. This config: unmeasured. The network has
+the paper's 23,626,728 parameters; `--config.model.flavour=torchvision` is the usual variant.
 """
 
 from ml_collections import ConfigDict

@@ -1,18 +1,17 @@
-"""The paper's runs at full scale: one settings file, and a name after the colon for each run.
+"""The paper's runs at full scale, in one file; a name after the colon chooses the run.
 
     python -m xception_jax.main --config=configs/paper.py:jft_xception_fc --workdir=DIR
 
-| run | the paper's |
+| run | in the paper |
 |---|---|
 | `xception`, `inception_v3` | table 1, figure 6: 0.790 and 0.782 top-1 on ImageNet |
 | `no_residual` | figure 9 |
 | `relu_between`, `elu_between` | figure 10 |
 | `jft_xception`, `jft_inception_v3` | table 2, figure 7, without fully connected layers: 6.70 and 6.36 MAP@100 |
-| `jft_xception_fc`, `jft_inception_v3_fc` | table 2, figure 8, with two of 4096 units: 6.78 and 6.50 |
+| `jft_xception_fc`, `jft_inception_v3_fc` | table 2, figure 8, with two layers of 4096 units: 6.78 and 6.50 |
 
-All are unmeasured. JFT is not public: Open Images takes its place, so that the differences can be compared with the
-paper's, but not the figures. `--config.model.segments=N` puts an Xception on the spectrum of section 1.2, see
-docs/paper.md.
+All are unmeasured. JFT is not public, so Open Images is used instead: differences can be compared with the paper's, but
+figures cannot. `--config.model.segments=N` puts an Xception on the spectrum of section 1.2, see docs/paper.md.
 """
 
 from typing import Any

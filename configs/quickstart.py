@@ -1,9 +1,10 @@
-"""A narrow Xception on scikit-learn's handwritten digits: real images, included in the installation.
+"""A narrow Xception on scikit-learn's handwritten digits: real images that come with scikit-learn.
 
     python -m xception_jax.main --config=configs/quickstart.py
 
 Expected: 98.6 to 99.2 % of the 360 test digits (seeds 0 to 4; 95 % interval of one run: 96.8 to 99.7), in a minute on
-two CPU cores. At this learning rate, different rounding (another lowering, say) changes a run as much as another seed.
+two CPU cores. At this learning rate, different rounding (from another lowering, say) changes a run as much as another
+seed does.
 """
 
 from ml_collections import ConfigDict

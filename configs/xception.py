@@ -2,9 +2,9 @@
 
     python -m xception_jax.main --config=configs/xception.py --workdir=DIR
 
-The paper reports top-1 0.790, top-5 0.945. This config: unmeasured. The paper does not state the batch size, length,
-augmentation or averaging decay; they are taken from the Inception papers (32 per replica, area-and-aspect crops,
-0.9999) for one replica. For more replicas, raise `batch_size`, and `learning_rate` with it.
+The paper reports top-1 0.790 and top-5 0.945. This config: unmeasured. The paper does not state the batch size, length,
+augmentation or averaging decay. They are taken from the Inception papers (32 per replica, area-and-aspect crops,
+0.9999), for one replica. For more replicas, raise `batch_size` and `learning_rate` together.
 """
 
 from ml_collections import ConfigDict

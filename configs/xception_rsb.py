@@ -6,9 +6,9 @@
     python -m xception_jax.main --config=$CONFIG --workdir=DIR
     python -m xception_jax.main --mode=evaluate --config=$CONFIG --config.image_size=224 --workdir=DIR
 
-A2 has 300 epochs; A3 has 100 at 160 pixels, and is evaluated at 224. Unmeasured. ResNet-50, of about as many
-parameters, has 79.8 % and 78.1 % with them. What differs: the network and, in A2, its 299 pixels (there 224). What the
-paper leaves to timm, which it was trained with, is marked so.
+A2 trains for 300 epochs; A3 trains for 100 at 160 pixels, and is evaluated at 224. Unmeasured. ResNet-50, which has
+about as many parameters, reaches 79.8 % and 78.1 % with them. Two things differ here: the network and, in A2, its 299
+pixels (224 in the paper). Settings that the paper leaves to timm, with which it trained, are marked as timm's.
 """
 
 from typing import Any
