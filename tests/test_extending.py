@@ -1,6 +1,7 @@
 """docs/extending.md: a stranger's network, data set, loss, metric, augmentation, optimizer and settings, in a folder of
 their own outside the package, train, are killed, resume, evaluate, predict and plan."""
 
+import ast
 import json
 import os
 import re
@@ -118,6 +119,8 @@ def test_from_python(folder):
     assert "('horizontal', 'vertical')" in said
     config = json.loads((folder / "run_from_python" / "config.json").read_text())
     assert (config["data"]["name"], config["loss"]) == ("__main__:<lambda>", "objectives:focal")
+    trained, evaluated = (ast.literal_eval(line) for line in said.splitlines() if line.startswith("{"))
+    assert {name: evaluated[name] for name in trained} == pytest.approx(trained)
     assert said.splitlines()[-1] == "goes on"
     assert "WARNING" not in said
 

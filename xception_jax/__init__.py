@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from xception_jax.data.sources.base import Source
     from xception_jax.data.sources.registry import register_data_set
     from xception_jax.errors import TrainingError, UserError
+    from xception_jax.evaluation.run import evaluate_run
     from xception_jax.evaluation.step import make_eval_step
     from xception_jax.inference.predictor import Prediction, Predictor
     from xception_jax.inputs.spec import Decoding, InputSpec, Normalization
@@ -39,6 +40,7 @@ _PLACES = {
     "UserError": "errors",
     "create_model": "pretrained",
     "create_state": "training.state",
+    "evaluate_run": "evaluation.run",
     "list_models": "models",
     "load_pretrained": "pretrained.load:load",
     "make_eval_step": "evaluation.step",
@@ -67,6 +69,7 @@ __all__ = [
     "__version__",
     "create_model",
     "create_state",
+    "evaluate_run",
     "list_models",
     "load_pretrained",
     "make_eval_step",

@@ -13,9 +13,8 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from xception_jax.cli import common
-from xception_jax.errors import TrainingError, UserError, suggest
+from xception_jax.errors import UserError, suggest
 from xception_jax.filesystem import paths
-from xception_jax.terminal.words import significant
 
 if TYPE_CHECKING:
     from xception_jax.data import Source
@@ -97,64 +96,29 @@ def train(workdir: Path) -> None:
     except Preempted:
         print("Stopped by SIGTERM; all is saved, and the same command resumes.", file=sys.stderr)
         sys.exit(RESTART)
-    what = f"{results['model']}, step {results['step']}, split {results['split']} ({results['count']} images)"
-    print(f"done: {what}: {figures(results['metrics'])}; see {workdir}")
-
-
-def figures(metrics: dict[str, Any]) -> str:
-    """A split's figures in words."""
-    from xception_jax.tasks.task import FIGURES
-
-    shown = [name for name, value in metrics.items() if isinstance(value, float) and name != "ece"]
-    titles = {name: FIGURES[name].title if name in FIGURES else name for name in shown}
-    return ", ".join(f"{titles[name]} {significant(metrics[name])}" for name in shown)
+    print(f"done: {measured(results)}; see {workdir}")
 
 
 def evaluate(workdir: Path) -> None:
-    """Writes the certificate of one of the work directory's checkpoints, on `data.test_split`.
-
-    The run's own certificates are of its own data, seen as it was trained; others have other names.
-    """
-    import jax
-
-    from xception_jax import config as config_lib
-    from xception_jax import experiment
+    """Evaluates one of the work directory's checkpoints."""
     from xception_jax.evaluation import report
-    from xception_jax.evaluation.evaluator import Evaluator, eval_step
-    from xception_jax.workdir import identity, sharing
-    from xception_jax.workdir.checkpoints import Checkpoints
+    from xception_jax.evaluation.run import evaluate_run
 
-    recorded = config_lib.read(workdir / "config.json")
-    settings = recorded.copy_and_resolve_references()
-    settings.mesh = config_lib.default().mesh  # the one it was trained on may not fit these devices
-    if _CONFIG.value is not None:
-        asked = config_lib.fill(config(), config_lib.flatten(settings))
-        asked.model.weights = settings.model.weights
-        config_lib.check_same_run(workdir, settings, asked, config_lib.EVALUATION_MAY_CHANGE)
-        if asked.task != settings.task:  # these follow from it, unless they are given, too
-            given = config()
-            asked.loss, asked.checkpoint.best_metric = given.loss, given.checkpoint.best_metric
-        settings = asked
-    settings.model.weights = ""  # where training began; the checkpoint has the trained weights
-    settings.label_weights = ""  # of the training loss alone; the table may be gone
-    checkpoints = Checkpoints(workdir, settings.checkpoint, read_only=True)
-    step = sharing.agreed(lambda: checkpoints.find(_STEP.value or "last"), "checkpoints", waits=())
-    run = experiment.create(settings, class_names=checkpoints.class_names(step))
-    evaluator = Evaluator(run, settings.data.test_split, eval_step(run))
-    on_host, averaged = checkpoints.restore_weights(step, averaged=settings.evaluation.averaged)
-    weights = jax.device_put(on_host, run.weights_shardings)
-    predictions, seen = evaluator.predict(weights)
-    what = f"{settings.model.name}, step {step}, split {evaluator.split} ({len(predictions.ids)} images)"
-    print(f"{what}: {figures(predictions.metrics())}")
+    record = evaluate_run(workdir, _CONFIG.value, step=_STEP.value or "last")
+    print(measured(record))
+    seen = report.Seen(record["unreadable"], record["pictures"]["treated"])
     if seen.treated:
         print(seen)
-    name = report.name_of(workdir, recorded, settings, evaluator.split, identity.of_source(evaluator.source))
-    try:
-        evaluator.certify(weights, predictions, seen, workdir, step=step, averaged=averaged, name=name)
-    except OSError as e:
-        raise TrainingError(f"these figures could not be written to {workdir}: {e.strerror or e}") from None
-    if name != evaluator.split:
-        print(f"not what the run evaluates: see {report.path_of(workdir, name)}")
+    if record["name"] != record["split"]:
+        print(f"not what the run evaluates: see {report.path_of(workdir, record['name'])}")
+
+
+def measured(results: dict[str, Any]) -> str:
+    """The figures in results.json or a certificate, in words, and of what they are."""
+    from xception_jax.tasks.task import in_words
+
+    what = f"{results['model']}, step {results['step']}, split {results['split']} ({results['count']} images)"
+    return f"{what}: {in_words(results['metrics'])}"
 
 
 def check(workdir: Path) -> None:

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,10 +9,11 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from tests.conftest import RECORDED_RUN
-from xception_jax import config, main
+from xception_jax import config
 from xception_jax.data.sources.builtin import Digits
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
+from xception_jax.evaluation.run import evaluate_run
 from xception_jax.inference.predictor import Predictor
 from xception_jax.pretrained import load
 
@@ -36,7 +36,7 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(monkeypatch, tmp_path):
+def evaluate(tmp_path):
     """Evaluates a copy of the run with settings changed, and returns certificate and predictions."""
 
     def run(**changed):
@@ -44,10 +44,9 @@ def evaluate(monkeypatch, tmp_path):
         before = set(workdir.glob("evaluation-*.json"))
         asked = config.read(workdir / "config.json")
         asked.update_from_flattened_dict({name.replace("__", "."): value for name, value in changed.items()})
-        monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=asked))
-        monkeypatch.setattr(main, "_STEP", SimpleNamespace(value="last"))
-        main.evaluate(workdir)
+        record = evaluate_run(workdir, asked)
         (written,) = set(workdir.glob("evaluation-*.json")) - before
+        assert written == report.path_of(workdir, record["name"])
         return report.read(written)
 
     return run

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,13 +10,15 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import tiny_run
-from xception_jax import config, experiment, main
+from xception_jax import config, experiment
 from xception_jax.errors import UserError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.comparison import compare
 from xception_jax.evaluation.evaluator import Evaluator
+from xception_jax.evaluation.run import evaluate_run
 from xception_jax.inference.predictor import Predictor
 from xception_jax.pretrained import load
+from xception_jax.tasks.task import in_words
 from xception_jax.training import loop, recipe, summary
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -92,7 +93,7 @@ def test_several_labels_are_trained_and_measured(several):
     assert record["metrics"]["weighted_map_at_100"] != record["metrics"]["map_at_100"]
     assert (record["task"], record["count"], len(record["per_class"])) == ("multi_label", 16, 3)
     assert results["metrics"]["map_at_100"] == record["metrics"]["map_at_100"]
-    assert "MAP@100 0." in main.figures(results["metrics"])
+    assert "MAP@100 0." in in_words(results["metrics"])
 
 
 def test_a_run_says_what_it_was(several):
@@ -126,12 +127,10 @@ def test_evaluation_does_not_need_the_weights_of_the_training_loss(several, monk
     workdir, _ = several
     moved = config.read(workdir / "config.json")
     moved.label_weights = "moved/weights.csv"
-    monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=moved))
-    monkeypatch.setattr(main, "_STEP", SimpleNamespace(value="last"))
     created = []
     monkeypatch.setattr(Evaluator, "__init__", lambda self, run, *_: created.append(run) or sys.exit())
     with pytest.raises(SystemExit):
-        main.evaluate(workdir)
+        evaluate_run(workdir, moved)
     assert created[0].label_weights is None
     assert created[0].class_weights == (1, 0, 3)
 

@@ -161,9 +161,10 @@ class Evaluator:
             model_name=e.config.model.name,
             num_parameters=num_parameters(weights),
             config=e.config.to_dict(),
+            name=name,
         )
         if processes.primary():
-            report.write(workdir, record, predictions, name)
+            report.write(workdir, record, predictions)
         return record
 
 

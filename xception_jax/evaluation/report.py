@@ -64,6 +64,7 @@ def certificate(
     model_name: str,
     num_parameters: int,
     config: dict[str, Any],
+    name: str | None = None,
 ) -> dict[str, Any]:
     """The certificate of an evaluation, for JSON.
 
@@ -81,6 +82,7 @@ def certificate(
       model_name: the network's name.
       num_parameters: its number of trainable parameters.
       config: the run's settings.
+      name: the evaluation's, which its files have; None: the split's.
     """
     count = len(predictions.ids)
     unread = len(seen.unreadable)
@@ -93,6 +95,7 @@ def certificate(
         "step": step,
         "averaged": averaged,
         "weights_hash": weights_hash,
+        "name": name or split,
         "split": split,
         "split_size": split_size,
         "count": count,
@@ -150,19 +153,18 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / f"evaluation-{_file_name(name)}.json"
 
 
-def write(folder: Path, record: dict[str, Any], predictions: PerExample, name: str | None = None) -> Path:
+def write(folder: Path, record: dict[str, Any], predictions: PerExample) -> Path:
     """Writes a certificate and its predictions into a folder, replacing those of the same name.
 
     Args:
       folder: the folder.
       record: the certificate.
       predictions: as for `certificate`.
-      name: the evaluation's; None: the split's.
 
     Returns:
       The certificate's path.
     """
-    path = path_of(folder, name or record["split"])
+    path = path_of(folder, record["name"])
     file = path.with_name(f"{path.stem}-predictions.npz")
     buffer = io.BytesIO()
     columns = predictions.columns() | {f"{OWN}{name}": column for name, column in predictions.own.items()}

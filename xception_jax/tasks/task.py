@@ -6,7 +6,7 @@ Shape legend: B batch, K classes, or numbers to predict.
 """
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -57,6 +57,13 @@ FIGURES = {
     "pearson": Figure("Pearson r", share=False),
     "spearman": Figure("Spearman", share=False),
 }
+
+
+def in_words(metrics: Mapping[str, Any]) -> str:
+    """A split's figures, for people, without their intervals and the calibration error."""
+    shown = [name for name, value in metrics.items() if isinstance(value, float) and name != "ece"]
+    titles = {name: FIGURES[name].title if name in FIGURES else name for name in shown}
+    return ", ".join(f"{titles[name]} {significant(metrics[name])}" for name in shown)
 
 
 def lowest_is_best(name: str) -> bool:
