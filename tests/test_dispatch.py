@@ -51,8 +51,20 @@ def test_help_needs_no_jax(name, flag):
     assert expected.get(module, "") in ran.stdout  # also flags that several commands have
 
 
-def test_help_of_measuring_weights_needs_no_jax():
-    assert "only_present" in help_without_jax("evaluate", "--weights=imagenet", "--help").stdout
+def test_help_of_evaluation_names_both_its_forms():
+    said = help_without_jax("evaluate", "--help").stdout
+    for needed in ("--workdir=RUN", "--weights=WEIGHTS --data=DATA", "xception-jax evaluate --weights=WEIGHTS --help"):
+        assert needed in said
+    assert "--step" in said
+
+
+@pytest.mark.parametrize("flag", ["--weights=imagenet", "--data=photographs"])
+def test_evaluation_of_weights_is_another_module(flag):
+    """Also with one of its two flags alone, which says that the other is missing."""
+    assert "only_present" in help_without_jax("evaluate", flag, "--help").stdout
+    code, out, error = run("evaluate", flag)
+    assert (code, out) == (2, "")
+    assert "--weights=WEIGHTS --data=DATA" in error
 
 
 def help_without_jax(*arguments):

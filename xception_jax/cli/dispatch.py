@@ -1,6 +1,7 @@
 """The program `xception-jax`: every command of the package under one name."""
 
 import os
+import re
 import runpy
 import sys
 
@@ -11,7 +12,7 @@ from xception_jax.version import __version__
 # imported when their command is run, so that help is printed at once.
 COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "train": ("main", ["--mode=train"], "train an experiment, or resume it"),
-    "evaluate": ("main", ["--mode=evaluate"], "measure a checkpoint of a work directory, or any --weights on --data"),
+    "evaluate": ("main", ["--mode=evaluate"], "measure a checkpoint of a --workdir, or any --weights on --data"),
     "check": ("main", ["--mode=check"], "say what a config means, and whether its data is there"),
     "show-batch": ("main", ["--mode=show_batch"], "draw the batch of a training step"),
     "find-rate": ("main", ["--mode=find_rate"], "suggest a learning rate, from a short trial of rising rates"),
@@ -25,6 +26,14 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "verify-resume": ("resilience.verify_resume", [], "prove that an interrupted run ends like an uninterrupted one"),
     "chaos": ("resilience.chaos", [], "kill a run again and again, and show that nothing is lost"),
 }
+
+# `evaluate` is another module where one of these flags is given.
+OF_WEIGHTS = re.compile(r"--?(weights|data)(=.*)?")
+EVALUATE = """\
+xception-jax evaluate --workdir=RUN [--step=best]         measures a checkpoint of a run; its flags are below
+xception-jax evaluate --weights=WEIGHTS --data=DATA       measures any weights on labelled images; its flags:
+                                                          xception-jax evaluate --weights=WEIGHTS --help
+"""
 
 
 def usage() -> str:
@@ -67,8 +76,11 @@ def run() -> None:
         print(f'error: unknown command "{name}"; {suggest(name, COMMANDS)}', file=sys.stderr)
         sys.exit(2)
     module, flags, _ = COMMANDS[name]
-    if name == "evaluate" and any(argument.startswith(("--weights", "-weights")) for argument in arguments):
-        module, flags = "evaluate", []  # of weights, not of a work directory
+    if name == "evaluate":
+        if any(OF_WEIGHTS.fullmatch(argument) for argument in arguments):
+            module, flags = "evaluate", []
+        elif any(argument.startswith("--help") for argument in arguments):
+            print(EVALUATE)
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 as `python -m` does: users name functions of modules in this folder
     sys.argv[1:] = [*flags, *arguments]
     runpy.run_module(f"xception_jax.{module}", run_name="__main__", alter_sys=True)
