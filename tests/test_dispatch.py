@@ -77,7 +77,7 @@ finally:
     print(*sorted({"jax", "flax", "numpy"} & sys.modules.keys()), file=sys.stderr)
 """
     ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    assert ran.stderr == "\n", ran.stderr
+    assert (ran.returncode, ran.stderr) == (0, "\n"), ran.stderr
     return ran
 
 

@@ -4,6 +4,8 @@ The long forms are `resilience.chaos` and `resilience.verify_resume`.
 """
 
 import json
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -105,6 +107,23 @@ def test_a_finished_run_started_again_keeps_its_numbers(verified):
     config = [*FLAGS, f"--config.num_steps={2 * N}"]
     assert Running(config, workdir, devices=1).end() == [0]
     assert (workdir / "evaluation-test-predictions.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        (verify_resume, ["--config=nope.py", "--steps=1"], "there is no config file nope.py; choose from"),
+        (chaos, ["--foo"], "Unknown command line flag 'foo'"),
+    ],
+    ids=["verify-resume", "chaos"],
+)
+def test_a_mistake_ends_in_one_line_and_the_output_is_kept(command, flags, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert command.main(flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    start, _, output = line.rpartition("; see ")
+    assert start.startswith(f"error: the run failed: {said}")
+    assert said in Path(output).read_text()
 
 
 @pytest.mark.parametrize(

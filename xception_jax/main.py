@@ -39,7 +39,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line; what is mistyped ends in one line that says so, and exit code 2."""
     try:
-        rest = flags.FLAGS([argv[0], *common.check_config_flags(argv[1:])])
+        rest = common.parse_flags([argv[0], *common.check_config_flags(argv[1:])])
         if len(rest) > 1:
             raise UserError(f'"{rest[1]}" is not a flag; flags are written --name=value')
         return rest

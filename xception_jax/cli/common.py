@@ -102,6 +102,22 @@ def with_underscores(argument: str) -> str:
     return re.sub(r"^--?[^=]+", lambda name: "--" + name[0].lstrip("-").replace("-", "_"), argument)
 
 
+HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml)|-\?")
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether one of the arguments is --help, or one of its kinds."""
+    return any(HELP.fullmatch(argument) for argument in arguments)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """What absl leaves of a command line, the program's name first; --help ends with 0, where absl has 1."""
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit as e:
+        sys.exit(0 if asks_for_help(argv) else e.code)
+
+
 def before_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments up to `--`, and the rest, which are no flags, even where they begin with a dash."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
@@ -141,9 +157,9 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
         try:
             define_flags()
             own, paths = before_dashes(argv[1:])
-            if config and not config_files(own) and not any(argument.startswith("--help") for argument in own):
+            if config and not config_files(own) and not asks_for_help(own):
                 own = [f"--config={config}", *own]
-            rest = flags.FLAGS([argv[0], *check_config_flags(list(map(with_underscores, own))), *paths])
+            rest = parse_flags([argv[0], *check_config_flags(list(map(with_underscores, own))), *paths])
         except (UserError, flags.Error) as e:
             fail(e)
         return rest

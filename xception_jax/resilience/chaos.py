@@ -7,18 +7,16 @@ latest checkpoint in between; with `--processes=2` it kills one or both of two p
 is compared with an uninterrupted one. Exits with 1 if a bit differs. Other flags are those of the training command.
 """
 
-import argparse
 import dataclasses
 import json
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xception_jax.filesystem import paths
+from xception_jax.resilience import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +76,8 @@ def kill_once(run: "Running", rng: "np.random.Generator", start_seconds: float) 
         "while it evaluates": run.evaluating,
         "at any time": lambda: time.monotonic() >= deadline or trained(),
     }
-    assert run.wait_until(conditions[moment]), f"the run ended before it was killed; see {run.output}"
+    if not run.wait_until(conditions[moment]):
+        raise run.failure()
     kill = Kill(number.name, moment, which, step=run.step())
     kill.exit_codes = run.end(number, which, timeout=MOST_SECONDS)
     kill.saved = max(run.saved(), default=None)
@@ -86,7 +85,11 @@ def kill_once(run: "Running", rng: "np.random.Generator", start_seconds: float) 
 
 
 def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: int, damaging: bool) -> bool:
-    """Kills, compares and prints; writes kills.jsonl into `folder`. Returns whether all promises were kept."""
+    """Kills, compares and prints; writes kills.jsonl into `folder`. Returns whether all promises were kept.
+
+    Raises:
+      UserError, TrainingError: a run failed.
+    """
     import numpy as np
 
     from xception_jax.resilience.runs import Running, compare, damage
@@ -104,9 +107,10 @@ def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: 
     unbroken, workdir = folder / "unbroken", folder / "killed"
     began = time.monotonic()
     run = Running(flags, unbroken, processes=processes, devices=1)
-    assert run.wait_until(lambda: run.step() >= 1), f"the run failed; see {run.output}"
+    started = run.wait_until(lambda: run.step() >= 1)
     start_seconds = time.monotonic() - began
-    assert run.end(timeout=3600) == [0] * processes, f"the run failed; see {run.output}"
+    if not started or run.end(timeout=3600) != [0] * processes:
+        raise run.failure()
     good = True
     with (folder / "kills.jsonl").open("w") as log:
         for i in range(kills):
@@ -118,7 +122,8 @@ def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: 
             print(f"{i + 1}/{kills} {json.dumps(dataclasses.asdict(kill))}", flush=True)
             log.write(json.dumps(dataclasses.asdict(kill)) + "\n")
     last = Running(flags, workdir, processes=processes, devices=1)
-    assert last.end(timeout=3600) == [0] * processes, f"the run failed; see {last.output}"
+    if last.end(timeout=3600) != [0] * processes:
+        raise last.failure()
     difference = compare(workdir, unbroken, steps)
     print(f"{kills} kills, {steps} steps: {dataclasses.asdict(difference)}")
     return good and difference.equal
@@ -126,23 +131,16 @@ def chaos(flags: Sequence[str], folder: Path, kills: int, seed: int, processes: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        "xception-jax chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--helpshort", "--helpfull", action="help", help=argparse.SUPPRESS)  # as other commands
+    parser = command.parser("chaos", __doc__)
     parser.add_argument("--kills", type=int, default=25, help="(25)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments, signals and damage (0)")
     parser.add_argument("--processes", type=int, default=1, help="number of processes of the run (1)")
     parser.add_argument("--damage", action="store_true", help="also damage files of the latest checkpoint")
-    parser.add_argument(
-        "--folder", type=paths.workdir, help="folder in which to keep the runs (default: they are deleted)"
-    )
     options, flags = parser.parse_known_args(argv)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        good = chaos(flags, folder, options.kills, options.seed, options.processes, options.damage)
-    print("as promised" if good else "NOT as promised")
-    return 0 if good else 1
+    return command.run(
+        lambda folder: chaos(flags, folder, options.kills, options.seed, options.processes, options.damage),
+        options.folder,
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from xception_jax.errors import TrainingError, UserError
 from xception_jax.workdir.status import read_status
 
 POLL_SECONDS = 0.001  # short compared with any event that is waited for
@@ -76,16 +77,35 @@ class Running:
     def end(
         self, number: signal.Signals | None = None, which: list[int] | None = None, timeout: float = 300
     ) -> list[int]:
-        """Sends a signal to some processes (None: all), waits for all of them, and returns their exit codes."""
+        """Sends a signal to some processes (None: all), waits for all of them, and returns their exit codes.
+
+        Raises:
+          TrainingError: they do not end in `timeout` seconds.
+        """
         if number is not None:
             for i in range(len(self.processes)) if which is None else which:
                 self.processes[i].send_signal(number)
         try:
             return [p.wait(timeout) for p in self.processes]
         except subprocess.TimeoutExpired:
-            for p in self.processes:
-                p.kill()
-            raise AssertionError(f"the run did not end in {timeout} seconds; see {self.output}") from None
+            self._kill()
+            raise TrainingError(f"the run did not end in {timeout} seconds; see {self.output}") from None
+
+    def failure(self) -> UserError | TrainingError:
+        """What is to be said of a run that ended by itself, by the last line of its output; ends what is left of it.
+
+        It is the user's mistake if a process says so by its exit code.
+        """
+        codes = [p.poll() for p in self.processes]
+        self._kill()
+        said = self.output.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(said) if line.strip()), "it says nothing").removeprefix("error: ")
+        return (UserError if 2 in codes else TrainingError)(f"the run failed: {last}; see {self.output}")
+
+    def _kill(self) -> None:
+        for p in self.processes:
+            p.kill()
+            p.wait()
 
     def step(self) -> int:
         """The last step reported by these processes, or -1."""

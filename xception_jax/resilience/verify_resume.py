@@ -10,16 +10,14 @@ With another number of devices sums are rounded differently, and training amplif
 difference is only reported. Other flags are those of the training command.
 """
 
-import argparse
 import functools
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xception_jax.filesystem import paths
+from xception_jax.resilience import command
 
 if TYPE_CHECKING:
     from xception_jax.resilience.runs import Running
@@ -51,6 +49,9 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
 
     Returns:
       Whether all promises were kept.
+
+    Raises:
+      UserError, TrainingError: a run failed.
     """
     # Imported now: --help needs no jax.
     from xception_jax.parallel.preemption import RESTART
@@ -68,7 +69,8 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
 
     def finish(workdir: Path, devices: int | None) -> None:
         run = Running(flags, workdir, devices=devices)
-        assert run.end(timeout=24 * 3600) == [0], f"the run failed; see {run.output}"
+        if run.end(timeout=24 * 3600) != [0]:
+            raise run.failure()
 
     unbroken = folder / "unbroken"
     finish(unbroken, devices)
@@ -81,9 +83,8 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
         number, moment = ways(n)[name]
         workdir = folder / name.replace(" ", "-")
         run = Running(flags, workdir, devices=devices)
-        assert run.wait_until(functools.partial(moment, run)), (
-            f"{name}: the run ended before the interruption; see {run.output}"
-        )
+        if not run.wait_until(functools.partial(moment, run)):
+            raise run.failure()
         codes = run.end(number)
         assert codes == [RESTART if number == signal.SIGTERM else -number], f"{name}: exit code {codes}"
         moved = name == ELSEWHERE and devices is not None
@@ -100,24 +101,17 @@ def verify(flags: Sequence[str], folder: Path, n: int, names: Sequence[str], dev
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        "xception-jax verify-resume", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--helpshort", "--helpfull", action="help", help=argparse.SUPPRESS)  # as other commands
+    parser = command.parser("verify-resume", __doc__)
     parser.add_argument("--steps", type=int, default=10, help="N, half of the number of steps (10)")
     parser.add_argument("--ways", nargs="+", choices=ways(0), default=list(ways(0)), help="interruptions to try (all)")
     parser.add_argument("--devices", type=int, help="CPU devices of the runs (default: the machine's accelerators)")
-    parser.add_argument(
-        "--folder", type=paths.workdir, help="folder in which to keep the runs (default: they are deleted)"
-    )
     options, flags = parser.parse_known_args(argv)
     if options.devices is None:
         options.ways = [way for way in options.ways if way != ELSEWHERE]
         print("The number of accelerators cannot be changed; use --devices=1 to test on one and two CPU devices.")
-    with tempfile.TemporaryDirectory() as temporary:
-        good = verify(flags, options.folder or Path(temporary), options.steps, options.ways, options.devices)
-    print("as promised" if good else "NOT as promised")
-    return 0 if good else 1
+    return command.run(
+        lambda folder: verify(flags, folder, options.steps, options.ways, options.devices), options.folder
+    )
 
 
 if __name__ == "__main__":
