@@ -212,6 +212,7 @@ def test_small_form(tmp_path):
     [
         ("--what=trane", 'unknown --what "trane"; did you mean "train"?'),
         ("--against=tim", 'unknown --against "tim"; did you mean "timm"?'),
+        ("--against=x", "choose from: keras, plain, reference, tfdata, timm, timm compiled, timm eager, timm_loader\n"),
         ("--options=width", '--options has "width"; write name=value'),
         ("--image-size=0", "image_size"),
         ("--lowerings=table.json", "--lowerings needs --what=operators alone"),

@@ -130,7 +130,7 @@ def damage_predictions(folder):
         (lambda d: (d / "evaluation-test.json").write_text('{"split": "test"}'), "not an evaluation certificate"),
         (lambda d: (d / "evaluation-test.json").write_text("[]"), "not an evaluation certificate"),
         (lambda d: (d / "evaluation-test.json").write_bytes(b"\xff\xfe"), "damaged"),
-        (lambda d: (d / "evaluation-test.json").unlink(), "--mode=evaluate"),
+        (lambda d: (d / "evaluation-test.json").unlink(), "write it with xception-jax evaluate --workdir="),
         (lambda d: write(d, split="validation"), "choose one with --split: test, validation"),
     ],
 )

@@ -89,5 +89,5 @@ def test_without_an_evaluation_there_is_no_best(tmp_path, settings):
         checkpoints.find("last")
     save(checkpoints, 1, None)
     checkpoints.wait()
-    with pytest.raises(UserError, match=r"none of the checkpoints .* was evaluated; use --step=last"):
+    with pytest.raises(UserError, match=r"none of the checkpoints .* was evaluated, .*; choose from: \[1\], last"):
         checkpoints.find("best")

@@ -32,6 +32,30 @@ def test_version():
     assert run("--version") == (0, f"xception-jax {__version__}\n", "")
 
 
+def test_wrong_usage_names_the_command_as_it_was_called():
+    assert run("predict")[2].startswith("error: usage: xception-jax predict --weights=")
+
+
+def test_settings_of_the_user_s_own_are_added_on_the_command_line():
+    """Their types are those of Python's literals; what else does not exist is refused, as is a mistyped one."""
+    program = (
+        "from xception_jax import main; import sys; main.parse_flags(sys.argv); print(main.config().user.to_dict())"
+    )
+    given = ["--config=configs/quickstart.py", "--config.user.depth=2", "--config.user.name=abc"]
+    ran = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("{'depth': 2, 'name': 'abc'}\n", "")
+
+
+@pytest.mark.parametrize("key", ["user.gama", "user.deep.gamma", "model.gamma"])
+def test_settings_that_are_no_new_ones_of_the_user_s_are_refused(key, tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'user': {'gamma': 1}})\n"
+    )
+    with pytest.raises(UserError, match=r'did you mean "(config\.)?user\.gamma"'):
+        check_config_flags([f"--config={path}", f"--config.{key}=2"])
+
+
 @pytest.mark.parametrize(
     ("name", "hint"), [("predcit", 'did you mean "predict"?'), ("x", f"choose from: {', '.join(sorted(COMMANDS))}")]
 )

@@ -202,7 +202,7 @@ def test_what_config_json_cannot_hold_is_refused(tiny, value):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("note", r'the config has no key "note"; settings of your own go into config\.user: c\.user\.note'),
+        ("note", r'the config has no key "note"; settings of your own go into config\.user: config\.user\.note'),
         ("lerning_rate", 'the config has no key "lerning_rate"; did you mean "learning_rate"'),
         ("model.widht", 'model "xception" has no option "widht"; did you mean "width"'),
         ("data.num_exmaples", 'data set "synthetic" has no option data.num_exmaples; did you mean "num_examples"'),

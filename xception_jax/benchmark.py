@@ -16,11 +16,11 @@ from typing import Any
 from absl import flags
 
 from xception_jax.benchmarking.subjects import PEERS, SUBJECTS, Runner, Settings, variants_of
-from xception_jax.cli import common
+from xception_jax.cli import called, common
 from xception_jax.errors import UserError, suggest
 from xception_jax.filesystem import atomic
 
-USAGE = "usage: python -m xception_jax.benchmark [--model=NAME] [--what=SUBJECT,...] [--against=PEER,...] [--json=FILE]"
+USAGE = "[--model=NAME] [--what=SUBJECT,...] [--against=PEER,...] [--json=FILE]"
 
 
 def define_flags() -> None:
@@ -43,7 +43,7 @@ def define_flags() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Measures, prints and writes; returns 1 if something of ours could not be measured."""
     if arguments:
-        raise UserError(USAGE)
+        raise called.wrong_usage("benchmark", USAGE)
     from xception_jax.benchmarking import lowerings, results  # import jax, which --help does not need
 
     settings, subjects = read_flags()

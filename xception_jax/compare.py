@@ -11,11 +11,10 @@ from typing import Any
 
 from absl import flags
 
-from xception_jax.cli import common
-from xception_jax.errors import UserError
+from xception_jax.cli import called, common
 from xception_jax.terminal.words import significant
 
-USAGE = "usage: python -m xception_jax.compare A B... [--split=NAME] [--json=FILE], of certificates or work directories"
+USAGE = "A B... [--split=NAME] [--json=FILE], of certificates or work directories"
 
 Cell = Callable[[dict[str, Any]], str]
 
@@ -147,7 +146,7 @@ def define_flags() -> None:
 def main(arguments: Sequence[str]) -> None:
     """Compares, prints and writes."""
     if len(arguments) < 2:
-        raise UserError(USAGE)
+        raise called.wrong_usage("compare", USAGE)
     from xception_jax.evaluation.comparison import compare, compare_all
     from xception_jax.filesystem import atomic
 

@@ -8,6 +8,7 @@ own: "package.module:function", see docs/extending.md. Options that only yours h
 (`c.model.depth = 3`); settings that belong to none of the sections go into `c.user`.
 """
 
+import difflib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -333,18 +334,25 @@ def own_options(config: ConfigDict, section: str) -> dict[str, Any]:
 
 
 def check_key(key: str, declared: Iterable[str] = ()) -> None:
-    """Raises UserError unless `key` is the dotted name of a setting or one of `declared`."""
+    """Raises UserError unless `key` is the dotted name of a setting or one of `declared`, or a new one of `user`."""
     if key in RENAMED:
         raise UserError(f'the config key "{key}" is now called "{RENAMED[key]}"')
     known = {*flatten(default()), *declared}
     sections = {name.rsplit(".", i)[0] for name in known for i in (1, 2)} | {"user"}
-    if key not in known and key not in sections:
+    if key not in known and key not in sections and not _is_new(key, known):
         last = key.rsplit(".")[-1]
         alike = [name for name in sorted(known) if name.rsplit(".")[-1] == last]
         hint = f'did you mean "config.{alike[0]}"?' if len(alike) == 1 else suggest(key, alike or known)
         if "did you mean" not in hint:
-            hint = f"settings of your own go into config.user: c.user.{key}"
+            hint = f"settings of your own go into config.user: config.user.{last}"
         raise UserError(f'the config has no key "{key}"; {hint}')
+
+
+def _is_new(key: str, known: Iterable[str]) -> bool:
+    """Whether `key` adds a setting of the user's own, and is not one of those that is mistyped."""
+    section, _, name = key.partition(".")
+    own = [other.removeprefix("user.") for other in known if other.startswith("user.")]
+    return section == "user" and name.isidentifier() and not difflib.get_close_matches(name, own)
 
 
 def _check_values(value: Any, key: str) -> None:

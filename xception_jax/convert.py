@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from xception_jax.cli import common
-from xception_jax.errors import UserError
+from xception_jax.cli import called, common
 
 if TYPE_CHECKING:
     from xception_jax.pretrained import Pretrained
 
-USAGE = (
-    "usage: python -m xception_jax.convert --weights=X --to=timm|torchvision|keras|npz|native --output=Y, "
-    "or python -m xception_jax.convert --diff A B"
-)
+USAGE = "--weights=X --to=timm|torchvision|keras|npz|native --output=Y, or --diff A B"
 # Of a layer's largest activation: above what float32 rounding leaves after a hundred layers.
 PARTED = 1e-3
 
@@ -77,14 +73,14 @@ def main(arguments: Sequence[str]) -> None:
     flag = flags.FLAGS
     if flag.diff:
         if len(arguments) != 2:
-            raise UserError(USAGE)
+            raise called.wrong_usage("convert", USAGE)
         from xception_jax.inference.activations import diff
 
         a, b = arguments
         show_diff(diff(a, b, Path(flag.image) if flag.image else None))
         return
     if not (flag.weights and flag.to and flag.output) or arguments:
-        raise UserError(USAGE)
+        raise called.wrong_usage("convert", USAGE)
     from xception_jax.cli.overrides import check_head
     from xception_jax.pretrained.conversion import caveats, convert
     from xception_jax.terminal.words import outputs

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from absl import flags
 
-from xception_jax.cli import common
-from xception_jax.errors import UserError
+from xception_jax.cli import called, common
 
-USAGE = "usage: python -m xception_jax.doctor [--workdir=FOLDER]"
+USAGE = "[--workdir=FOLDER]"
 
 
 def define_flags() -> None:
@@ -22,7 +21,7 @@ def define_flags() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Prints what is found; returns 1 if something is wrong."""
     if arguments:
-        raise UserError(USAGE)
+        raise called.wrong_usage("doctor", USAGE)
     from xception_jax.cli import health  # imports jax, which --help does not need
     from xception_jax.terminal.console import console
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from xception_jax.cli import common, weights_flags
+from xception_jax.cli import called, common, weights_flags
 from xception_jax.errors import UserError, suggest
 from xception_jax.filesystem import paths
 
-USAGE = "usage: python -m xception_jax.evaluate --weights=WEIGHTS --data=DATA [--split=test]"
+USAGE = "--weights=WEIGHTS --data=DATA [--split=test]"
 DATA = (
     "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE; a table, whose columns --config.data.columns.label=NAME and the like "
     "name; hf:OWNER/NAME; tfds:NAME, which is in --config.data.data_dir."
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     """Predicts, measures and writes; returns 1 if images could not be read."""
     flag = flags.FLAGS
     if arguments or not (flag.weights and flag.data):
-        raise UserError(USAGE)
+        raise called.wrong_usage("evaluate", USAGE)
     from xception_jax.data.labelled import columns_from
     from xception_jax.finetuning import measure
     from xception_jax.parallel import host_memory

@@ -329,14 +329,14 @@ def build_model(config: ConfigDict, num_classes: int) -> Backbone:
     return model
 
 
-def parts_before(parts: tuple[str, ...], first: str) -> tuple[str, ...]:
-    """The parts of a network before the first that is trained; none if `first` is "".
+def parts_before(parts: tuple[str, ...], first: str, key: str = "train_from") -> tuple[str, ...]:
+    """The parts of a network before the first that is trained; none if `first`, the setting `key`, is "".
 
     Raises:
       UserError: there is no such part.
     """
     if first and first not in parts:
-        raise UserError(f'config.train_from is "{first}", which is not a part of the network; {suggest(first, parts)}')
+        raise UserError(f'config.{key} is "{first}", which is not a part of the network; {suggest(first, parts)}')
     return parts[: parts.index(first)] if first else ()
 
 

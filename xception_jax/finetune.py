@@ -4,19 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from xception_jax.cli import common
-from xception_jax.errors import UserError
+from xception_jax.cli import called, common
 from xception_jax.filesystem import paths
 
-USAGE = "usage: python -m xception_jax.finetune --data=DATA [--weights=imagenet] [--workdir=FOLDER]"
+USAGE = "--data=DATA [--weights=imagenet] [--workdir=FOLDER]"
 CONFIG = Path("configs/finetune.py")
 
 
 def define_flags() -> None:
     """The command's flags."""
-    config_flags.DEFINE_config_file("config", None, f"The settings, a file in configs/. Default: {CONFIG}.")
+    common.define_config(f"The settings, a file in configs/. Default: {CONFIG}.")
     common.define_path("data", None, "A folder, CLASS/IMAGE or SPLIT/CLASS/IMAGE; a table; hf:OWNER/NAME; tfds:NAME.")
     flags.DEFINE_string("weights", None, "The weights to start from, as for predict; by default imagenet.")
     common.define_path("workdir", None, "Where results are written, and features kept. Default: runs/<data's name>.")
@@ -29,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     config.data.path = flag.data or config.data.path
     config.model.weights = flag.weights or config.model.weights
     if arguments or not config.data.path:
-        raise UserError(USAGE)
+        raise called.wrong_usage("finetune", USAGE)
     from xception_jax.finetuning import run
     from xception_jax.parallel import host_memory
 

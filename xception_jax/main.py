@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from xception_jax.cli import common
+from xception_jax.cli import called, common
 from xception_jax.errors import UserError, suggest
 from xception_jax.filesystem import paths
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_NAMED = 3  # images in a sentence
 MODES = ("train", "evaluate", "check", "show_batch", "find_rate")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
+_CONFIG = common.define_config("The experiment's settings, a file in configs/.")
 _WORKDIR = common.define_path("workdir", None, "Where the run is written and resumed. Default: runs/<config's name>.")
 _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 _STEP = flags.DEFINE_string(
@@ -163,7 +163,8 @@ def show_batch(workdir: Path) -> None:
     from xception_jax.parallel.processes import primary
 
     if _STEP.value is None or not _STEP.value.isdecimal():
-        raise UserError("--mode=show_batch needs --step=NUMBER, the training step to look at, counted from 0")
+        command = called.command("main --mode=show_batch")
+        raise UserError(f"{command} needs --step=NUMBER, the training step to look at, counted from 0")
     run = experiment.create(config())
     if not primary():
         return

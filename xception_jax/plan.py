@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags, logging
-from ml_collections import config_flags
 
-from xception_jax.cli import common
+from xception_jax.cli import called, common
 from xception_jax.errors import UserError
 
-USAGE = "usage: python -m xception_jax.plan --config=configs/xception.py --topology=v5e:4x4 (or h200:1, or cpu:8)"
+USAGE = "--config=configs/xception.py --topology=v5e:4x4 (or h200:1, or cpu:8)"
 
 
 def define_flags() -> None:
     """The command's flags."""
-    config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file in configs/.")
+    common.define_config("The experiment's settings, a file in configs/.")
     flags.DEFINE_string("topology", None, "The devices: v5e:4x4, v5p:2x2x1, v6e:2x2, h200:8, cpu:8.")
     flags.DEFINE_integer("batch", None, "Images per chip. Default: config.batch_size over all chips.")
     flags.DEFINE_bool("largest_batch", False, "Find the largest batch per chip that fits.")
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str]) -> int | None:
     """Plans; the exit code is 1 if the step does not fit."""
     flag = flags.FLAGS
     if arguments or flag.config is None or flag.topology is None:
-        raise UserError(USAGE)
+        raise called.wrong_usage("plan", USAGE)
     if flag.batch is not None and flag.batch < 1:
         raise UserError(f"--batch={flag.batch}; it must be 1 or more")
     import jax

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from xception_jax.cli import common, weights_flags
+from xception_jax.cli import called, common, weights_flags
 from xception_jax.errors import UserError
 
-USAGE = "usage: python -m xception_jax.predict --weights=WEIGHTS IMAGES-OR-FOLDERS [--model=NAME] [--output=FILE]"
+USAGE = "--weights=WEIGHTS IMAGES-OR-FOLDERS [--model=NAME] [--output=FILE]"
 
 
 def define_flags() -> None:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """Predicts, prints and writes; returns 1 if images could not be read."""
     flag = flags.FLAGS
     if flag.weights is None or not arguments:
-        raise UserError(USAGE)
+        raise called.wrong_usage("predict", USAGE)
     from xception_jax.cli import predictions
     from xception_jax.data import UnreadableImages
     from xception_jax.data.sources.images import find_images

@@ -131,6 +131,16 @@ def unfrozen_with(config, finished, workdir, monkeypatch):
     return opened
 
 
+def test_a_part_that_the_network_lacks_is_refused_before_anything_is_computed(
+    weights_file, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FeatureExtractor, "__call__", lambda *_: pytest.fail("features were computed"))
+    config = settings(weights_file, digits)
+    config.finetune.unfreeze = "blok2"
+    with pytest.raises(UserError, match=r'config\.finetune\.unfreeze is "blok2", .*; did you mean "block2"'):
+        run.finetune(config, tmp_path)
+
+
 def test_balance_holds_for_the_unfrozen_network(finished, weights_file, digits, tmp_path, monkeypatch):
     """A class of which training has a third of the images has as much weight as each other."""
     data = shutil.copytree(digits, tmp_path / "digits")

@@ -76,7 +76,7 @@ def variants_of(peer: str) -> dict[str, Variant]:
         return PEERS[peer]
     if peer in every:
         return {peer: every[peer]}
-    raise UserError(f'unknown --against "{peer}"; {suggest(peer, [*PEERS, *every])}')
+    raise UserError(f'unknown --against "{peer}"; {suggest(peer, {*PEERS, *every})}')
 
 
 class Runner:

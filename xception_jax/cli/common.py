@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from xception_jax.errors import StorageError, TrainingError, UserError, suggest
 from xception_jax.filesystem import paths
@@ -122,6 +123,14 @@ def before_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments up to `--`, and the rest, which are no flags, even where they begin with a dash."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     return list(arguments[:at]), list(arguments[at:])
+
+
+def define_config(help: str) -> flags.FlagHolder:
+    """Defines the flag --config: an experiment's file, whose section `user` may be added to on the command line.
+
+    What else does not exist is refused by `check_config_flags`.
+    """
+    return config_flags.DEFINE_config_file("config", None, help, lock_config=False, accept_new_attributes=True)
 
 
 def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[str | None]:

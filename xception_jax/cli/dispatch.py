@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 
+from xception_jax.cli import called
 from xception_jax.errors import suggest
 from xception_jax.version import __version__
 
@@ -82,6 +83,7 @@ def run() -> None:
         elif any(argument.startswith("--help") for argument in arguments):
             print(EVALUATE)
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 as `python -m` does: users name functions of modules in this folder
+    called.program = f"xception-jax {name}"
     sys.argv[1:] = [*flags, *arguments]
     runpy.run_module(f"xception_jax.{module}", run_name="__main__", alter_sys=True)
 

@@ -218,8 +218,7 @@ def _find(path: Path, split: str | None) -> Path:
         raise UserError(f"there is neither a certificate nor a work directory at {path}")
     found = {p.stem.removeprefix("evaluation-"): p for p in sorted(path.glob("evaluation-*.json"))}
     if not found:
-        command = f"python -m xception_jax.main --mode=evaluate --workdir={path}"
-        raise UserError(f"{path} has no evaluation-<split>.json; write it with {command}")
+        raise UserError(f"{path} has no evaluation-<split>.json; write it with xception-jax evaluate --workdir={path}")
     if split is None and len(found) > 1:
         raise UserError(f"{path} has evaluations of several splits; choose one with --split: {', '.join(found)}")
     name = next(iter(found)) if split is None else _file_name(split)

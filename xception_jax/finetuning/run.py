@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from xception_jax import config as config_lib
@@ -27,7 +28,7 @@ from xception_jax.data.labelled import (
 from xception_jax.errors import UserError
 from xception_jax.evaluation import conformal
 from xception_jax.evaluation.report import Seen
-from xception_jax.experiment import resolve
+from xception_jax.experiment import parts_before, resolve
 from xception_jax.filesystem import atomic, paths
 from xception_jax.finetuning import heads, results, soup
 from xception_jax.finetuning.candidates import Candidate, candidate
@@ -36,6 +37,7 @@ from xception_jax.finetuning.fit import Features, Fitted, balanced, fit
 from xception_jax.finetuning.fitting import Trial
 from xception_jax.finetuning.scale import Scale
 from xception_jax.inference.features import FeatureExtractor, backbone_of
+from xception_jax.models import create_model
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.pretrained.layouts import native
@@ -81,6 +83,7 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             raise UserError(f"config.finetune.conformal_alpha is for one class per image, but this is {labelled.task}")
         backbone = shown_as(backbone_of(load(config.model.weights), heads.pool_of(config.finetune.head)), config)
         print(f"weights: {backbone.source}: {backbone.model}, {backbone.input.image_size} px, {backbone.input.resize}")
+        check_unfreeze(config.finetune.unfreeze, backbone)
         atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
         status.update(state="training")
         broken = UnreadableImages(config.data.max_unreadable)
@@ -106,6 +109,15 @@ def shown_as(pretrained: Pretrained, config: ConfigDict) -> Pretrained:
     """
     spec = config_lib.input_spec(resolve(config, pretrained))
     return dataclasses.replace(pretrained, input=dataclasses.replace(spec, decoding=pretrained.input.decoding))
+
+
+def check_unfreeze(first: str, backbone: Pretrained) -> None:
+    """Raises UserError if the network has no such part to train from, before anything is computed."""
+    if first:
+        model = nnx.eval_shape(
+            lambda: create_model(backbone.model, num_classes=0, rngs=nnx.Rngs(0), **backbone.options)
+        )
+        parts_before(model.parts, first, "finetune.unfreeze")
 
 
 def _show(record: dict[str, Any], broken: UnreadableImages, workdir: Path, model: Pretrained) -> None:

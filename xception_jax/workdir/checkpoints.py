@@ -226,7 +226,10 @@ class Checkpoints:
         elif which == "best":
             candidates = self.ranked()
             if not candidates:
-                raise UserError(f"none of the checkpoints in {self._directory} was evaluated; use --step=last")
+                raise UserError(
+                    f"none of the checkpoints in {self._directory} was evaluated, so that none is the best; "
+                    f"choose from: {steps[::-1]}, last"
+                )
         elif which.isdecimal() and int(which) in steps:
             candidates = [int(which)]
         else:
