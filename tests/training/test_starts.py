@@ -6,6 +6,7 @@ import pytest
 
 from xception_jax import config as config_lib
 from xception_jax.errors import UserError
+from xception_jax.parallel import ending
 from xception_jax.training import loop
 from xception_jax.workdir import throughput
 from xception_jax.workdir.throughput import Profiler
@@ -35,7 +36,7 @@ def finished(tiny_config, tmp_path_factory):
 )
 def test_refused_start_changes_nothing(finished, change, message):
     workdir, config = finished
-    before = {name: (workdir / name).read_bytes() for name in FILES}
+    before, hook = {name: (workdir / name).read_bytes() for name in FILES}, ending.hooks.before_leaving
     asked = config.copy_and_resolve_references()
     for key, value in change.items():
         section, _, name = key.rpartition(".")
@@ -43,6 +44,7 @@ def test_refused_start_changes_nothing(finished, change, message):
     with pytest.raises(UserError, match=message):
         loop.train(asked, workdir)
     assert {name: (workdir / name).read_bytes() for name in FILES} == before
+    assert ending.hooks.before_leaving is hook  # it would close the next run's files
 
 
 def test_finished_run_that_is_started_again_keeps_what_training_was(finished):

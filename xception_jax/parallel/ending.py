@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -62,6 +62,16 @@ hooks = Hooks()
 _leaving = threading.Lock()
 _closed = threading.Event()
 _threads: list[threading.Thread] = []
+
+
+@contextlib.contextmanager
+def before_leaving(call: Callable[[End], None]) -> Iterator[None]:
+    """Within the context, `call` is called before the process ends because of another one."""
+    before, hooks.before_leaving = hooks.before_leaving, call
+    try:
+        yield
+    finally:
+        hooks.before_leaving = before
 
 
 def announced() -> End | None:

@@ -78,11 +78,16 @@ def train(
       Preempted: SIGTERM was received; everything is saved.
     """
     began, workdir = time.monotonic(), paths.workdir(workdir)
-    with preemption or Preemption(listens=False) as preemption, Status(workdir) as status:
+
+    def leave(end: ending.End) -> None:
+        status.close("preempted" if end.code == os.EX_TEMPFAIL else "failed", error=end.message)
+
+    with (
+        preemption or Preemption(listens=False) as preemption,
+        Status(workdir) as status,
+        ending.before_leaving(leave),
+    ):
         preemption.leave = lambda: status.close("preempted")
-        ending.hooks.before_leaving = lambda end: status.close(
-            "preempted" if end.code == os.EX_TEMPFAIL else "failed", error=end.message
-        )
         sharing.check_shared(workdir)
         start = prepare(config, workdir, source, loss, profile)
         recipe, checkpoints, tester, latest = start.recipe, start.checkpoints, start.tester, start.latest
@@ -128,7 +133,6 @@ def train(
                 curves.plot_curves(workdir)
             except UserError as e:  # matplotlib is not installed, say: all else is there
                 print(f"no curves.png: {e}")
-    ending.hooks.before_leaving = lambda end: None
     return results
 
 
