@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -67,6 +68,53 @@ def test_other_evaluation_data_is_a_remark_and_other_training_data_an_error(tmp_
     assert 'split "test" has changed' in remark
     with pytest.raises(UserError, match=r'split "train" has changed since .* use another --workdir'):
         identity.compare(tmp_path, splits | {"train": identity.of_source(Named(["x"]))}, "train")
+
+
+SPLITS = {"train": {"num_examples": 1, "class_names": ["a"], "examples": "0123"}}
+START = {"code": {"commit": None, "dirty": None}, "versions": {"xception_jax": "0.1.0", "jax": "0.4.0"}}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {},
+        [],
+        None,
+        "text",
+        {"data": SPLITS},
+        {"data": [], "starts": []},
+        {"data": {"train": {}}, "starts": []},
+        {"data": {"train": 3}, "starts": []},
+        {"data": {"train": SPLITS["train"] | {"num_examples": "1"}}, "starts": []},
+        {"data": {"train": SPLITS["train"] | {"class_names": [["a"]]}}, "starts": []},
+        {"data": SPLITS, "starts": {}},
+        {"data": SPLITS, "starts": [{}]},
+        {"data": SPLITS, "starts": [START | {"code": {}}]},
+        {"data": SPLITS, "starts": [START | {"code": {"commit": 1, "dirty": True}}]},
+        {"data": SPLITS, "starts": [START | {"versions": []}]},
+    ],
+    ids=str,
+)
+def test_what_is_not_the_record_of_a_run_is_refused(contents, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(contents))
+    for use in (
+        lambda: identity.compare(tmp_path, SPLITS, "train"),
+        lambda: identity.recorded(tmp_path, "train"),
+        lambda: identity.record(tmp_path, SPLITS, 1),
+    ):
+        with pytest.raises(UserError, match=r"run\.json is damaged: it is not the record of a run"):
+            use()
+
+
+def test_other_versions_are_said_where_there_is_no_checkout(tmp_path, monkeypatch):
+    """As in an environment that has the package installed."""
+    monkeypatch.setattr(identity, "code", lambda: {"commit": None, "dirty": None})
+    (tmp_path / "run.json").write_text(json.dumps({"data": SPLITS, "starts": [START]}))
+    (remark,) = identity.compare(tmp_path, SPLITS, "train")
+    ours = f"xception_jax was 0.1.0, now it is {metadata.version('xception-jax')}"
+    assert remark == f"{ours}; jax was 0.4.0, now it is {metadata.version('jax')}"
+    identity.record(tmp_path, SPLITS, 12)
+    assert identity.compare(tmp_path, SPLITS, "train") == []
 
 
 def test_code_is_a_commit_and_whether_it_was_changed(tmp_path, monkeypatch):

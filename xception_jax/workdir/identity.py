@@ -22,6 +22,7 @@ from xception_jax.workdir import small_files
 
 NAME = "run.json"
 SCHEMA = 1
+COMPARED = ("xception_jax", "jax")  # versions
 CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_SECONDS = 10
 
@@ -109,12 +110,10 @@ def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) 
       train_split: the split that must be the same.
 
     Raises:
-      UserError: the training data has changed.
+      UserError: the training data has changed, or run.json is damaged.
     """
-    path = workdir / NAME
-    if not path.exists():  # a new run, or one written by an earlier version
+    if (record := read(workdir)) is None:
         return []
-    record = small_files.read_json(path)
     sentences = []
     for name, identity in splits.items():
         if (old := record["data"].get(name)) and (phrases := differences(old, identity)):
@@ -122,16 +121,74 @@ def compare(workdir: Path, splits: dict[str, dict[str, Any]], train_split: str) 
             if name == train_split:
                 raise UserError(f"{what}; restore the data, or use another --workdir")
             sentences.append(what)
-    then, now = record["starts"][-1]["code"], code()
-    if then != now:
-        sentences.append(f"the code was {_describe(then)}, now it is {_describe(now)}")
+    for start in record["starts"][-1:]:
+        sentences += _changes_of_code(start)
     return sentences
 
 
+def _changes_of_code(start: dict[str, Any]) -> list[str]:
+    """How the code and the versions that matter differ from those of an earlier start: a sentence, or none."""
+    then, now = start["versions"], environment()["versions"]
+    was = {"the code": _describe(start["code"])} | {name: then.get(name) for name in COMPARED}
+    phrases = [
+        f"{what} was {was[what]}, now it is {found}"
+        for what, found in {"the code": _describe(code()), **{name: now[name] for name in COMPARED}}.items()
+        if was[what] != found
+    ]
+    return ["; ".join(phrases)] if phrases else []
+
+
 def recorded(workdir: Path, split: str) -> dict[str, Any] | None:
-    """`of_source` of a split at the run's first start, or None if that is not recorded."""
+    """`of_source` of a split at the run's first start, or None if that is not recorded; errors as of `read`."""
+    record = read(workdir)
+    return record["data"].get(split) if record else None
+
+
+def read(workdir: Path) -> dict[str, Any] | None:
+    """The contents of run.json, or None if there is none: the run is new, or was written by an earlier version.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     path = workdir / NAME
-    return small_files.read_json(path)["data"].get(split) if path.exists() else None
+    if not path.exists():
+        return None
+    contents = small_files.read_json(path)
+    if not _is_record(contents):
+        raise UserError(f"{path} is damaged: it is not the record of a run. Delete it, or use another work directory")
+    return contents
+
+
+def _is_record(contents: Any) -> bool:
+    """Whether JSON has the form of run.json, as far as it is read."""
+    return (
+        isinstance(contents, dict)
+        and isinstance(contents.get("data"), dict)
+        and isinstance(contents.get("starts"), list)
+        and all(map(_is_split, contents["data"].values()))
+        and all(map(_is_start, contents["starts"]))
+    )
+
+
+def _is_split(found: Any) -> bool:
+    """Whether it is what `of_source` returns."""
+    types = {"num_examples": int, "class_names": list, "examples": str}
+    return (
+        isinstance(found, dict)
+        and all(isinstance(found.get(key), kind) for key, kind in types.items())
+        and all(isinstance(name, str) for name in found["class_names"])
+    )
+
+
+def _is_start(found: Any) -> bool:
+    """Whether it has the code and the versions of a start, as `environment` returns them."""
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("versions"), dict)
+        and isinstance(found.get("code"), dict)
+        and {"commit", "dirty"} <= found["code"].keys()
+        and isinstance(found["code"]["commit"], str | None)
+    )
 
 
 def _describe(code: dict[str, Any]) -> str:
@@ -141,10 +198,9 @@ def _describe(code: dict[str, Any]) -> str:
 
 
 def record(workdir: Path, splits: dict[str, dict[str, Any]], step: int) -> None:
-    """Writes run.json: the data at the first start, and each start of the run with its step."""
-    path = workdir / NAME
-    old = small_files.read_json(path) if path.exists() else {"data": {}, "starts": []}
+    """Writes run.json: the data at the first start, and each start of the run with its step; errors as of `read`."""
+    old = read(workdir) or {"data": {}, "starts": []}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     starts = [*old["starts"], {"date": date, "step": step, **environment()}]
     contents = {"schema": SCHEMA, "data": splits | old["data"], "starts": starts}
-    atomic.write_atomically(path, json.dumps(contents, indent=2) + "\n")
+    atomic.write_atomically(workdir / NAME, json.dumps(contents, indent=2) + "\n")
