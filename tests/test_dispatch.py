@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-from xception_jax.cli.common import check_config_flags, find_config_file
+from xception_jax.cli.common import check_config_flags, find_config_file, parse_flags
 from xception_jax.cli.dispatch import COMMANDS
 from xception_jax.errors import UserError
 from xception_jax.version import __version__
@@ -44,6 +46,44 @@ def test_settings_of_the_user_s_own_are_added_on_the_command_line():
     given = ["--config=configs/quickstart.py", "--config.user.depth=2", "--config.user.name=abc"]
     ran = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.stderr) == ("{'depth': 2, 'name': 'abc'}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [
+        ([], (0.5, 5, 95)),
+        (["num_epochs=2"], (2.0, None, None)),
+        (["num_steps=7"], (0.5, 7, None)),
+        (["num_examples=80"], (0.5, None, 80)),
+    ],
+)
+def test_the_length_of_the_command_line_replaces_those_of_the_file(given, lengths, lengths_of):
+    assert lengths_of(given) == lengths
+
+
+def test_two_lengths_on_the_command_line_are_an_error(lengths_of):
+    with pytest.raises(UserError, match=r"--config\.num_epochs and --config\.num_steps are lengths of training"):
+        lengths_of(["num_steps=7", "num_epochs=2"])
+
+
+@pytest.fixture
+def lengths_of(tmp_path, monkeypatch):
+    """num_epochs, num_steps and num_examples of a config file that has all, as the flags given change them."""
+    path = tmp_path / "all.py"
+    path.write_text(
+        "from xception_jax.config import default\n\n\ndef get_config():\n"
+        "    c = default()\n    c.num_epochs, c.num_steps, c.num_examples = 0.5, 5, 95\n    return c\n"
+    )
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+
+    def lengths(given):
+        argv = ["train", f"--config={path}", *(f"--config.{setting}" for setting in given)]
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        parse_flags(argv)
+        return values.config.num_epochs, values.config.num_steps, values.config.num_examples
+
+    return lengths
 
 
 @pytest.mark.parametrize("key", ["user.gama", "user.deep.gamma", "model.gamma"])

@@ -103,6 +103,8 @@ def with_underscores(argument: str) -> str:
     return re.sub(r"^--?[^=]+", lambda name: "--" + name[0].lstrip("-").replace("-", "_"), argument)
 
 
+# Settings that say how long training is; the last two may be None.
+LENGTHS = ("num_epochs", "num_steps", "num_examples")
 HELP = re.compile(r"--?(help|helpshort|helpfull|helpxml)|-\?")
 
 
@@ -112,11 +114,31 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """What absl leaves of a command line, the program's name first; --help ends with 0, where absl has 1."""
+    """What absl leaves of a command line, the program's name first; --help ends with 0, where absl has 1.
+
+    Raises:
+      UserError, flags.Error: the command line is mistyped, or contradicts itself.
+    """
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except SystemExit as e:
         sys.exit(0 if asks_for_help(argv) else e.code)
+    replace_length(argv)
+    return rest
+
+
+def replace_length(arguments: Sequence[str]) -> None:
+    """Makes a length of training that is given on the command line the only one: the config file may have another.
+
+    Raises:
+      UserError: two are given.
+    """
+    given = [key for key in LENGTHS if any(re.match(rf"--?config\.{key}(=|$)", a) for a in arguments)]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(f'--config.{key}' for key in given)} are lengths of training; give one of them")
+    for key in LENGTHS[1:]:
+        if given and key not in given:
+            flags.FLAGS.config[key] = None
 
 
 def before_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
