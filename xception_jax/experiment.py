@@ -317,7 +317,10 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
         "data.stain_means": spec.stain[0] if spec.stain else (),
         "data.stain_stds": spec.stain[1] if spec.stain else (),
     } | {f"model.{option}": value for option, value in options.items()}
-    return config_lib.fill(config, decided)
+    filled = config_lib.fill(config, decided)
+    with filled.unlocked():  # options that only a network of one's own has
+        filled.model.update({option: value for option, value in options.items() if option not in filled.model})
+    return filled
 
 
 def build_model(config: ConfigDict, num_classes: int) -> Backbone:
