@@ -18,7 +18,7 @@ from xception_jax.data.labelled.class_weights import read_class_weights
 from xception_jax.data.sources.registry import as_published
 from xception_jax.data.sources.relabelled import Relabelled
 from xception_jax.errors import UserError, reason, suggest
-from xception_jax.extension.names import name_of, parameters
+from xception_jax.extension.names import name_of
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.models import Backbone, check_options, create_model, variables
 from xception_jax.models.layers import check_image_size
@@ -171,8 +171,6 @@ def create(
         task = SINGLE_LABEL if class_names is not None else task_of(opened(config.data.train_split))
     config = for_task(config, task)
     loss_function = loss or LOSSES.find(config.loss)
-    if config.label_weights and "label_weights" not in parameters(loss_function):
-        raise UserError(f'config.label_weights is set, but the loss "{config.loss}" has no weights of labels')
     check_num_classes(config, task, names)
     graphdef, abstract_weights = abstract_model(config, len(names))
     check_images(config, graphdef, abstract_weights)

@@ -1,5 +1,6 @@
 """Components by name: built-in, registered by a program, or imported."""
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -70,12 +71,20 @@ class Registry(Generic[T]):
 
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a function's or class's parameters, without *args, **kwargs and self."""
+    """The names of a function's or class's parameters, without *args, **kwargs, self, and what a partial has set."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    # The signature of a network's class is hidden by its metaclass.
-    called: Any = getattr(function, "__init__") if inspect.isclass(function) else function  # noqa: B009
-    signature = inspect.signature(called)
-    return tuple(p.name for p in signature.parameters.values() if p.kind in by_name and p.name != "self")
+    return tuple(p.name for p in signature(function).parameters.values() if p.kind in by_name)
+
+
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """What a function or class is called with; what a `functools.partial` has set is set for good."""
+    if isinstance(function, functools.partial):
+        found = [*signature(function.func).parameters.values()]
+        return inspect.Signature([p for p in found[len(function.args) :] if p.name not in function.keywords])
+    if inspect.isclass(function):  # the signature of a network's class is hidden by its metaclass
+        found = [*inspect.signature(getattr(function, "__init__")).parameters.values()]  # noqa: B009
+        return inspect.Signature(found[1:])
+    return inspect.signature(function)
 
 
 def check_options(what: str, options: Iterable[str], choices: Collection[str], section: str = "") -> None:

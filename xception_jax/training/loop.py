@@ -172,7 +172,7 @@ def prepare(
     """
     resumed = config_lib.read(workdir / "config.json") if has_checkpoints(workdir) else None
     experiment = experiment_lib.create(config, source=source, loss=loss, resumed=resumed)
-    recipe = create_recipe(experiment)
+    recipe = create_recipe(experiment, resumed=resumed is not None)
     config, step = experiment.config, eval_step(experiment)
     validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
     splits = {e.split: identity.of_source(e.source) for e in (validator, tester)}
