@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax.extension.names import parameters
+from xception_jax.extension.names import name_of, parameters, tells_apart
 from xception_jax.tasks.losses import with_options
 
 
@@ -33,3 +33,36 @@ def test_parameters_are_what_may_be_set():
     assert parameters(Network) == ("num_classes", "rngs", "channels", "depth")
     assert parameters(functools.partial(Network, 3, depth=1)) == ("rngs", "channels")
     assert parameters(functools.partial(functools.partial(powered, gamma=1), scale=2)) == ("logits", "labels")
+
+
+class Focal:
+    """A loss with a state."""
+
+    def __call__(self, logits, labels):
+        return powered(logits, labels)
+
+
+def test_a_partial_is_called_by_what_it_sets():
+    partial = functools.partial(functools.partial(powered, 1, scale=(1, 2)), gamma=2.0)
+    names = [name_of(powered), name_of(partial), name_of(functools.partial(Focal, powered, "a"))]
+    assert names == [
+        f"{__name__}:powered",
+        f"{__name__}:powered(1, gamma=2.0, scale=(1, 2))",
+        f"{__name__}:Focal({__name__}:powered, 'a')",
+    ]
+    assert all(map(tells_apart, (powered, partial, Focal, jnp.mean)))
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        lambda logits, labels: logits[:, 0],
+        functools.partial(lambda logits, labels, gamma: logits[:, 0], gamma=1),
+        functools.partial(powered, gamma=np.ones(2)),
+        Focal(),
+        Focal().__call__,
+    ],
+)
+def test_what_has_no_name_of_its_own(thing):
+    """Lambdas and local functions, and what has a state that the name does not tell."""
+    assert not tells_apart(thing)

@@ -103,9 +103,35 @@ def check_options(what: str, options: Iterable[str], choices: Collection[str], s
 
 
 def name_of(thing: Any) -> str:
-    """What a config calls a function or class that was given as an object: "package.module:function"."""
+    """What a config calls a function or class that was given as an object: "package.module:function".
+
+    A partial is called by its function and its arguments, "package.module:function(gamma=2.0)".
+    """
+    if isinstance(thing, functools.partial):
+        keywords = (f"{name}={_written(value)}" for name, value in sorted(thing.keywords.items()))
+        return f"{name_of(thing.func)}({', '.join([*map(_written, thing.args), *keywords])})"
     described = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{described.__module__}:{described.__qualname__}"
+
+
+def _written(value: Any) -> str:
+    """An argument of a partial."""
+    return repr(value) if _is_plain(value) else name_of(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is all that its `repr` tells."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | bool | int | float | None)
+
+
+def tells_apart(thing: Any) -> bool:
+    """Whether `name_of` a thing is that of no other: not of lambdas, local functions, and objects with a state."""
+    if isinstance(thing, functools.partial):
+        return all(_is_plain(x) or tells_apart(x) for x in (thing.func, *thing.args, *thing.keywords.values()))
+    state = getattr(thing, "__self__", None)  # of a method
+    return "<" not in getattr(thing, "__qualname__", "<") and (state is None or inspect.ismodule(state))
 
 
 def wanted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
