@@ -334,3 +334,49 @@ def test_a_trained_network_needs_no_training_split(tiny):
     assert (found.class_names, found.num_classes) == (names, 4)
     split, plain = found.open_split("test"), open_split("test")
     assert [split[i][1] for i in range(20)] == [3 - plain[i][1] for i in range(20)]
+
+
+def mean_loss(logits, labels):
+    return ((logits[:, 0] - labels) ** 2).mean()
+
+
+def loss_of_each_number(logits, labels):
+    return (logits - labels) ** 2
+
+
+def of_classes(logits, labels):
+    return jax.numpy.take_along_axis(logits, labels[:, None], 1)[:, 0]
+
+
+def mean_over_examples(logits, labels):
+    return logits.mean(0)
+
+
+def nothing(logits, labels):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "function", "message"),
+    [
+        ("single_label", "loss", mean_loss, r'loss ".*:mean_loss" returns the shape \[\], but \[B\] is needed'),
+        ("single_label", "metrics", mean_loss, r'metric "mean_loss" returns the shape \[\], but \[B\] is needed'),
+        ("single_label", "metrics", mean_over_examples, r"returns the shape \[K\]"),
+        ("single_label", "metrics", nothing, "returns no array"),
+        ("multi_label", "loss", loss_of_each_number, r"returns the shape \[B, K\]"),
+        ("regression", "loss", loss_of_each_number, r"returns the shape \[B, K\]"),
+        ("multi_label", "loss", of_classes, r"does not take logits, float32 \[B, K\], with labels, float32 \[B, K\]: "),
+        ("single_label", "loss", of_classes, None),
+        ("multi_label", "metrics", mean_loss, r"does not take logits, .*: "),
+    ],
+)
+def test_a_figure_that_is_not_one_of_each_example_is_refused(tiny, task, key, function, message):
+    """With labels as the task has them."""
+    name = f"{__name__}:{function.__name__}"
+    tiny.task = task
+    tiny.update_from_flattened_dict({key: name if key == "loss" else (name,)})
+    if message is None:
+        experiment.create(tiny)
+        return
+    with pytest.raises(UserError, match=message):
+        experiment.create(tiny)

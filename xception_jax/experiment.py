@@ -182,6 +182,7 @@ def create(
         read_class_weights(config, "evaluation.class_weights", names),
     )  # fmt: skip
     assert experiment.augmentation  # raises now if it is unknown
+    check_figures(experiment)
     if experiment.mixes:
         check_mixes(experiment)
     return experiment
@@ -221,6 +222,32 @@ def check_num_classes(config: ConfigDict, task: Task, names: Sequence[str]) -> N
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has {len(names)} "
             "classes; set it to None to use the number of classes of the data"
         )
+
+
+def check_figures(experiment: Experiment) -> None:
+    """Raises UserError unless the loss and each metric are a figure of each example."""
+    several, labels = experiment.num_classes + 1, experiment.labels(experiment.num_classes + 1)
+    logits = jax.ShapeDtypeStruct((several, experiment.num_classes), jnp.float32)
+
+    def in_letters(shape: Sequence[int]) -> str:
+        return f"[{', '.join({several: 'B', experiment.num_classes: 'K'}.get(n, str(n)) for n in shape)}]"
+
+    figures = {f'loss "{experiment.config.loss}"': experiment.evaluation_loss}
+    figures |= {f'metric "{name}"': metric for name, metric in experiment.metrics.items()}
+    for what, function in figures.items():
+        try:
+            shape = getattr(jax.eval_shape(function, logits, labels), "shape", None)
+        except (TypeError, ValueError, IndexError) as e:
+            raise UserError(
+                f"{what} does not take logits, float32 [B, K], with labels, {labels.dtype} {in_letters(labels.shape)}: "
+                f"{reason(e)}"
+            ) from None
+        if shape != (several,):
+            returned = "no array" if shape is None else f"the shape {in_letters(shape)}"
+            raise UserError(
+                f"{what} returns {returned}, but [B] is needed: a figure of each of the B examples, not their mean "
+                f"(K: {experiment.num_classes} classes or numbers)"
+            )
 
 
 def check_mixes(experiment: Experiment) -> None:
