@@ -21,7 +21,7 @@ from xception_jax.data.sources.registry import open_synthetic
 from xception_jax.errors import TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.inputs.spec import InputSpec, Normalization
-from xception_jax.models import variables
+from xception_jax.models import Backbone, variables
 from xception_jax.parallel.preemption import Preemption
 from xception_jax.pretrained import Pretrained
 from xception_jax.training import durations, loop, recipe
@@ -380,3 +380,61 @@ def test_a_figure_that_is_not_one_of_each_example_is_refused(tiny, task, key, fu
         return
     with pytest.raises(UserError, match=message):
         experiment.create(tiny)
+
+
+class Needy(Backbone):
+    def __init__(self, num_classes, *, rngs, depth):
+        pass
+
+
+def needy_data(split, *, period, image_size):
+    pass
+
+
+def needy_optimizer(schedule, *, beta):
+    pass
+
+
+def needy_loss(logits, labels, gamma):
+    pass
+
+
+def needy_augmentation(view, rng, *, strength):
+    pass
+
+
+def takes_one(logits):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("model.name", "Needy", r'model ".*:Needy" needs depth, without a default; set config\.model\.depth$'),
+        ("data.name", "needy_data", r'data set ".*" needs period, without a default; set config\.data\.period$'),
+        ("data.augment", "needy_augmentation", r"augmentation .* needs strength, .* set config\.data\.strength$"),
+        ("optimizer.name", "needy_optimizer", r"optimizer .* needs beta, .* set config\.optimizer\.beta$"),
+        ("loss", "needy_loss", r"loss .* needs gamma, .* set config\.user\.gamma$"),
+        ("metrics", ("needy_loss",), r"metric .* needs gamma, .* set config\.user\.gamma$"),
+        ("loss", "takes_one", r"loss .* does not take the arguments that it gets \(too many positional arguments\)"),
+    ],
+)
+def test_a_parameter_that_nothing_sets_is_said(tiny, key, name, message):
+    names = f"{__name__}:{name}" if isinstance(name, str) else tuple(f"{__name__}:{n}" for n in name)
+    tiny.update_from_flattened_dict({key: names})
+    if key == "model.name":
+        tiny.model = config_lib.default().model
+        tiny.model.name = names
+    with pytest.raises(UserError, match=message):
+        create_recipe(experiment.create(tiny))
+
+
+def above(logits, labels, *, least=0.0):
+    """A metric of one's own with an option."""
+    return logits.max(1) > least
+
+
+def test_metrics_have_settings(tiny):
+    tiny.metrics, tiny.user.least = (f"{__name__}:above",), 2.0
+    metric = experiment.create(tiny).metrics["above"]
+    assert metric(np.float32([[1, 0], [3, 0]]), None).tolist() == [False, True]

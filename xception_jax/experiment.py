@@ -157,7 +157,7 @@ def create(
     mesh = mesh_of(config, devices)
     if config.loss is not None and loss is None:
         LOSSES.find(config.loss)
-    metrics = find_metrics(config.metrics)
+    metrics = find_metrics(config.metrics, config.user)
     pretrained, config = starting_weights(config, resumed)
     given = {"data.name": source, "loss": loss}
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})

@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from xception_jax.errors import UserError, suggest
+from xception_jax.errors import UserError, reason, suggest
 
 T = TypeVar("T")
+BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class Registry(Generic[T]):
@@ -72,8 +73,7 @@ class Registry(Generic[T]):
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of a function's or class's parameters, without *args, **kwargs, self, and what a partial has set."""
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return tuple(p.name for p in signature(function).parameters.values() if p.kind in by_name)
+    return tuple(p.name for p in signature(function).parameters.values() if p.kind in BY_NAME)
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -134,7 +134,41 @@ def tells_apart(thing: Any) -> bool:
     return "<" not in getattr(thing, "__qualname__", "<") and (state is None or inspect.ismodule(state))
 
 
-def wanted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in `offered` that a function has a parameter for."""
-    names = parameters(function)
-    return {name: value for name, value in offered.items() if name in names}
+def wanted(
+    function: Callable[..., Any], offered: Mapping[str, Any], given: int, what: str, section: str
+) -> dict[str, Any]:
+    """The settings in `offered` that a function has a parameter for.
+
+    Args:
+      function: a component.
+      offered: settings by name.
+      given: how many arguments it gets besides, by position.
+      what: it is, for messages: 'loss "focal"'.
+      section: of the config, to which settings are added that are missing: "user".
+
+    Raises:
+      UserError: it cannot be called with these; a setting is missing, say.
+    """
+    names = {*parameters(function)} - {p.name for p in [*signature(function).parameters.values()][:given]}
+    chosen = {name: value for name, value in offered.items() if name in names}
+    check_call(function, given, chosen, what, section)
+    return chosen
+
+
+def check_call(function: Callable[..., Any], given: int, names: Collection[str], what: str, section: str) -> None:
+    """Raises UserError if a function cannot be called with settings of these names; the rest is as for `wanted`."""
+    found = signature(function)
+    try:
+        found.bind(*[None] * given, **dict.fromkeys(names))
+    except TypeError as e:
+        missing = [
+            p.name
+            for p in [*found.parameters.values()][given:]
+            if p.default is p.empty and p.kind in BY_NAME and p.name not in names
+        ]
+        if missing:
+            how = ", ".join(f"config.{section}.{name}" for name in missing)
+            raise UserError(f"{what} needs {', '.join(missing)}, without a default; set {how}") from None
+        raise UserError(
+            f"{what} does not take the arguments that it gets ({reason(e)}); see docs/extending.md"
+        ) from None

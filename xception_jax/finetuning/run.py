@@ -82,7 +82,7 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             raise UserError(f"config.finetune.conformal_alpha is for one class per image, but this is {labelled.task}")
         start = load(config.model.weights, own_network(config))
         if config.finetune.head:
-            check_options(start.model, ["head"])
+            check_options(start.model, {*start.options, "head"})
         backbone = shown_as(backbone_of(start, heads.pool_of(config.finetune.head)), config)
         print(f"weights: {backbone.source}: {backbone.model}, {backbone.input.image_size} px, {backbone.input.resize}")
         atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
