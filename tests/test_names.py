@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax.extension.names import name_of, parameters, tells_apart
+from xception_jax.errors import UserError
+from xception_jax.extension.names import Registry, name_of, parameters, tells_apart
 from xception_jax.tasks.losses import with_options
 
 
@@ -66,3 +67,48 @@ def test_a_partial_is_called_by_what_it_sets():
 def test_what_has_no_name_of_its_own(thing):
     """Lambdas and local functions, and what has a state that the name does not tell."""
     assert not tells_apart(thing)
+
+
+class Inner:
+    own = powered
+
+
+NOT_A_FUNCTION = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine", r'unknown loss "mine"; choose from: plain \(a name that another program registered is not known here'),
+        (
+            f"{__name__}:<lambda>",
+            r'loss ".*:<lambda>" was given from Python, .* give it again .*source=',
+        ),
+        (f"{__name__}:powered(gamma=2.0)", "was given from Python"),
+        ("__main__:open_it", "was given from Python"),
+        (f"{__name__}:poward", 'has no poward; did you mean "powered"'),
+        (f"{__name__}:Registry", None),
+        (f"{__name__}:NOT_A_FUNCTION", "is of type int; name a function or a class"),
+        ("xception_jax.version:number", "xception_jax.version has no number; it defines no functions or classes"),
+    ],
+)
+def test_what_is_not_found_is_said_with_what_to_do(name, message):
+    registry = Registry("loss", {"plain": powered})
+    if message is None:
+        assert registry.find(name) is Registry
+        return
+    with pytest.raises(UserError, match=message):
+        registry.find(name)
+
+
+def test_only_what_a_module_defines_is_suggested():
+    """Not what it imports."""
+    with pytest.raises(UserError) as error:
+        Registry("loss", {}).find(f"{__name__}:zzz")
+    assert "Focal, Inner, Network, powered" in str(error.value)
+    assert "Registry" not in str(error.value)
+    assert "UserError" not in str(error.value)
+
+
+def test_what_is_inside_of_a_class_is_found():
+    assert Registry("loss", {}).find(f"{__name__}:Inner.own") is powered

@@ -53,7 +53,7 @@ AUGMENTATIONS: Registry[Augment] = Registry(
 
 
 def register_augmentation(name: str, function: Augment) -> Augment:
-    """Registers your own augmentation under a name for configs.
+    """Registers your own augmentation under a name for configs, in this process.
 
     Args:
       name: any name without a colon.

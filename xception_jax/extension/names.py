@@ -3,12 +3,19 @@
 import functools
 import importlib
 import inspect
+import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from xception_jax.errors import UserError, reason, suggest
 
 T = TypeVar("T")
+# How an unknown name may have come into a run.
+ELSEWHERE = "(a name that another program registered is not known here; use package.module:function)"
+FROM_PYTHON = (
+    "was given from Python, by a program that is not this one; give it again there (source=..., loss=...), or set this "
+    "name to one that can be imported, package.module:function"
+)
 BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -47,22 +54,30 @@ class Registry(Generic[T]):
             return self._known[name]
         if ":" in name:
             return self._imported(name)
-        raise UserError(f'unknown {self._kind} "{name}"; {suggest(name, self._known)}')
+        raise UserError(f'unknown {self._kind} "{name}"; {suggest(name, self._known)} {ELSEWHERE}')
 
     def _imported(self, name: str) -> T:
         module_name, _, attribute = name.partition(":")
+        what = f'{self._kind} "{name}"'
+        if "<" in attribute or "(" in attribute:  # as `name_of` calls lambdas and partials
+            raise UserError(f"{what} {FROM_PYTHON}")
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as e:
             if e.name is None or not f"{module_name}.".startswith(f"{e.name}."):
                 raise  # the module exists, but one of its own imports does not
-            raise UserError(
-                f'{self._kind} "{name}" cannot be imported: no module {e.name} is installed or in this folder'
-            ) from None
-        if not hasattr(module, attribute):
-            there = [name for name, value in vars(module).items() if callable(value)]
-            raise UserError(f'{self._kind} "{name}": {module_name} has no {attribute}; {suggest(attribute, there)}')
-        return getattr(module, attribute)
+            raise UserError(f"{what} cannot be imported: no module {e.name} is installed or in this folder") from None
+        try:
+            found = operator.attrgetter(attribute)(module)
+        except AttributeError:
+            if module_name == "__main__":  # of another program
+                raise UserError(f"{what} {FROM_PYTHON}") from None
+            there = [n for n, x in vars(module).items() if callable(x) and getattr(x, "__module__", "") == module_name]
+            hint = suggest(attribute, there) if there else "it defines no functions or classes"
+            raise UserError(f"{what}: {module_name} has no {attribute}; {hint}") from None
+        if not callable(found):
+            raise UserError(f"{what} is of type {type(found).__name__}; name a function or a class")
+        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self._known or ":" in name

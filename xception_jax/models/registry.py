@@ -32,7 +32,9 @@ def list_models() -> list[str]:
 
 
 def register_model(name: str, make: Callable[..., Backbone]) -> Callable[..., Backbone]:
-    """Registers your own network under a name for `create_model` and all commands.
+    """Registers your own network under a name for `create_model` and configs, in this process.
+
+    Other programs do not know the name, and so cannot read a run that has it: see docs/extending.md.
 
     Args:
       name: any name without a colon.

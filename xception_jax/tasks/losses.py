@@ -78,7 +78,7 @@ LOSSES: Registry[Loss] = Registry(
 
 
 def register_loss(name: str, function: Loss) -> Loss:
-    """Registers your own loss under a name for configs.
+    """Registers your own loss under a name for configs, in this process.
 
     Args:
       name: any name without a colon.

@@ -26,7 +26,7 @@ TAKEN = (
 
 
 def register_metric(name: str, function: Metric) -> Metric:
-    """Registers your own metric under a name for configs.
+    """Registers your own metric under a name for configs, in this process.
 
     Args:
       name: any name without a colon.

@@ -126,7 +126,7 @@ OPTIMIZERS: Registry[OptimizerMaker] = Registry(
 
 
 def register_optimizer(name: str, function: OptimizerMaker) -> OptimizerMaker:
-    """Registers your own optimizer under a name for configs.
+    """Registers your own optimizer under a name for configs, in this process.
 
     Args:
       name: any name without a colon.

@@ -49,7 +49,7 @@ DATA_SETS: Registry[Opener] = Registry(
 
 
 def register_data_set(name: str, function: Opener) -> Opener:
-    """Registers your own data set under a name for configs.
+    """Registers your own data set under a name for configs, in this process.
 
     Args:
       name: any name without a colon.
