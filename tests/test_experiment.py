@@ -21,7 +21,7 @@ from xception_jax.data.sources.registry import open_synthetic
 from xception_jax.errors import TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.inputs.spec import InputSpec, Normalization
-from xception_jax.models import variables
+from xception_jax.models import Backbone, variables
 from xception_jax.parallel.preemption import Preemption
 from xception_jax.pretrained import Pretrained
 from xception_jax.training import durations, loop, recipe
@@ -334,3 +334,107 @@ def test_a_trained_network_needs_no_training_split(tiny):
     assert (found.class_names, found.num_classes) == (names, 4)
     split, plain = found.open_split("test"), open_split("test")
     assert [split[i][1] for i in range(20)] == [3 - plain[i][1] for i in range(20)]
+
+
+def mean_loss(logits, labels):
+    return ((logits[:, 0] - labels) ** 2).mean()
+
+
+def loss_of_each_number(logits, labels):
+    return (logits - labels) ** 2
+
+
+def of_classes(logits, labels):
+    return jax.numpy.take_along_axis(logits, labels[:, None], 1)[:, 0]
+
+
+def mean_over_examples(logits, labels):
+    return logits.mean(0)
+
+
+def nothing(logits, labels):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "function", "message"),
+    [
+        ("single_label", "loss", mean_loss, r'loss ".*:mean_loss" returns the shape \[\], but \[B\] is needed'),
+        ("single_label", "metrics", mean_loss, r'metric "mean_loss" returns the shape \[\], but \[B\] is needed'),
+        ("single_label", "metrics", mean_over_examples, r"returns the shape \[K\]"),
+        ("single_label", "metrics", nothing, "returns no array"),
+        ("multi_label", "loss", loss_of_each_number, r"returns the shape \[B, K\]"),
+        ("regression", "loss", loss_of_each_number, r"returns the shape \[B, K\]"),
+        ("multi_label", "loss", of_classes, r"does not take logits, float32 \[B, K\], with labels, float32 \[B, K\]: "),
+        ("single_label", "loss", of_classes, None),
+        ("multi_label", "metrics", mean_loss, r"does not take logits, .*: "),
+    ],
+)
+def test_a_figure_that_is_not_one_of_each_example_is_refused(tiny, task, key, function, message):
+    """With labels as the task has them."""
+    name = f"{__name__}:{function.__name__}"
+    tiny.task = task
+    tiny.update_from_flattened_dict({key: name if key == "loss" else (name,)})
+    if message is None:
+        experiment.create(tiny)
+        return
+    with pytest.raises(UserError, match=message):
+        experiment.create(tiny)
+
+
+class Needy(Backbone):
+    def __init__(self, num_classes, *, rngs, depth):
+        pass
+
+
+def needy_data(split, *, period, image_size):
+    pass
+
+
+def needy_optimizer(schedule, *, beta):
+    pass
+
+
+def needy_loss(logits, labels, gamma):
+    pass
+
+
+def needy_augmentation(view, rng, *, strength):
+    pass
+
+
+def takes_one(logits):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("model.name", "Needy", r'model ".*:Needy" needs depth, without a default; set config\.model\.depth$'),
+        ("data.name", "needy_data", r'data set ".*" needs period, without a default; set config\.data\.period$'),
+        ("data.augment", "needy_augmentation", r"augmentation .* needs strength, .* set config\.data\.strength$"),
+        ("optimizer.name", "needy_optimizer", r"optimizer .* needs beta, .* set config\.optimizer\.beta$"),
+        ("loss", "needy_loss", r"loss .* needs gamma, .* set config\.user\.gamma$"),
+        ("metrics", ("needy_loss",), r"metric .* needs gamma, .* set config\.user\.gamma$"),
+        ("loss", "takes_one", r"loss .* does not take the arguments that it gets \(too many positional arguments\)"),
+    ],
+)
+def test_a_parameter_that_nothing_sets_is_said(tiny, key, name, message):
+    names = f"{__name__}:{name}" if isinstance(name, str) else tuple(f"{__name__}:{n}" for n in name)
+    tiny.update_from_flattened_dict({key: names})
+    if key == "model.name":
+        tiny.model = config_lib.default().model
+        tiny.model.name = names
+    with pytest.raises(UserError, match=message):
+        create_recipe(experiment.create(tiny))
+
+
+def above(logits, labels, *, least=0.0):
+    """A metric of one's own with an option."""
+    return logits.max(1) > least
+
+
+def test_metrics_have_settings(tiny):
+    tiny.metrics, tiny.user.least = (f"{__name__}:above",), 2.0
+    metric = experiment.create(tiny).metrics["above"]
+    assert metric(np.float32([[1, 0], [3, 0]]), None).tolist() == [False, True]

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         from xception_jax.inference.activations import diff
 
         a, b = arguments
-        show_diff(diff(a, b, Path(flag.image) if flag.image else None))
+        show_diff(diff(a, b, Path(flag.image) if flag.image else None, flag.model))
         return
     if not (flag.weights and flag.to and flag.output) or arguments:
         raise called.wrong_usage("convert", USAGE)
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
             check_head(flag.head, pretrained)
         return recalibrate(pretrained, Path(flag.recalibrate)) if flag.recalibrate else pretrained
 
-    pretrained = convert(flag.weights, flag.to, Path(flag.output), flag.ignore, flag.head, change)
+    pretrained = convert(flag.weights, flag.to, Path(flag.output), flag.ignore, flag.head, change, flag.model)
     scores = outputs(pretrained.num_classes, pretrained.scores)
     print(f"wrote {flag.output}: {pretrained.model}, {scores}, of {pretrained.source}")
     for line in pretrained.assumed:

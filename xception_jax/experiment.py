@@ -18,7 +18,7 @@ from xception_jax.data.labelled.class_weights import read_class_weights
 from xception_jax.data.sources.registry import as_published
 from xception_jax.data.sources.relabelled import Relabelled
 from xception_jax.errors import UserError, reason, suggest
-from xception_jax.extension.names import name_of, parameters
+from xception_jax.extension.names import name_of
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.models import Backbone, check_options, create_model, variables
 from xception_jax.models.layers import check_image_size
@@ -157,7 +157,7 @@ def create(
     mesh = mesh_of(config, devices)
     if config.loss is not None and loss is None:
         LOSSES.find(config.loss)
-    metrics = find_metrics(config.metrics)
+    metrics = find_metrics(config.metrics, config.user)
     pretrained, config = starting_weights(config, resumed)
     given = {"data.name": source, "loss": loss}
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})
@@ -171,8 +171,6 @@ def create(
         task = SINGLE_LABEL if class_names is not None else task_of(opened(config.data.train_split))
     config = for_task(config, task)
     loss_function = loss or LOSSES.find(config.loss)
-    if config.label_weights and "label_weights" not in parameters(loss_function):
-        raise UserError(f'config.label_weights is set, but the loss "{config.loss}" has no weights of labels')
     check_num_classes(config, task, names)
     graphdef, abstract_weights = abstract_model(config, len(names))
     check_images(config, graphdef, abstract_weights)
@@ -184,6 +182,7 @@ def create(
         read_class_weights(config, "evaluation.class_weights", names),
     )  # fmt: skip
     assert experiment.augmentation  # raises now if it is unknown
+    check_figures(experiment)
     if experiment.mixes:
         check_mixes(experiment)
     return experiment
@@ -223,6 +222,32 @@ def check_num_classes(config: ConfigDict, task: Task, names: Sequence[str]) -> N
             f"config.model.num_classes is {config.model.num_classes}, but {config.data.name} has {len(names)} "
             "classes; set it to None to use the number of classes of the data"
         )
+
+
+def check_figures(experiment: Experiment) -> None:
+    """Raises UserError unless the loss and each metric are a figure of each example."""
+    several, labels = experiment.num_classes + 1, experiment.labels(experiment.num_classes + 1)
+    logits = jax.ShapeDtypeStruct((several, experiment.num_classes), jnp.float32)
+
+    def in_letters(shape: Sequence[int]) -> str:
+        return f"[{', '.join({several: 'B', experiment.num_classes: 'K'}.get(n, str(n)) for n in shape)}]"
+
+    figures = {f'loss "{experiment.config.loss}"': experiment.evaluation_loss}
+    figures |= {f'metric "{name}"': metric for name, metric in experiment.metrics.items()}
+    for what, function in figures.items():
+        try:
+            shape = getattr(jax.eval_shape(function, logits, labels), "shape", None)
+        except (TypeError, ValueError, IndexError) as e:
+            raise UserError(
+                f"{what} does not take logits, float32 [B, K], with labels, {labels.dtype} {in_letters(labels.shape)}: "
+                f"{reason(e)}"
+            ) from None
+        if shape != (several,):
+            returned = "no array" if shape is None else f"the shape {in_letters(shape)}"
+            raise UserError(
+                f"{what} returns {returned}, but [B] is needed: a figure of each of the B examples, not their mean "
+                f"(K: {experiment.num_classes} classes or numbers)"
+            )
 
 
 def check_mixes(experiment: Experiment) -> None:
@@ -317,7 +342,10 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
         "data.stain_means": spec.stain[0] if spec.stain else (),
         "data.stain_stds": spec.stain[1] if spec.stain else (),
     } | {f"model.{option}": value for option, value in options.items()}
-    return config_lib.fill(config, decided)
+    filled = config_lib.fill(config, decided)
+    with filled.unlocked():  # options that only a network of one's own has
+        filled.model.update({option: value for option, value in options.items() if option not in filled.model})
+    return filled
 
 
 def build_model(config: ConfigDict, num_classes: int) -> Backbone:

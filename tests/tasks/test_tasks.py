@@ -166,4 +166,4 @@ NAMES_TAKEN = {"ece", "learning_rate", *(name for task in TASKS.values() for nam
 @pytest.mark.parametrize("name", sorted(NAMES_TAKEN))
 def test_a_metric_does_not_take_the_name_of_a_figure(name):
     with pytest.raises(UserError, match=f'"mine:{name}" would be reported as "{name}", which is already used'):
-        find_metrics([f"mine:{name}"])
+        find_metrics([f"mine:{name}"], {})

@@ -1,7 +1,11 @@
 """The modern recipes in configs/: what their sources say of ImageNet, in steps, rates and functions."""
 
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import xception_ra3, xception_rsb
@@ -63,3 +67,47 @@ def test_ra3():
     ends = [recipe.schedule(round(epochs * per_epoch)) for epochs in (5, 5 + 2.3, 5 + 2.5, 5 + 4.9)]
     np.testing.assert_allclose(ends, 0.016 * 0.97 ** np.array([0, 0, 1, 2]), rtol=1e-5)
     assert recipe.settings.mixing is None
+
+
+def plain(logits, labels):
+    """A loss of one's own without any option."""
+    return jax.numpy.square(logits.max(1) - labels)
+
+
+def descent(schedule, *, weight_decay):
+    """An optimizer of one's own with one option."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": f"{__name__}:plain", "label_smoothing": 0.9}, "config.label_smoothing is 0.9; leave it at 0.0"),
+        ({"loss": f"{__name__}:plain", "label_weights": "weights.csv"}, "config.label_weights is 'weights.csv'; leave"),
+        ({"optimizer.name": "adamw", "optimizer.nesterov": True}, "config.optimizer.nesterov is True; leave it at Fal"),
+        ({"optimizer.name": "sgd", "optimizer.epsilon": 0.1}, "config.optimizer.epsilon is 0.1; leave it at None"),
+        ({"optimizer.name": f"{__name__}:descent", "optimizer.nesterov": True}, 'descent" has no option "nesterov"'),
+        ({"optimizer.name": f"{__name__}:descent", "optimizer.momentum": 0.5}, 'descent" has no option "momentum"'),
+    ],
+)
+def test_a_setting_that_the_loss_or_the_optimizer_does_not_have_is_refused(
+    tiny, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("weights.csv").write_text("class,weight\n" + "".join(f"class{i},1\n" for i in range(4)))
+    tiny.update_from_flattened_dict(changes)
+    run = experiment_lib.create(tiny)
+    with pytest.raises(UserError, match=re.escape(message)):
+        create_recipe(run)
+    create_recipe(run, resumed=True)  # version 0.1.0 ignored it: its runs go on
+
+
+def test_mixing_smooths_labels_of_any_loss(tiny):
+    tiny.loss, tiny.label_smoothing, tiny.mixup = f"{__name__}:soft", 0.1, 0.2
+    create_recipe(experiment_lib.create(tiny))
+
+
+def soft(logits, labels):
+    """A loss of one's own that takes mixed labels, too."""
+    targets = jax.nn.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels
+    return jax.numpy.square(jax.nn.softmax(logits) - targets).sum(1)

@@ -180,7 +180,6 @@ def test_a_run_on_numbers(tables, tmp_path):
         ("several.csv", {"task": "multilabel"}, 'unknown config.task "multilabel"; did you mean "multi_label"'),
         ("several.csv", {"label_weights": "absent.csv"}, "config.label_weights: there is no table .*absent.csv"),
         ("number.csv", {"evaluation.class_weights": "weights.csv"}, "is for multi_label, but the task is regression"),
-        ("number.csv", {"label_weights": "weights.csv"}, 'the loss "squared_error" has no weights of labels'),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_task_is_one_line(tables, tmp_path, table, changes, message):

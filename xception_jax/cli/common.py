@@ -170,7 +170,8 @@ def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[s
 
 
 def define_reading() -> None:
-    """The flags of commands that load weights for what files do not say."""
+    """The flags of commands that load weights for what files do not say, or must not."""
+    flags.DEFINE_string("model", None, "The network expected; by default whichever of ours the weights are of.")
     flags.DEFINE_list("ignore", [], "Arrays to leave out of a file: names or patterns, such as fc.*, with commas.")
     flags.DEFINE_string("head", None, "Layers before the logits of a PyTorch file, such as 'dense 512 gelu'.")
 

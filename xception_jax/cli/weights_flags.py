@@ -24,7 +24,6 @@ def define() -> None:
     flags.DEFINE_string(
         "weights", None, "A file, a folder, a work directory (@best, @last or @STEP of it), or a name such as imagenet."
     )
-    flags.DEFINE_string("model", None, "The network expected; by default whichever the weights are of.")
     common.define_reading()
     flags.DEFINE_integer("image_size", None, "Pixels. Default: as the weights were trained.", lower_bound=1)
     # The defaults of the others, too, are as the weights were trained.

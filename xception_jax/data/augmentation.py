@@ -53,7 +53,7 @@ AUGMENTATIONS: Registry[Augment] = Registry(
 
 
 def register_augmentation(name: str, function: Augment) -> Augment:
-    """Registers your own augmentation under a name for configs.
+    """Registers your own augmentation under a name for configs, in this process.
 
     Args:
       name: any name without a colon.
@@ -70,10 +70,13 @@ def find_augmentations(names: str, options: Mapping[str, Any]) -> tuple[Augment,
     """The augmentations named, separated by commas, with the options bound that they have parameters for.
 
     Raises:
-      UserError: unknown name.
+      UserError: unknown name, or an augmentation needs other options.
     """
-    found = [AUGMENTATIONS.find(name.strip()) for name in names.split(",") if name.strip()]
-    return tuple(functools.partial(augment, **wanted(augment, options)) for augment in found)
+    found = [(name, AUGMENTATIONS.find(name)) for name in map(str.strip, names.split(",")) if name]
+    return tuple(
+        functools.partial(augment, **wanted(augment, options, 2, f'augmentation "{name}"', "data"))
+        for name, augment in found
+    )
 
 
 @dataclasses.dataclass(frozen=True)

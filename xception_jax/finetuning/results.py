@@ -110,8 +110,9 @@ def short(analysis: dict[str, Any]) -> dict[str, Any]:
 def next_steps(workdir: Path, model: Pretrained) -> list[tuple[str, str]]:
     """How the model is used, for the shell and for Python."""
     folder, outputs = str(workdir / MODEL.parent), "numbers" if model.scores == "linear" else "logits"
+    named = f" --model={shlex.quote(model.model)}" if ":" in model.model else ""  # a file must not choose code
     return [
-        ("Predict", f"xception-jax predict --weights={shlex.quote(folder)} IMAGES-OR-FOLDERS"),
+        ("Predict", f"xception-jax predict --weights={shlex.quote(folder)}{named} IMAGES-OR-FOLDERS"),
         (
             "From Python",
             f"import xception_jax\n\nmodel = xception_jax.create_model({model.model!r}, weights={folder!r})\n"

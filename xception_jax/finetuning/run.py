@@ -37,7 +37,7 @@ from xception_jax.finetuning.fit import Features, Fitted, balanced, fit
 from xception_jax.finetuning.fitting import Trial
 from xception_jax.finetuning.scale import Scale
 from xception_jax.inference.features import FeatureExtractor, backbone_of
-from xception_jax.models import create_model
+from xception_jax.models import check_options, create_model
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.pretrained.layouts import native
@@ -81,7 +81,10 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             labelled = balanced(labelled)
         if config.finetune.conformal_alpha is not None and labelled.task != "single_label":
             raise UserError(f"config.finetune.conformal_alpha is for one class per image, but this is {labelled.task}")
-        backbone = shown_as(backbone_of(load(config.model.weights), heads.pool_of(config.finetune.head)), config)
+        start = load(config.model.weights, own_network(config))
+        if config.finetune.head:
+            check_options(start.model, {*start.options, "head"})
+        backbone = shown_as(backbone_of(start, heads.pool_of(config.finetune.head)), config)
         print(f"weights: {backbone.source}: {backbone.model}, {backbone.input.image_size} px, {backbone.input.resize}")
         check_unfreeze(config.finetune.unfreeze, backbone)
         atomic.write_atomically(workdir / "config.json", config_lib.to_json(config) + "\n")
@@ -100,6 +103,11 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         record = results.write(found, workdir)
     _show(record, broken, workdir, chosen.model)
     return record
+
+
+def own_network(config: ConfigDict) -> str | None:
+    """The network of one's own that the config names; None: weights say what they are of."""
+    return config.model.name if ":" in config.model.name else None
 
 
 def shown_as(pretrained: Pretrained, config: ConfigDict) -> Pretrained:

@@ -63,18 +63,19 @@ def _record(model: nnx.Module, outputs: dict[str, jax.Array]) -> None:
             object.__setattr__(module, "__class__", recording(type(module)))  # of this layer only
 
 
-def diff(a: str, b: str, image: Path | None = None) -> list[tuple[str, float]]:
+def diff(a: str, b: str, image: Path | None = None, model: str | None = None) -> list[tuple[str, float]]:
     """The difference between the activations of two networks in each layer, in order of computation.
 
     Args:
       a, b: weights, as for `pretrained.load`. Each network has its own options (epsilon, padding) and gets the same
         pixels, normalized as it expects.
       image: the input of both; None: noise.
+      model: the network of both, as for `pretrained.load`.
 
     Returns:
       Layers and the maximum difference in each, relative to the layer's maximum activation in `a`.
     """
-    first, second = load(a), load(b)
+    first, second = load(a, model), load(b, model)
     if first.model != second.model:
         raise UserError(
             f"{a} is {first.model}, {b} is {second.model}: networks with different layers cannot be compared"

@@ -8,7 +8,7 @@ from flax import nnx
 
 from xception_jax.errors import UserError
 from xception_jax.extension import names
-from xception_jax.extension.names import Registry, parameters
+from xception_jax.extension.names import Registry, check_call, parameters
 from xception_jax.models import aligned_xception as aligned
 from xception_jax.models.backbone import Backbone
 from xception_jax.models.inception_v3 import InceptionV3
@@ -32,7 +32,9 @@ def list_models() -> list[str]:
 
 
 def register_model(name: str, make: Callable[..., Backbone]) -> Callable[..., Backbone]:
-    """Registers your own network under a name for `create_model` and all commands.
+    """Registers your own network under a name for `create_model` and configs, in this process.
+
+    Other programs do not know the name, and so cannot read a run that has it: see docs/extending.md.
 
     Args:
       name: any name without a colon.
@@ -103,5 +105,6 @@ def option_names(name: str) -> set[str]:
 
 
 def check_options(name: str, options: Collection[str]) -> None:
-    """Raises UserError if the network does not exist, or does not have one of the options."""
+    """Raises UserError if the network does not exist, does not have one of the options, or needs others."""
     names.check_options(f'model "{name}"', options, option_names(name))
+    check_call(MODELS.find(name), 1, {"rngs", *options}, f'model "{name}"', "model")

@@ -130,7 +130,8 @@ def foreign(pretrained: Pretrained, table: Table, to: str) -> dict[str, np.ndarr
 def caveats(pretrained: Pretrained, to: str, output: Path) -> list[str]:
     """What the other framework has to be told in order to compute the same: a sentence each."""
     if to == "native":
-        return []
+        own = ":" in pretrained.model
+        return [f"a file must not choose code: to read it, name the network, --model={pretrained.model}"] if own else []
     configured = output.suffix == ".keras"
     notes = []
     if differing := _differing(pretrained, "keras" if to in ("keras", "npz") else "timm", configured):
@@ -165,11 +166,12 @@ def convert(
     ignore: Sequence[str] = (),
     head: str | None = None,
     change: Callable[[Pretrained], Pretrained] = lambda pretrained: pretrained,
+    model: str | None = None,
 ) -> Pretrained:
     """Writes trained weights to a file for another framework; returns the weights.
 
     Args:
-      weights, ignore, head: as for `pretrained.load`.
+      weights, ignore, head, model: as for `pretrained.load`.
       change: what is done to the weights before they are written.
       to: "timm", "torchvision", "keras", "npz" (Keras' names) or "native" (ours: any network with any options).
       output: the file; its suffix must match the format. For timm and torchvision a config.json is written beside it.
@@ -181,7 +183,7 @@ def convert(
     if output.suffix not in suffixes or output.name.endswith(".weights.h5"):
         wanted = " or ".join(suffixes)
         raise UserError(f"--to={to} writes a {wanted} file (in Keras, .weights.h5 is another format), not {output}")
-    pretrained = change(load(weights, ignore=ignore, head=head))
+    pretrained = change(load(weights, model, ignore, head))
     written = files(pretrained, to, output)
     for path, contents in written.items():
         if path != output:

@@ -33,7 +33,8 @@ def load(
         "timm/..." or "jamesdolezal/..." on the Hugging Face hub. Files are recognised by their contents. A work
         directory gives its best checkpoint, or the last if none was evaluated; "DIR@last", "DIR@best" and "DIR@STEP"
         select one. "FILE@backbone": a Keras file's network without its head.
-      model: the expected network; None: any.
+      model: the expected network; None: any of ours. A file of a network of one's own is read only if it is named here,
+        see `native.read`.
       ignore: patterns (of `fnmatch`) of the names of arrays to leave out of a file, such as "fc.*".
       head: what is before the logits in a PyTorch file whose head has several layers, as the option `head` of networks,
         "dense 512 gelu, dropout 0.5": such a file has neither activations nor epsilons. A head of other layers is left
@@ -46,7 +47,7 @@ def load(
         weights = str(paths.expanded(weights).absolute())
     name, which = _checkpoint_of(weights)
     path = hub.find(name, model)
-    pretrained = read(path, weights, which, ignore, head)
+    pretrained = read(path, weights, which, ignore, head, model)
     if model is not None and pretrained.model != model:
         raise UserError(
             f"{weights} are the weights of {FAMILIES.get(pretrained.model, 'a network')} (--model={pretrained.model}), "
@@ -64,7 +65,12 @@ def _checkpoint_of(weights: str) -> tuple[str, str | None]:
 
 
 def read(
-    path: Path, source: str, which: str | None = None, ignore: Sequence[str] = (), head: str | None = None
+    path: Path,
+    source: str,
+    which: str | None = None,
+    ignore: Sequence[str] = (),
+    head: str | None = None,
+    model: str | None = None,
 ) -> Pretrained:
     """The weights in a file or folder.
 
@@ -72,7 +78,7 @@ def read(
       path: the file or folder.
       source: its name in messages.
       which: the checkpoint of a work directory, as for `read_workdir`.
-      ignore, head: as for `load`.
+      ignore, head, model: as for `load`, which checks what other files are of.
     """
     if ignore and (_is_workdir(path) or slideflow.find(path) is not None):
         raise UserError(f"{path} has no arrays to leave out: --ignore is for files of other programs")
@@ -87,7 +93,7 @@ def read(
     path = weights_in(path)
     form, tensors, facts = read_tensors(path)
     if form == "safetensors" and native.is_native(facts):  # says all of it itself
-        return native.read(tensors, facts, source)
+        return native.read(tensors, facts, source, model)
     pretrained = of_arrays(form, tensors, facts, source, with_head=which != BACKBONE, ignore=ignore, head=head)
     return card.with_cards(pretrained, path, card.inside(facts))
 

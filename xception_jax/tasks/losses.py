@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from xception_jax.extension.names import Registry, wanted
+from xception_jax.extension.names import Registry, name_of, wanted
 
 # From logits [B, K] and labels, int [B] or float [B, K], to the loss per example [B]; options are keyword arguments.
 Loss = Callable[..., Float[Array, " B"]]
@@ -78,7 +78,7 @@ LOSSES: Registry[Loss] = Registry(
 
 
 def register_loss(name: str, function: Loss) -> Loss:
-    """Registers your own loss under a name for configs.
+    """Registers your own loss under a name for configs, in this process.
 
     Args:
       name: any name without a colon.
@@ -93,5 +93,9 @@ def register_loss(name: str, function: Loss) -> Loss:
 
 
 def with_options(loss: Loss, options: Mapping[str, Any]) -> Loss:
-    """The loss as a function of logits and labels only, with the options bound that it has parameters for."""
-    return functools.partial(loss, **wanted(loss, options))
+    """The loss as a function of logits and labels only, with the options bound that it has parameters for.
+
+    Raises:
+      UserError: it needs others.
+    """
+    return functools.partial(loss, **wanted(loss, options, 2, f'loss "{name_of(loss)}"', "user"))

@@ -24,6 +24,7 @@ from xception_jax.errors import StorageError, TrainingError, UserError
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
 from xception_jax.evaluation.step import Batch, Metrics
 from xception_jax.experiment import Experiment
+from xception_jax.extension.names import tells_apart
 from xception_jax.filesystem import atomic, paths
 from xception_jax.models.variables import num_parameters
 from xception_jax.parallel import ending
@@ -176,7 +177,7 @@ def prepare(
     """
     resumed = config_lib.read(workdir / "config.json") if has_checkpoints(workdir) else None
     experiment = experiment_lib.create(config, source=source, loss=loss, resumed=resumed)
-    recipe = create_recipe(experiment)
+    recipe = create_recipe(experiment, resumed=resumed is not None)
     config, step = experiment.config, eval_step(experiment)
     validator, tester = (Evaluator(experiment, config.data[f"{s}_split"], step) for s in ("validation", "test"))
     splits = {e.split: identity.of_source(e.source) for e in (validator, tester)}
@@ -184,7 +185,11 @@ def prepare(
     listed = {split: f"{found['num_examples']} examples, {found['examples'][:8]}" for split, found in splits.items()}
     sharing.agreed(lambda: listed, "data", waits=())
     profiler = Profiler(workdir / "profile", profile)
-    remarks = compare(workdir, recipe, splits)
+    # Data that is given from Python is compared by its examples, whatever the function that opens it is called.
+    may_change = (*config_lib.MAY_CHANGE, *(["data.name"] if source is not None else []))
+    remarks = compare(workdir, recipe, splits, may_change)
+    if resumed is not None and loss is not None and not tells_apart(loss):
+        remarks.append(f"the loss {config.loss} cannot be compared with that of the run until now: it must be the same")
     if primary():
         summary.show(recipe)
     checkpoints = Checkpoints(workdir, config.checkpoint)
@@ -353,13 +358,19 @@ def run_record(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def compare(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) -> list[str]:
+def compare(
+    workdir: Path,
+    recipe: Recipe,
+    splits: dict[str, dict[str, Any]],
+    may_change: tuple[str, ...] = config_lib.MAY_CHANGE,
+) -> list[str]:
     """Raises UserError if the work directory belongs to another config or other data.
 
     Args:
       workdir: the run's folder.
       recipe: the recipe to run there.
       splits: `identity.of_source` of each split, by its name.
+      may_change: the beginnings of settings that may differ.
 
     Returns:
       A sentence for each permitted difference from the start of the run.
@@ -368,7 +379,7 @@ def compare(workdir: Path, recipe: Recipe, splits: dict[str, dict[str, Any]]) ->
     remarks = []
     if path.exists():
         old = config_lib.read(path)
-        config_lib.check_same_run(workdir, old, config)
+        config_lib.check_same_run(workdir, old, config, may_change)
         before = length_and_schedule(dataclasses.replace(recipe.experiment, config=old))
         remarks = change_of_length(*before, recipe)
         remarks += identity.compare(workdir, splits, config.data.train_split)

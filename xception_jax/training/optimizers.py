@@ -126,7 +126,7 @@ OPTIMIZERS: Registry[OptimizerMaker] = Registry(
 
 
 def register_optimizer(name: str, function: OptimizerMaker) -> OptimizerMaker:
-    """Registers your own optimizer under a name for configs.
+    """Registers your own optimizer under a name for configs, in this process.
 
     Args:
       name: any name without a colon.
@@ -150,13 +150,13 @@ def create_optimizer(
       own: the settings added by the user: the optimizer must have a parameter for each.
 
     Raises:
-      UserError: unknown optimizer, or an option that it does not have.
+      UserError: unknown optimizer, an option that it does not have, or one that it needs.
     """
     name, clip_norm = settings["name"], settings["clip_norm"]
     make = OPTIMIZERS.find(name)
     choices = {*parameters(make), *(set(settings) - set(own or {}))} - {"schedule"}
     check_options(f'optimizer "{name}"', own or {}, choices, "optimizer.")
-    optimizer = make(schedule, **wanted(make, settings))
+    optimizer = make(schedule, **wanted(make, settings, 1, f'optimizer "{name}"', "optimizer"))
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     return optimizer

@@ -10,20 +10,23 @@ import optax
 from xception_jax import config as config_lib
 from xception_jax.errors import UserError
 from xception_jax.experiment import Experiment, build_model
-from xception_jax.extension.names import check_options, parameters
+from xception_jax.extension.names import parameters
 from xception_jax.models import variables
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import state_shardings
 from xception_jax.pretrained import fill, load, transplant
 from xception_jax.training.durations import in_steps
 from xception_jax.training.mixing import Mixing
-from xception_jax.training.optimizers import by_part, create_optimizer, create_schedule
+from xception_jax.training.optimizers import OPTIMIZERS, by_part, create_optimizer, create_schedule
 from xception_jax.training.resizing import image_sizes
 from xception_jax.training.state import TrainState, create_state
 from xception_jax.training.step import TrainSettings, make_train_step
 
 NEVER = "never"
 MAY_BE_NEVER = ("evaluation.every", "checkpoint.every")
+# Settings that are the loss's and the optimizer's, if these have parameters for them.
+OF_LOSSES = ("label_smoothing", "label_weights", "target_threshold")
+OF_OPTIMIZERS = ("momentum", "nesterov", "decay", "epsilon", "weight_decay")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +143,12 @@ class Recipe:
         return state_shardings(self.abstract_state, e.mesh, fully_sharded=e.config.mesh.fully_sharded)
 
 
-def create_recipe(experiment: Experiment) -> Recipe:
+def create_recipe(experiment: Experiment, *, resumed: bool = False) -> Recipe:
     """Creates the recipe from an experiment's config, with checks.
+
+    Args:
+      experiment: what is trained.
+      resumed: whether the run has checkpoints; version 0.1.0 ignored settings that its optimizer did not have.
 
     Raises:
       UserError: what is wrong, and what to do.
@@ -149,12 +156,29 @@ def create_recipe(experiment: Experiment) -> Recipe:
     total_steps, schedule = length_and_schedule(experiment)
     recipe = Recipe(experiment, total_steps, schedule, _optimizer(experiment, schedule))
     image_sizes(experiment)  # raises now
-    config = experiment.config
-    if config.target_threshold is not None:
-        check_options(f'loss "{config.loss}"', ["target_threshold"], parameters(experiment.loss))
+    if not resumed:
+        check_used(experiment)
     for key in ("log_every", "evaluation.every", "checkpoint.every"):
         recipe.interval(key)
     return recipe
+
+
+def check_used(experiment: Experiment) -> None:
+    """Raises UserError for a setting that was changed, but that the loss or the optimizer has no parameter for."""
+    config, usual = experiment.config, config_lib.flatten(config_lib.default())
+    settings = config_lib.flatten(config)
+    of_losses = [name for name in OF_LOSSES if not (experiment.mixes and name == "label_smoothing")]  # mixing smooths
+    optimizer = OPTIMIZERS.find(config.optimizer.name)
+    for what, function, section, names in (
+        (f'loss "{config.loss}"', experiment.loss, "", of_losses),
+        (f'optimizer "{config.optimizer.name}"', optimizer, "optimizer.", OF_OPTIMIZERS),
+    ):
+        for name in names:
+            key = f"{section}{name}"
+            if settings[key] != usual[key] and name not in parameters(function):
+                raise UserError(
+                    f'{what} has no option "{name}", but config.{key} is {settings[key]!r}; leave it at {usual[key]!r}'
+                )
 
 
 def _optimizer(experiment: Experiment, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -49,7 +49,7 @@ DATA_SETS: Registry[Opener] = Registry(
 
 
 def register_data_set(name: str, function: Opener) -> Opener:
-    """Registers your own data set under a name for configs.
+    """Registers your own data set under a name for configs, in this process.
 
     Args:
       name: any name without a colon.
@@ -75,8 +75,9 @@ def open_source(name: str, split: str, settings: Mapping[str, Any], own: Mapping
     """
     opener = DATA_SETS.find(name) if name in DATA_SETS else _open_tfds
     choices = {*parameters(opener), *(set(settings) - set(own or {}))} - {"split"}
-    check_options(f'data set "{name}"', own or {}, choices, "data.")
-    return opener(split, **wanted(opener, {**settings, "name": name}))
+    what = f'data set "{name}"'
+    check_options(what, own or {}, choices, "data.")
+    return opener(split, **wanted(opener, {**settings, "name": name}, 1, what, "data"))
 
 
 def as_published(name: str) -> bool:

@@ -42,12 +42,23 @@ def is_native(metadata: Mapping[str, Any]) -> bool:
     return KEY in metadata
 
 
-def read(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], source: str) -> Pretrained:
+def read(
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], source: str, model: str | None = None
+) -> Pretrained:
     """The weights in a file's arrays and metadata.
+
+    A network's name can be "package.module:function", which is imported and called. A weight file is passed on to
+    others and must not choose what runs there: such a name is taken only from the user. A work directory is where the
+    user's own code ran, from which it is resumed and evaluated with that code: its config.json may name it.
+
+    Args:
+      tensors, metadata: the file's.
+      source: its name in messages.
+      model: the network that the user named; None: none.
 
     Raises:
       WeightsFileError: the metadata is damaged, or of a later version.
-      UserError: the network is one of a user's own, whose code the file must not choose.
+      UserError: the network is one of a user's own, and not `model`.
     """
     try:
         facts = json.loads(metadata[KEY])
@@ -66,10 +77,10 @@ def read(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], source:
         if isinstance(e, UserError):
             raise
         raise WeightsFileError(f"{source} is damaged: its description cannot be read ({e!r})") from None
-    if ":" in name:
+    if ":" in name and name != model:
         raise UserError(
-            f'{source} is of the network "{name}", whose code a file must not choose; build it with create_model, '
-            "and read the arrays with safetensors"
+            f'{source} is of the network "{name}", whose code a file must not choose. If it is yours, name it: '
+            f'--model={name} (train and finetune: --config.model.name={name}), or create_model("{name}", weights=...)'
         )
     return found
 
