@@ -115,11 +115,11 @@ def input_of(config: str, folder: Path) -> Record:
 
 def _input_of(config: str, folder: Path) -> Record:
     from xception_jax import experiment
-    from xception_jax.benchmarking import results
+    from xception_jax.benchmarking import output
     from xception_jax.benchmarking.sides.protocol import process_peak
     from xception_jax.data import UnreadableImages, train_batches
     from xception_jax.data.pipeline import cores
-    from xception_jax.data.sources.images import ImageFiles, find_images
+    from xception_jax.data.sources.image_files import ImageFiles, find_images
     from xception_jax.parallel import host_memory
 
     host_memory.reuse_step_memory()  # as training does
@@ -142,9 +142,9 @@ def _input_of(config: str, folder: Path) -> Record:
         "settings": views(config),
         "images_per_second": sorted(rates),
         "peak_bytes": process_peak()["bytes"],
-        "processor": results.processor(),
+        "processor": output.processor(),
         "cores": cores(),
-        "versions": results.versions(),
+        "versions": output.versions(),
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from experiments import full_scale, records
 from experiments.claims import CLAIMS, FEWEST_SEEDS, Claim, difference, verdict
 from experiments.paper import ACCURACY, JFT, SIZES, SPEED_RATIO
-from xception_jax.benchmarking.results import with_range
+from xception_jax.benchmarking.output import with_range
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "cifar10" / "results"
@@ -183,9 +183,9 @@ def _abstract(name: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
     """A network's structure and the shapes of its arrays."""
     from flax import nnx
 
-    from xception_jax.models import create_model, variables
+    from xception_jax.models import build_network, variables
 
-    return nnx.eval_shape(lambda: variables.split(create_model(name, rngs=nnx.Rngs(0), **options)))
+    return nnx.eval_shape(lambda: variables.split(build_network(name, rngs=nnx.Rngs(0), **options)))
 
 
 def speed_table() -> str:

@@ -14,7 +14,7 @@ import jax
 
 from experiments.cifar10.config import get_config
 from experiments.report import DOCS, SPECTRUM
-from xception_jax.benchmarking import results
+from xception_jax.benchmarking import output
 from xception_jax.benchmarking.sides.protocol import LeftOut
 from xception_jax.benchmarking.turns import Side, measure, ratio, spread
 from xception_jax.config import model_options
@@ -47,11 +47,11 @@ def main() -> None:
         for variant, m in measured.items()
     }
     machine = {"device": jax.devices()[0].device_kind}
-    record = results.record([rows], machine, shared, "python -m experiments.spectrum_speed")
+    record = output.record([rows], machine, shared, "python -m experiments.spectrum_speed")
     path = Path(DOCS) / "records" / jax.default_backend() / "spectrum.json"
     atomic.write_atomically(path, json.dumps(record, indent=2) + "\n")
     for variant, row in rows.items():
-        print(variant, *(f"{name} {results.with_range(values)}" for name, values in row.items()))
+        print(variant, *(f"{name} {output.with_range(values)}" for name, values in row.items()))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.pretrained.layouts.table import to_foreign, to_ours
 from xception_jax.pretrained.layouts.timm import timm_table
 
@@ -115,14 +115,14 @@ def run_torch(model, images):
 def structure(name, **options):
     """Our network as timm's is, without weights, and the shapes of the weights."""
     options = {"bn_momentum": MOMENTUM, **OPTIONS.get(name, {}), **options}
-    return nnx.eval_shape(lambda: variables.split(create_model(name, rngs=nnx.Rngs(0), **options)))
+    return nnx.eval_shape(lambda: variables.split(build_network(name, rngs=nnx.Rngs(0), **options)))
 
 
 @functools.cache
 def tiny(name, **options):
     """Structure and random weights of a narrow network; the weights depend on the names of its arrays alone."""
     options = {"num_classes": 5, "width": 0.05, **options}
-    graphdef, abstract = nnx.eval_shape(lambda: variables.split(create_model(name, rngs=nnx.Rngs(0), **options)))
+    graphdef, abstract = nnx.eval_shape(lambda: variables.split(build_network(name, rngs=nnx.Rngs(0), **options)))
 
     def random(path, x):
         rng = np.random.default_rng(list(jax.tree_util.keystr(path).encode()))

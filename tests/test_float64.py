@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from xception_jax.config import default
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.parallel.mesh import data_mesh, put_batch, replicated, state_shardings
 from xception_jax.training.state import create_state
 from xception_jax.training.step import TrainSettings, make_train_step
@@ -45,7 +45,7 @@ class Training:
     """A small network's training on some of the devices, with momentum and averages."""
 
     def __init__(self, num_devices, accumulate_steps, dropout):
-        model = create_model(
+        model = build_network(
             "xception", num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), dtype="float64", param_dtype="float64",
             stem="small", width=0.01, middle_blocks=0, bn_momentum=0.9, dropout=dropout,
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """One folder a responsibility, and imports that go one way."""
 
 import ast
+import collections
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,10 @@ def test_every_public_name_is_documented():
         assert f"`{name}" in document or f", `{name}" in document, name
         assert getattr(xception_jax, name).__doc__, name
     assert not hasattr(xception_jax, "no_such_name")
+
+
+def test_no_two_modules_have_one_name():
+    """But for those that are the same thing of another room, or of another platform."""
+    same = {"registry", "run", "step"} | {path.stem for path in (PACKAGE / "ops").glob("*.py")}
+    count = collections.Counter(path.stem for path in PACKAGE.rglob("*.py") if path.stem not in same | {"__init__"})
+    assert [name for name, number in count.items() if number > 1] == []

@@ -18,12 +18,12 @@ from PIL import Image
 from tests.conftest import RECORDED_RUN
 from xception_jax.data import UnreadableImages
 from xception_jax.errors import UserError
+from xception_jax.filesystem import table_files
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.predictor import Predictor
 from xception_jax.inputs.spec import InputSpec, Normalization
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.pretrained import Pretrained, load
-from xception_jax.workdir import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("cat", "dog", "owl", "rat", "yak")
@@ -31,7 +31,7 @@ OPTIONS = {"stem": "small", "width": 0.01, "middle_blocks": 0}
 
 
 def pretrained(**changes):
-    model = create_model("xception", num_classes=len(NAMES), rngs=nnx.Rngs(3), **OPTIONS)
+    model = build_network("xception", num_classes=len(NAMES), rngs=nnx.Rngs(3), **OPTIONS)
     weights = variables.split(model)[1]
     spec = InputSpec(32, 1.0, "bilinear", Normalization())
     fields = {"source": "test", "model": "xception", "options": OPTIONS, "num_classes": len(NAMES), "weights": weights}
@@ -187,7 +187,7 @@ def test_what_the_user_gives_comes_first(workdir, pictures, tmp_path):
     shown = "40 px (given), squash (given), bicubic (given), pixels 0 to 1 (given); scores: linear (given)"
     assert said.splitlines()[0].endswith(f"; input: {shown}, 10 numbers (given)")
     found = load(workdir)
-    model = create_model(found.model, num_classes=10, rngs=nnx.Rngs(0), **found.options)
+    model = build_network(found.model, num_classes=10, rngs=nnx.Rngs(0), **found.options)
     graphdef, _ = variables.split(model)
     view = np.asarray(Image.open(wide).resize((40, 40), Image.Resampling.BICUBIC), np.float32)
     logits = np.asarray(outputs(variables.merge(graphdef, found.weights), view[None] / 255)[0][0])
@@ -203,7 +203,7 @@ def test_other_tables(tmp_path):
     columns = {"file": ["a.png", "ü,1.png"], "rank": [1, 1], "class_name": ["cat", "dog"], "probability": [0.75, 1 / 3]}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for name in ("x.jsonl", "x.parquet"):
-        tables.write_table(tmp_path / name, columns)
+        table_files.write_table(tmp_path / name, columns)
     assert [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()] == rows
     assert pyarrow.parquet.read_table(tmp_path / "x.parquet").to_pylist() == rows
 

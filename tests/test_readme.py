@@ -7,7 +7,7 @@ import jax
 import pytest
 from flax import nnx
 
-from xception_jax.models import create_model
+from xception_jax.models import build_network
 from xception_jax.models.cards import CARDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +20,7 @@ def test_model_is_as_its_card_and_its_network_say(card):
     (row,) = re.findall(rf"^\| `{re.escape(card.name)}` \| {card.model} \|(.*)\|$", README, flags=re.M)
     parameters, top1, shown = (cell.strip() for cell in row.split("|"))
     options = FLAVOURS.get((card.framework, card.model), {})
-    model = nnx.eval_shape(lambda: create_model(card.model, rngs=nnx.Rngs(0), **options))
+    model = nnx.eval_shape(lambda: build_network(card.model, rngs=nnx.Rngs(0), **options))
     assert int(parameters.replace(",", "")) == sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert float(top1) == round(card.top1, 1)
     rule = f"crop {card.input.crop_fraction:g}" if card.input.resize == "crop" else card.input.resize

@@ -13,7 +13,7 @@ from flax import nnx
 from xception_jax import ops
 from xception_jax.evaluation.step import make_eval_step
 from xception_jax.inputs.spec import Normalization
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.models.variables import Weights, num_bytes
 from xception_jax.ops import kernels
 from xception_jax.parallel.mesh import data_mesh, put_batch, replicated
@@ -25,7 +25,7 @@ NUM_CLASSES = 4
 
 def small_model(**options):
     options = {"stem": "small", "width": 0.01, "middle_blocks": 1, "bn_momentum": 0.9, **options}
-    return create_model("xception", num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), **options)
+    return build_network("xception", num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), **options)
 
 
 def batch(size=16, seed=0):

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measures, prints and writes; returns 1 if something of ours could not be measured."""
     if arguments:
         raise called.wrong_usage("benchmark", USAGE)
-    from xception_jax.benchmarking import lowerings, results  # import jax, which --help does not need
+    from xception_jax.benchmarking import lowerings, output  # import jax, which --help does not need
 
     settings, subjects = read_flags()
     runner = Runner(settings)
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
 
     def record() -> dict[str, Any]:
-        return results.record(rows, runner.machine, dataclasses.asdict(settings), command)
+        return output.record(rows, runner.machine, dataclasses.asdict(settings), command)
 
     for what in subjects:
         for row in SUBJECTS[what](runner):
@@ -61,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
             rows.append(row)
             if flags.FLAGS.json:  # after each row: a run that is stopped keeps what it has
                 atomic.write_atomically(Path(flags.FLAGS.json), json.dumps(record(), indent=2) + "\n")
-    results.show(rows, runner.machine)
-    if results.failed(rows):
+    output.show(rows, runner.machine)
+    if output.failed(rows):
         return 1
     if flags.FLAGS.lowerings:
         lowerings.update(Path(flags.FLAGS.lowerings), record())

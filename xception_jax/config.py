@@ -9,6 +9,7 @@ own: "package.module:function", see docs/extending.md. Options that only yours h
 """
 
 import difflib
+import functools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -258,7 +259,12 @@ def read(path: Path) -> ConfigDict:
 
 def is_known(key: str) -> bool:
     """Whether `key` is the dotted name of a setting of every run."""
-    return key in flatten(default())
+    return key in _usual_keys()
+
+
+@functools.cache
+def _usual_keys() -> frozenset[str]:
+    return frozenset(flatten(default()))
 
 
 def _set(config: ConfigDict, key: str, value: Any) -> None:
@@ -337,7 +343,7 @@ def check_key(key: str, declared: Iterable[str] = ()) -> None:
     """Raises UserError unless `key` is the dotted name of a setting or one of `declared`, or a new one of `user`."""
     if key in RENAMED:
         raise UserError(f'the config key "{key}" is now called "{RENAMED[key]}"')
-    known = {*flatten(default()), *declared}
+    known = {*_usual_keys(), *declared}
     sections = {name.rsplit(".", i)[0] for name in known for i in (1, 2)} | {"user"}
     if key not in known and key not in sections and not _is_new(key, known):
         last = key.rsplit(".")[-1]

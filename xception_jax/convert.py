@@ -40,7 +40,7 @@ def show_diff(layers: Sequence[tuple[str, float]]) -> None:
 def recalibrate(pretrained: "Pretrained", images: Path) -> "Pretrained":
     """The weights with the statistics of images; says what could not be read."""
     from xception_jax.data import UnreadableImages
-    from xception_jax.data.sources.images import find_images
+    from xception_jax.data.sources.image_files import find_images
     from xception_jax.inference.recalibration import recalibrated
     from xception_jax.terminal.console import progress
 

@@ -20,7 +20,7 @@ from xception_jax.data.sources.relabelled import Relabelled
 from xception_jax.errors import UserError, reason, suggest
 from xception_jax.extension.names import name_of
 from xception_jax.inputs.spec import InputSpec
-from xception_jax.models import Backbone, check_options, create_model, variables
+from xception_jax.models import Backbone, build_network, check_options, variables
 from xception_jax.models.layers import check_image_size
 from xception_jax.models.variables import Weights
 from xception_jax.parallel import distributed
@@ -351,7 +351,7 @@ def resolve(config: ConfigDict, pretrained: Pretrained | None) -> ConfigDict:
 def build_model(config: ConfigDict, num_classes: int) -> Backbone:
     """The network of `config.model`, with parameters initialised from the seed."""
     rngs = nnx.Rngs(config.seed)
-    model = create_model(config.model.name, num_classes=num_classes, rngs=rngs, **config_lib.model_options(config))
+    model = build_network(config.model.name, num_classes=num_classes, rngs=rngs, **config_lib.model_options(config))
     model.frozen = parts_before(model.parts, config.train_from)
     model.fixed_statistics = config.fixed_statistics
     return model

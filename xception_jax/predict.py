@@ -30,17 +30,17 @@ def main(arguments: Sequence[str]) -> int:
     flag = flags.FLAGS
     if flag.weights is None or not arguments:
         raise called.wrong_usage("predict", USAGE)
-    from xception_jax.cli import predictions
+    from xception_jax.cli import prediction_output
     from xception_jax.data import UnreadableImages
-    from xception_jax.data.sources.images import find_images
+    from xception_jax.data.sources.image_files import find_images
     from xception_jax.evaluation.report import Seen
+    from xception_jax.filesystem import table_files
     from xception_jax.inference.predictor import Predictor
     from xception_jax.parallel import host_memory
     from xception_jax.terminal.console import progress
-    from xception_jax.workdir import tables
 
     if flag.output:
-        tables.check_table(Path(flag.output))
+        table_files.check_table(Path(flag.output))
     if flag.features and Path(flag.features).suffix not in (".npz", ".parquet"):
         raise UserError(f"{flag.features} is not a features file: its name must end in .npz or .parquet")
     host_memory.reuse_step_memory()
@@ -52,29 +52,29 @@ def main(arguments: Sequence[str]) -> int:
         pretrained = dataclasses.replace(pretrained, conformal=None)
     predictor = Predictor(pretrained, batch_size=min(flag.batch_size, len(files)), crops=int(flag.crops))
     logging.set_verbosity(logging.ERROR)  # unreadable images are listed at the end
-    top = predictions.rows_each(pretrained, flag.top)
+    top = prediction_output.rows_each(pretrained, flag.top)
     broken, treated = UnreadableImages(), list[str]()
-    columns: dict[str, list] = {name: [] for name in predictions.columns_of(pretrained)}
+    columns: dict[str, list] = {name: [] for name in prediction_output.columns_of(pretrained)}
     features = []
     began = time.monotonic()  # all is compiled by now; whatever follows counts
     with progress("images") as bar:
         task = bar.add_task("", total=len(files))
         for prediction in predictor(files, broken, treated):
-            predictions.append(columns, prediction, pretrained, top)
+            prediction_output.append(columns, prediction, pretrained, top)
             if flag.features:
                 features.append(prediction.features)
             if flag.explain:
-                name = predictions.class_name(pretrained, int(prediction.scores.argmax()))
-                predictions.write_explanation(Path(flag.explain), prediction, name)
+                name = prediction_output.class_name(pretrained, int(prediction.scores.argmax()))
+                prediction_output.write_explanation(Path(flag.explain), prediction, name)
             bar.advance(task)
     count = len(columns["file"]) // top
     speed = count / (time.monotonic() - began)
     if flag.output:
-        tables.write_table(Path(flag.output), columns)
+        table_files.write_table(Path(flag.output), columns)
     elif columns["file"]:
-        predictions.show(columns, flag.top, pretrained)
+        prediction_output.show(columns, flag.top, pretrained)
     if features:
-        predictions.write_features(Path(flag.features), columns["file"][::top], features)
+        prediction_output.write_features(Path(flag.features), columns["file"][::top], features)
     print(f"{count} images, {speed:.1f} images/s")
     if treated:
         print(Seen(broken.reasons, Counter(treated)))

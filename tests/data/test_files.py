@@ -13,7 +13,7 @@ from PIL import Image
 
 from xception_jax.data.files import pictures
 from xception_jax.data.sources.folder import Folder
-from xception_jax.data.sources.images import find_images
+from xception_jax.data.sources.image_files import find_images
 from xception_jax.errors import UserError
 
 

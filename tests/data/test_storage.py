@@ -8,7 +8,7 @@ import pytest
 from xception_jax.data import UnreadableImages, evaluation_batches, pipeline, train_batch
 from xception_jax.data.augmentation import Augmentation
 from xception_jax.data.duplicates import shared_files
-from xception_jax.data.sources.images import ImageFiles
+from xception_jax.data.sources.image_files import ImageFiles
 from xception_jax.data.storage import WAITS, Patience
 from xception_jax.errors import StorageError, UserError
 from xception_jax.inputs.spec import InputSpec

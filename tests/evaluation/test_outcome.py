@@ -7,7 +7,7 @@ import pytest
 
 from xception_jax.errors import UserError
 from xception_jax.evaluation.outcome import Outcome, columns
-from xception_jax.workdir.tables import write_table
+from xception_jax.filesystem.table_files import write_table
 
 FILES = ("a.png", "b.png")
 

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from xception_jax.inputs.spec import InputSpec
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.pretrained import Pretrained
 from xception_jax.pretrained.layouts import native
 
@@ -16,7 +16,7 @@ OPTIONS = {"stem": "small", "width": 0.05, "middle_blocks": 0}
 @pytest.fixture(scope="session")
 def backbone():
     """Untrained weights without a head: random features are enough for digits."""
-    _, weights = variables.split(create_model("xception", num_classes=0, rngs=nnx.Rngs(0), **OPTIONS))
+    _, weights = variables.split(build_network("xception", num_classes=0, rngs=nnx.Rngs(0), **OPTIONS))
     return Pretrained("random", "xception", OPTIONS, 0, weights, InputSpec(32, 1.0, resize="squash"))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from configs.finetune import get_config
 from xception_jax import evaluate
-from xception_jax.cli.predictions import prediction_set
+from xception_jax.cli.prediction_output import prediction_set
 from xception_jax.config import default
 from xception_jax.data.labelled import open_labelled
 from xception_jax.errors import UserError

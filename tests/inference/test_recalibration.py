@@ -10,7 +10,7 @@ from xception_jax.data import UnreadableImages
 from xception_jax.errors import UserError
 from xception_jax.inference.recalibration import recalibrated
 from xception_jax.inputs.spec import InputSpec
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.models.backbone import Backbone
 from xception_jax.models.head import Head
 from xception_jax.models.layers import Numerics, batch_norm, conv
@@ -58,7 +58,7 @@ def reference(params, batches):
 
 @pytest.fixture(scope="module")
 def weights():
-    _, weights = variables.split(create_model(NAME, num_classes=0, rngs=nnx.Rngs(0)))
+    _, weights = variables.split(build_network(NAME, num_classes=0, rngs=nnx.Rngs(0)))
     return Pretrained("test", NAME, {}, 0, weights, InputSpec(8, 1.0, resize="squash"))
 
 

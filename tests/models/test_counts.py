@@ -11,7 +11,7 @@ from flax import nnx
 
 from tests import peers
 from xception_jax.errors import UserError
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.models.layers import SeparableConv
 from xception_jax.ops.lowering import as_reference
 
@@ -22,7 +22,7 @@ SOME = [pytest.param(name, marks=[pytest.mark.slow] * (name != "xception")) for 
 @functools.cache
 def abstract(name, **options):
     """The network's shapes; nothing is computed."""
-    return nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **options))
+    return nnx.eval_shape(lambda: build_network(name, rngs=nnx.Rngs(0), **options))
 
 
 def with_stem(name, stem):
@@ -37,7 +37,7 @@ def tiny(name, **options):
 
 def initialised(name, **options):
     """The same, its weights as training starts with them."""
-    return create_model(name, rngs=nnx.Rngs(0), num_classes=5, stem="small", width=0.05, **options)
+    return build_network(name, rngs=nnx.Rngs(0), num_classes=5, stem="small", width=0.05, **options)
 
 
 def count(model, kind=nnx.Param):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xception_jax.errors import UserError
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.models.head import ACTIVATIONS, Head, Step, as_text, parse
 
 STEPS = st.one_of(
@@ -54,7 +54,7 @@ def test_hidden_layers_are_a_head(name):
     """The same network, by both options."""
 
     def shapes(**options):
-        build = lambda: create_model(name, num_classes=3, rngs=nnx.Rngs(0), width=0.05, **options)  # noqa: E731
+        build = lambda: build_network(name, num_classes=3, rngs=nnx.Rngs(0), width=0.05, **options)  # noqa: E731
         return nnx.eval_shape(lambda: variables.split(build()))[1]
 
     assert shapes(hidden=(8, 6)) == shapes(head="dense 8 relu, dense 6 relu")
@@ -62,7 +62,7 @@ def test_hidden_layers_are_a_head(name):
 
 def test_both_options_are_one_too_many():
     with pytest.raises(UserError, match=r'both head="relu" and hidden=\(8,\)'):
-        create_model("xception", width=0.05, head="relu", hidden=(8,), rngs=nnx.Rngs(0))
+        build_network("xception", width=0.05, head="relu", hidden=(8,), rngs=nnx.Rngs(0))
 
 
 def test_a_flattened_map_has_its_size():

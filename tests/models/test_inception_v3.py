@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from tests import peers
-from xception_jax.models import create_model
+from xception_jax.models import build_network
 from xception_jax.models.inception_v3 import InceptionA, InceptionC, InceptionE
 from xception_jax.pretrained.layouts.table import to_ours
 from xception_jax.pretrained.layouts.timm import timm_table
@@ -21,7 +21,7 @@ POOLED = [f"mixed{i}" for i in (0, 1, 2, 4, 5, 6, 7, 9, 10)]
 def tiny(**options):
     """The shapes of a narrow network; nothing is computed."""
     options = {"num_classes": 5, "stem": "small", "width": 0.05, **options}
-    return nnx.eval_shape(lambda: create_model("inception_v3", rngs=nnx.Rngs(0), **options))
+    return nnx.eval_shape(lambda: build_network("inception_v3", rngs=nnx.Rngs(0), **options))
 
 
 def randomised(model):

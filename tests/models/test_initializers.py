@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from xception_jax.models import create_model
+from xception_jax.models import build_network
 from xception_jax.models.inception_v3 import InceptionV3
 from xception_jax.models.initializers import glorot_uniform
 
@@ -39,7 +39,7 @@ def test_keys_are_those_of_flax_streams():
     """One after another, and the stream goes on after the last."""
     ours, flax = nnx.Rngs(params=3, dropout=4), nnx.Rngs(params=3, dropout=4)
     for _ in range(2):
-        a = create_model("inception_v3", num_classes=3, width=0.01, rngs=ours)
+        a = build_network("inception_v3", num_classes=3, width=0.01, rngs=ours)
         b = InceptionV3(3, width=0.01, rngs=flax)
         for x, y in zip(*(jax.tree.leaves(nnx.state(m)) for m in (a, b)), strict=True):
             np.testing.assert_array_equal(x, y)

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from keras import layers
 
 from tests.peers import error, pictures
-from xception_jax.models import create_model
+from xception_jax.models import build_network
 
 pytestmark = pytest.mark.usefixtures("cheap_initializers")
 
@@ -184,7 +184,7 @@ def converted(name, weights):
 @functools.cache
 def our_model(name):
     """Our network's structure, and the Keras network's weights in it."""
-    model = nnx.eval_shape(lambda: create_model(rngs=nnx.Rngs(0), **OURS[name]))
+    model = nnx.eval_shape(lambda: build_network(rngs=nnx.Rngs(0), **OURS[name]))
     graphdef, state = nnx.split(model)
     flat = converted(name, keras_model(name)[1])
     shapes = {path: x.shape for path, x in flatten_dict(nnx.to_pure_dict(state)).items()}

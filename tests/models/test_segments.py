@@ -8,7 +8,7 @@ from flax import nnx
 from tests.models.test_counts import abstract, count
 from xception_jax import ops
 from xception_jax.errors import UserError
-from xception_jax.models import create_model
+from xception_jax.models import build_network
 
 # The separable convolutions: how many, channels in and out, height and width of the map at 299 pixels.
 LAYERS = (
@@ -80,4 +80,4 @@ def test_one_segment_a_channel_is_the_network_of_the_paper(segments):
 
 def test_no_segments_are_refused():
     with pytest.raises(UserError, match="segments is 0; it must be 1 or more, or None"):
-        create_model("xception", rngs=nnx.Rngs(0), segments=0)
+        build_network("xception", rngs=nnx.Rngs(0), segments=0)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from tests import peers
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 
 NAMES = ["xception", "xception41", "xception41p"]
 
@@ -57,13 +57,13 @@ def test_rates_are_timm_s(name):
     with torch.device("meta"):
         twin = timm.create_model(name, drop_path_rate=0.3)
     expected = [0.0 if b.drop_path is None else b.drop_path.drop_prob for b in twin.blocks]
-    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), drop_path=0.3))
+    model = nnx.eval_shape(lambda: build_network(name, rngs=nnx.Rngs(0), drop_path=0.3))
     rates = [getattr(model, f"block{i + 2}").drop_path.rate for i in range(len(expected))]
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
 
 
 def test_rates_rise_linearly_in_xception():
-    model = nnx.eval_shape(lambda: create_model("xception", rngs=nnx.Rngs(0), drop_path=0.24))
+    model = nnx.eval_shape(lambda: build_network("xception", rngs=nnx.Rngs(0), drop_path=0.24))
     rates = [getattr(model, f"block{i}").drop_path.rate for i in range(2, 14)]
     np.testing.assert_allclose(rates, 0.02 * np.arange(12), atol=1e-12)
 

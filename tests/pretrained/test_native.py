@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from xception_jax.errors import UserError, WeightsFileError
 from xception_jax.inputs.spec import Decoding, InputSpec, Normalization
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.pretrained.layouts import native
 from xception_jax.pretrained.pretrained import Conformal
@@ -22,7 +22,7 @@ OPTIONS = {"stem": "small", "width": 0.01, "middle_blocks": 1, "head": "max_pool
 
 @pytest.fixture(scope="module")
 def pretrained():
-    _, weights = variables.split(create_model("xception", num_classes=2, rngs=nnx.Rngs(0), **OPTIONS))
+    _, weights = variables.split(build_network("xception", num_classes=2, rngs=nnx.Rngs(0), **OPTIONS))
     spec = InputSpec(
         50, 1.0, "area", Normalization((0.1, 0.2, 0.3), (1.0, 2.0, 3.0)), ((1.0, 2.0, 3.0),) * 2, "pad", Decoding(False)
     )

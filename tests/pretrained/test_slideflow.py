@@ -12,7 +12,7 @@ from flax import nnx
 from xception_jax.errors import WeightsFileError
 from xception_jax.inference.mc_dropout import monte_carlo_dropout
 from xception_jax.inputs import stain
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.models.backbone import Backbone
 from xception_jax.models.head import Head, parse
 from xception_jax.pretrained.layouts import slideflow
@@ -34,7 +34,7 @@ def copy(tmp_path):
 
 def filled(pathology):
     """Our network with a model's weights: every array has one of the same shape."""
-    model = create_model("xception", num_classes=pathology.num_classes, rngs=nnx.Rngs(0), **pathology.options)
+    model = build_network("xception", num_classes=pathology.num_classes, rngs=nnx.Rngs(0), **pathology.options)
     graphdef, fresh = variables.split(model)
     return variables.merge(graphdef, jax.tree.map(lambda ours, x: x.reshape(ours.shape), fresh, pathology.weights))
 
@@ -160,5 +160,5 @@ def test_without_dropout_there_is_no_uncertainty(expected):
 
 def test_the_published_models_have_as_many_parameters():
     options = {"hidden": (1024, 1024), "hidden_norm": True}
-    model = nnx.eval_shape(lambda: create_model("xception", num_classes=2, rngs=nnx.Rngs(0), **options))
+    model = nnx.eval_shape(lambda: build_network("xception", num_classes=2, rngs=nnx.Rngs(0), **options))
     assert sum(x.size for x in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat)))) == 24_019_498

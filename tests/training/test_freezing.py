@@ -9,7 +9,7 @@ from flax import nnx
 
 from xception_jax import experiment as experiment_lib
 from xception_jax.errors import UserError
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.parallel.mesh import put_batch
 from xception_jax.training.optimizers import by_part
 from xception_jax.training.recipe import create_recipe
@@ -65,7 +65,7 @@ def test_no_optimizer_state_of_frozen_parts(half_frozen):
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_all_frozen_is_inference(name, options):
     """Keras' users lost 16 points to a frozen network that normalized with the batch's statistics (keras#9965)."""
-    model = create_model(name, num_classes=3, rngs=nnx.Rngs(0), stem="small", width=0.01, dropout=0.5, **options)
+    model = build_network(name, num_classes=3, rngs=nnx.Rngs(0), stem="small", width=0.01, dropout=0.5, **options)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     _, weights = variables.split(model)
     inference = model(images, train=False)
@@ -75,7 +75,7 @@ def test_all_frozen_is_inference(name, options):
 
 
 def test_parts_are_in_the_order_of_the_computation():
-    assert create_model("inception_v3", num_classes=3, rngs=nnx.Rngs(0), width=0.01, aux_head=True).parts == (
+    assert build_network("inception_v3", num_classes=3, rngs=nnx.Rngs(0), width=0.01, aux_head=True).parts == (
         "stem", *(f"mixed{i}" for i in range(8)), "aux", "mixed8", "mixed9", "mixed10", "head",
     )  # fmt: skip
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from xception_jax.benchmarking.output import processor, versions
 from xception_jax.benchmarking.photographs import photographs
-from xception_jax.benchmarking.results import processor, versions
 from xception_jax.data import UnreadableImages, train_batches
 from xception_jax.data.augmentation import Augmentation
 from xception_jax.data.pipeline import cores

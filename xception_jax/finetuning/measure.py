@@ -22,7 +22,7 @@ from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
 from xception_jax.evaluation.page import Measured, Report, write_page
 from xception_jax.evaluation.report import hash_weights
-from xception_jax.filesystem import atomic, paths
+from xception_jax.filesystem import atomic, paths, table_files
 from xception_jax.finetuning.results import PAGE, RESULTS, TABLE, common_facts, said, short, show_unreadable
 from xception_jax.inference.mistakes import mistakes
 from xception_jax.inference.outcomes import outcome
@@ -32,7 +32,7 @@ from xception_jax.pretrained import Pretrained
 from xception_jax.pretrained.transplant import with_classes
 from xception_jax.tasks.task import SINGLE_LABEL, TASKS
 from xception_jax.terminal.console import progress
-from xception_jax.workdir import identity, tables
+from xception_jax.workdir import identity
 
 
 def measure(
@@ -99,7 +99,7 @@ def measure(
         record["conformal"] = dataclasses.asdict(sets) | {split: conformal.measure(found, sets.threshold)}
         print(f"prediction sets: {conformal.said(record['conformal'], split)}")
     atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    tables.write_table(workdir / f"predictions-{split}.csv", outcome_lib.columns(found))
+    table_files.write_table(workdir / f"predictions-{split}.csv", outcome_lib.columns(found))
     shown = mistakes(pretrained, labelled.root, found)
     title = f"{paths.data_name(data)}: {pretrained.source}"
     about = [*facts(record, pretrained, split), *(("Data", said) for said in (*labelled.remarks, known) if said)]

@@ -18,14 +18,14 @@ from xception_jax.evaluation import conformal
 from xception_jax.evaluation import outcome as outcome_lib
 from xception_jax.evaluation.analysis import analyse
 from xception_jax.evaluation.page import Axis, Curve, Measured, Report, write_page
-from xception_jax.filesystem import atomic
-from xception_jax.finetuning import card, thresholds
+from xception_jax.filesystem import atomic, table_files
+from xception_jax.finetuning import model_card, thresholds
 from xception_jax.finetuning.candidates import Candidate
 from xception_jax.finetuning.fit import Fitted
 from xception_jax.inference.mistakes import mistakes
 from xception_jax.pretrained import Pretrained
 from xception_jax.terminal.words import significant
-from xception_jax.workdir import identity, tables
+from xception_jax.workdir import identity
 
 PAGE, RESULTS, MODEL = "index.html", "results.json", Path("model", "model.safetensors")
 TABLE = "splits.csv"
@@ -63,7 +63,7 @@ def write(found: Results, workdir: Path) -> dict[str, Any]:
     """Writes predictions, results.json, the model folder's card and the page; returns the contents of results.json."""
     analyses = {outcome.split: analyse(outcome) for outcome in found.chosen.outcomes}
     for outcome in found.chosen.outcomes:
-        tables.write_table(workdir / f"predictions-{outcome.split}.csv", outcome_lib.columns(outcome))
+        table_files.write_table(workdir / f"predictions-{outcome.split}.csv", outcome_lib.columns(outcome))
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": found.chosen.model.source,
@@ -92,7 +92,7 @@ def write(found: Results, workdir: Path) -> dict[str, Any]:
     atomic.write_atomically(workdir / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
     steps = next_steps(workdir, found.chosen.model)
     # Whoever reads the card has the folder elsewhere.
-    card.write(workdir / MODEL.parent, found.chosen.model, record, next_steps(Path(), found.chosen.model))
+    model_card.write(workdir / MODEL.parent, found.chosen.model, record, next_steps(Path(), found.chosen.model))
     write_page(workdir / PAGE, _report(found, analyses, record, workdir, steps))
     return record
 

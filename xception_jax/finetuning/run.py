@@ -32,12 +32,12 @@ from xception_jax.experiment import parts_before, resolve
 from xception_jax.filesystem import atomic, paths
 from xception_jax.finetuning import heads, results, soup
 from xception_jax.finetuning.candidates import Candidate, candidate
-from xception_jax.finetuning.features import FeatureStore, features_of
+from xception_jax.finetuning.feature_store import FeatureStore, features_of
 from xception_jax.finetuning.fit import Features, Fitted, balanced, fit
 from xception_jax.finetuning.fitting import Trial
 from xception_jax.finetuning.scale import Scale
 from xception_jax.inference.features import FeatureExtractor, backbone_of
-from xception_jax.models import check_options, create_model
+from xception_jax.models import build_network, check_options
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained, load
 from xception_jax.pretrained.layouts import native
@@ -123,7 +123,7 @@ def check_unfreeze(first: str, backbone: Pretrained) -> None:
     """Raises UserError if the network has no such part to train from, before anything is computed."""
     if first:
         model = nnx.eval_shape(
-            lambda: create_model(backbone.model, num_classes=0, rngs=nnx.Rngs(0), **backbone.options)
+            lambda: build_network(backbone.model, num_classes=0, rngs=nnx.Rngs(0), **backbone.options)
         )
         parts_before(model.parts, first, "finetune.unfreeze")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xception_jax.errors import WeightsFileError
-from xception_jax.formats import folders, hdf5, npz, safetensors, tensor_bundle, torch_pickle
+from xception_jax.formats import hdf5, npz, safetensors, tensor_bundle, torch_pickle, weight_folders
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 TORCH_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # before PyTorch 1.6
@@ -21,7 +21,7 @@ Reader = Callable[[Path], tuple[Tensors, dict[str, Any]]]
 def _read_parts(index: Path) -> tuple[Tensors, dict[str, Any]]:
     """The arrays of all files that an index lists, which have to be those that it says."""
     tensors: Tensors = {}
-    for file, names in folders.parts(index).items():
+    for file, names in weight_folders.parts(index).items():
         kind = recognize(index.with_name(file))
         if kind not in ("safetensors", "torch"):
             raise WeightsFileError(f"{index.with_name(file)} is not a part of weights, but of format {kind}")
@@ -72,7 +72,7 @@ def weights_in(path: Path) -> Path:
     Raises:
       WeightsFileError: the folder has several.
     """
-    return path if tensor_bundle.find(path) is not None else folders.find(path) or path
+    return path if tensor_bundle.find(path) is not None else weight_folders.find(path) or path
 
 
 def recognize(path: Path) -> str:
@@ -86,7 +86,7 @@ def recognize(path: Path) -> str:
     if path.is_dir():
         raise WeightsFileError(
             f"{path} has no weights: it is not a SavedModel (neither variables/variables.index nor a *.index file), "
-            f"and has none of {', '.join(folders.USUAL)}"
+            f"and has none of {', '.join(weight_folders.USUAL)}"
         )
     if not path.is_file():
         raise WeightsFileError(f"{path} does not exist")

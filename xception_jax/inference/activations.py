@@ -16,7 +16,7 @@ from xception_jax import ops
 from xception_jax.data.decode import UnreadableImageError, decode
 from xception_jax.errors import UserError
 from xception_jax.inputs.views import central_view
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.models.backbone import Backbone
 from xception_jax.pretrained import Pretrained, fill, load, transplant
 
@@ -88,7 +88,7 @@ def diff(a: str, b: str, image: Path | None = None, model: str | None = None) ->
 
 def network(pretrained: Pretrained) -> Backbone:
     """The network with these weights."""
-    model = create_model(pretrained.model, num_classes=pretrained.num_classes, rngs=nnx.Rngs(0), **pretrained.options)
+    model = build_network(pretrained.model, num_classes=pretrained.num_classes, rngs=nnx.Rngs(0), **pretrained.options)
     graphdef, fresh = variables.split(model)
     return variables.merge(graphdef, fill(fresh, transplant(pretrained, fresh)[0]))
 

@@ -5,7 +5,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from xception_jax import ops
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.models.variables import Weights
 from xception_jax.parallel.mesh import replicated
 from xception_jax.pretrained import Pretrained, transplant
@@ -21,7 +21,7 @@ def placed(pretrained: Pretrained, mesh: Mesh) -> tuple[nnx.GraphDef, Weights, o
     def build() -> tuple[nnx.GraphDef, Weights]:
         options = pretrained.options
         return variables.split(
-            create_model(pretrained.model, num_classes=pretrained.num_classes, rngs=nnx.Rngs(0), **options)
+            build_network(pretrained.model, num_classes=pretrained.num_classes, rngs=nnx.Rngs(0), **options)
         )
 
     lowering = ops.trusted(ops.current(), pretrained.options.get("dtype", "float32"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from xception_jax import ops
 from xception_jax.data import UnreadableImages, evaluation_batches
-from xception_jax.data.sources.images import ImageFiles
+from xception_jax.data.sources.image_files import ImageFiles
 from xception_jax.errors import UserError
 from xception_jax.inference.grad_cam import grad_cam
 from xception_jax.inference.mc_dropout import monte_carlo_dropout

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from xception_jax import ops
 from xception_jax.data import UnreadableImages, evaluation_batches
-from xception_jax.data.sources.images import ImageFiles
+from xception_jax.data.sources.image_files import ImageFiles
 from xception_jax.errors import UserError
 from xception_jax.inference.activations import network
 from xception_jax.models import variables

@@ -31,7 +31,7 @@ class Backbone(nnx.Module):
       input_spec: the input that the network expects; trained weights bring their own.
       class_names: of the logits; () if unknown.
       deterministic: whether the network is in inference mode; set by `train()` and `eval()`.
-      parts: its modules by name, from the image to the logits: "block1" to "head", say; `create_model` notes them.
+      parts: its modules by name, from the image to the logits: "block1" to "head", say; `build_network` notes them.
       frozen: parts that training leaves as they are, parameters and statistics: they are always in inference mode.
       fixed_statistics: whether all parts but the head are in inference mode, though their parameters are trained.
     """

@@ -46,8 +46,8 @@ def register_model(name: str, make: Callable[..., Backbone]) -> Callable[..., Ba
     return MODELS.register(name, make)
 
 
-def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **options: Any) -> Backbone:
-    """Builds a network.
+def build_network(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **options: Any) -> Backbone:
+    """Builds a network without trained weights; with them, see `pretrained.create_model`.
 
     Args:
       name: one of `list_models()`, or "package.module:function".

@@ -37,11 +37,13 @@ def create_model(
     """
     rngs = nnx.Rngs(0) if rngs is None else rngs
     if weights is None:
-        return models.create_model(name, num_classes=1000 if num_classes is None else num_classes, rngs=rngs, **options)
+        return models.build_network(
+            name, num_classes=1000 if num_classes is None else num_classes, rngs=rngs, **options
+        )
     pretrained = load(weights, name, head=options.get("head"))
     if num_classes is None:
         num_classes = pretrained.num_classes
-    model = models.create_model(name, num_classes=num_classes, rngs=rngs, **(pretrained.options | options))
+    model = models.build_network(name, num_classes=num_classes, rngs=rngs, **(pretrained.options | options))
     graphdef, fresh = variables.split(model)
     trained, _ = transplant(pretrained, fresh)
     model = variables.merge(graphdef, fill(fresh, trained))

@@ -229,7 +229,7 @@ def _check_shapes(
     """Raises WeightsFileError if an array does not have the shape that the network needs."""
 
     def build() -> Weights:
-        return variables.split(models.create_model(model, num_classes=num_classes, rngs=nnx.Rngs(0), **options))[1]
+        return variables.split(models.build_network(model, num_classes=num_classes, rngs=nnx.Rngs(0), **options))[1]
 
     needed = nnx.eval_shape(build)
     flat = {"params": flatten_dict(needed.params), "batch_stats": flatten_dict(needed.batch_stats)}

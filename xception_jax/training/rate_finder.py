@@ -16,10 +16,11 @@ from ml_collections import ConfigDict
 from xception_jax import experiment as experiment_lib
 from xception_jax.data import UnreadableImages
 from xception_jax.errors import TrainingError
+from xception_jax.filesystem import table_files
 from xception_jax.parallel.processes import primary
 from xception_jax.training.loop import batches_on_devices
 from xception_jax.training.recipe import create_recipe
-from xception_jax.workdir import curves, tables
+from xception_jax.workdir import curves
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 200
 SMOOTHING = 0.95  # weight of the old value in the moving average of the loss
@@ -93,7 +94,7 @@ def find_rate(config: ConfigDict, workdir: Path) -> Trial:
         raise TrainingError("the loss of the first batch is not finite, before anything is trained: look at the data")
     trial = Trial(tuple(float(schedule(step)) for step in range(len(found))), found)
     if primary():
-        tables.write_table(workdir / "rates.csv", {"learning_rate": trial.rates, "smoothed_loss": trial.losses})
+        table_files.write_table(workdir / "rates.csv", {"learning_rate": trial.rates, "smoothed_loss": trial.losses})
         draw(trial, figure)
         curves.save(figure, workdir / "rates.png")
     return trial

@@ -7,7 +7,7 @@ from typing import Any
 from xception_jax.benchmarking.sides.protocol import Work, batches_of, serve
 from xception_jax.data import Batch, UnreadableImages, train_batches
 from xception_jax.data.augmentation import Augmentation, find_augmentations
-from xception_jax.data.sources.images import ImageFiles, find_images
+from xception_jax.data.sources.image_files import ImageFiles, find_images
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.parallel import host_memory
 

@@ -19,7 +19,7 @@ from xception_jax.benchmarking.sides import operators
 from xception_jax.benchmarking.sides.protocol import Work, serve
 from xception_jax.evaluation.step import make_eval_step
 from xception_jax.inputs.spec import Normalization
-from xception_jax.models import create_model, variables
+from xception_jax.models import build_network, variables
 from xception_jax.parallel import host_memory
 from xception_jax.parallel.mesh import data_mesh, put_batch, replicated
 from xception_jax.planning.hlo import Program
@@ -33,7 +33,7 @@ NUM_CLASSES = 1000
 
 def split_network(task: Task) -> tuple[nnx.GraphDef, variables.Weights]:
     """The task's network, as structure and arrays."""
-    model = create_model(
+    model = build_network(
         task["model"], num_classes=NUM_CLASSES, rngs=nnx.Rngs(0), dtype=task["dtype"], **task["options"]
     )
     return variables.split(model)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xception_jax.finetuning.card import text
+from xception_jax.finetuning.model_card import text
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained
 

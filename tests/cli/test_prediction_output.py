@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from xception_jax.cli import predictions
+from xception_jax.cli import prediction_output
 from xception_jax.cli.overrides import override
-from xception_jax.cli.predictions import explanation_name
+from xception_jax.cli.prediction_output import explanation_name
 from xception_jax.inference.predictor import Prediction
 from xception_jax.models.variables import Weights
 from xception_jax.pretrained import Pretrained
@@ -35,12 +35,12 @@ def test_a_plain_name_stays_as_it_is():
 def test_sets_are_listed_whatever_the_number_of_classes_shown(capsys):
     names = ("ape", "bear", "cat")
     weights = Pretrained("x", "xception", {}, 3, Weights({}, {}), class_names=names, conformal=Conformal(0.2, 0.1))
-    columns = {name: [] for name in predictions.columns_of(weights)}
+    columns = {name: [] for name in prediction_output.columns_of(weights)}
     for file, scores in (("a.png", [0.1, 0.6, 0.3]), ("b.png", [0.25, 0.35, 0.4])):
         row = np.zeros(3), np.zeros(1), np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1))
-        predictions.append(columns, Prediction(file, np.array(scores), *row), weights, top=1)
+        prediction_output.append(columns, Prediction(file, np.array(scores), *row), weights, top=1)
     assert columns["prediction_set"] == ["bear;cat", "cat;bear;ape"]
-    predictions.show(columns, 1, weights)
+    prediction_output.show(columns, 1, weights)
     header, *lines = capsys.readouterr().out.splitlines()
     assert "set (90 %)" in header
     assert any("bear 60.0 %" in line and "bear, cat" in line for line in lines)
@@ -50,24 +50,24 @@ def test_numbers_have_a_column_each_by_their_name(capsys):
     weights = Pretrained("x", "xception", {}, 2, Weights({}, {}), class_names=("price", "file"), scores="linear")
     for uncertainty, deviations in ((False, {}), (True, {"deviation price": [0.5], "deviation file (1)": [0.25]})):
         given = dataclasses.replace(weights, uncertainty=uncertainty)
-        columns = {name: [] for name in predictions.columns_of(given)}
+        columns = {name: [] for name in prediction_output.columns_of(given)}
         row = np.array([0.5, 0.25]), np.zeros(1), np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1))
-        predictions.append(columns, Prediction("0.jpg", np.array([36363.375, 1e-4]), *row), given, top=5)
+        prediction_output.append(columns, Prediction("0.jpg", np.array([36363.375, 1e-4]), *row), given, top=5)
         assert columns == {"file": ["0.jpg"], "price": [36363.375], "file (1)": [1e-4]} | deviations
-    predictions.show(columns, 5, weights)
+    prediction_output.show(columns, 5, weights)
     header, line = capsys.readouterr().out.splitlines()
     assert (header.split(), line.split()) == (["file", "price", "file", "(1)"], ["0.jpg", "36,363", "0.0001000"])
-    predictions.show(columns, 1, weights)
+    prediction_output.show(columns, 1, weights)
     assert "and 1 more number; --output=FILE.csv writes all" in capsys.readouterr().out
 
 
 def test_several_labels_have_probabilities():
     weights = Pretrained("x", "xception", {}, 2, Weights({}, {}), class_names=("a", "b"), scores="sigmoid")
-    assert predictions.columns_of(weights) == ("file", "rank", "class_index", "class_name", "probability")
+    assert prediction_output.columns_of(weights) == ("file", "rank", "class_index", "class_name", "probability")
 
 
 def test_sets_hold_for_the_scores_they_were_found_with():
     weights = Pretrained("x", "xception", {}, 3, Weights({}, {}), conformal=Conformal(0.2, 0.1))
     assert override(weights, {}).conformal == weights.conformal
     assert override(weights, {"image_size": 99}).conformal is None
-    assert "prediction_set" not in predictions.columns_of(dataclasses.replace(weights, conformal=None))
+    assert "prediction_set" not in prediction_output.columns_of(dataclasses.replace(weights, conformal=None))

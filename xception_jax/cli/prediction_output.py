@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 
 from xception_jax.evaluation.conformal import members
-from xception_jax.filesystem import atomic
+from xception_jax.filesystem import atomic, table_files
 from xception_jax.inference.grad_cam import overlay
 from xception_jax.inference.predictor import Prediction
 from xception_jax.pretrained import Pretrained
 from xception_jax.terminal import console
 from xception_jax.terminal.words import counted, significant
-from xception_jax.workdir import tables
 
 SHOWN = 50  # images in the table that people read
 LONGEST_STEM, LONGEST_CLASS = 120, 60  # bytes of a heat map's name: file systems allow 255
@@ -108,7 +107,7 @@ def _show_numbers(columns: dict[str, list], top: int, pretrained: Pretrained) ->
 def write_features(path: Path, names: Sequence[str], features: Sequence[np.ndarray]) -> None:
     """Writes file names and features: .npz has arrays `files` [N] and `features` [N, D], .parquet two columns."""
     if path.suffix == ".parquet":
-        tables.write_table(path, {"file": names, "features": features})
+        table_files.write_table(path, {"file": names, "features": features})
         return
     buffer = io.BytesIO()
     np.savez(buffer, files=np.array(names), features=np.stack(features))
