@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from xception_jax.errors import StorageError, TrainingError, UserError, suggest
 from xception_jax.filesystem import paths
@@ -152,6 +151,8 @@ def define_config(help: str) -> flags.FlagHolder:
 
     What else does not exist is refused by `check_config_flags`.
     """
+    from ml_collections import config_flags  # which `benchmark` does without, as it runs beside any peer
+
     return config_flags.DEFINE_config_file("config", None, help, lock_config=False, accept_new_attributes=True)
 
 

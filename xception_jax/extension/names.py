@@ -13,8 +13,8 @@ T = TypeVar("T")
 # How an unknown name may have come into a run.
 ELSEWHERE = "(a name that another program registered is not known here; use package.module:function)"
 FROM_PYTHON = (
-    "was given from Python, by a program that is not this one; give it again there (source=..., loss=...), or set this "
-    "name to one that can be imported, package.module:function"
+    "was given from Python, by another program; give it again there, as evaluate_run(..., source=..., loss=...) does, "
+    "or set this name to one that can be imported, package.module:function"
 )
 BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -54,7 +54,7 @@ class Registry(Generic[T]):
             return self._known[name]
         if ":" in name:
             return self._imported(name)
-        raise UserError(f'unknown {self._kind} "{name}"; {suggest(name, self._known)} {ELSEWHERE}')
+        raise UserError(f'unknown {self._kind} "{name}"; {or_elsewhere(suggest(name, self._known))}')
 
     def _imported(self, name: str) -> T:
         module_name, _, attribute = name.partition(":")
@@ -84,6 +84,11 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._known))
+
+
+def or_elsewhere(hint: str) -> str:
+    """A suggestion of known names; if none is near, with what else an unknown name may be."""
+    return hint if "did you mean" in hint else f"{hint} {ELSEWHERE}"
 
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -26,7 +26,6 @@ from xception_jax.evaluation.step import Batch, Metrics
 from xception_jax.experiment import Experiment
 from xception_jax.extension.names import tells_apart
 from xception_jax.filesystem import atomic, paths
-from xception_jax.models.variables import num_parameters
 from xception_jax.parallel import ending
 from xception_jax.parallel.mesh import put_batch
 from xception_jax.parallel.preemption import Preempted, Preemption
@@ -120,21 +119,22 @@ def train(
             training |= recorded_training(workdir, latest, training)
         results = {
             "metrics": {name: record["metrics"][name] for name in predictions.metrics()},
-            "split": tester.split,
-            "count": record["count"],
-            "model": config.model.name,
-            "num_parameters": num_parameters(state.weights),
-            "step": int(state.step),
+            **{name: record[name] for name in ("split", "count", "model", "num_parameters", "step")},
             **training,
             **identity.environment(),
         }
         if primary():
-            atomic.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-            try:
-                curves.plot_curves(workdir)
-            except UserError as e:  # matplotlib is not installed, say: all else is there
-                print(f"no curves.png: {e}")
+            write_results(workdir, results)
     return results
+
+
+def write_results(workdir: Path, results: dict[str, Any]) -> None:
+    """Writes results.json and draws the run's curves."""
+    atomic.write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    try:
+        curves.plot_curves(workdir)
+    except UserError as e:  # matplotlib is not installed, say: all else is there
+        print(f"no curves.png: {e}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,21 @@
 """Learning rate schedules and optimizers, by name, from the config."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
 from xception_jax.errors import UserError, suggest
 from xception_jax.extension.names import Registry, check_options, parameters, wanted
 
+if TYPE_CHECKING:  # `benchmark` does without it, as it runs beside any peer
+    from ml_collections import ConfigDict
+
 SCHEDULES = ("constant", "cosine", "exponential")
 
 
-def create_schedule(config: ConfigDict, *, total_steps: int, in_steps: Callable[..., float]) -> optax.Schedule:
+def create_schedule(config: "ConfigDict", *, total_steps: int, in_steps: Callable[..., float]) -> optax.Schedule:
     """The learning rate at each step.
 
     Args:

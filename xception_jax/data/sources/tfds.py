@@ -12,7 +12,7 @@ from typing import Any
 
 from xception_jax.data.sources.tfds_labels import find_labels
 from xception_jax.errors import UserError, needs, suggest
-from xception_jax.extension.names import ELSEWHERE
+from xception_jax.extension.names import or_elsewhere
 
 FILE_NAMES = ("file_name", "image/filename")
 MANUAL = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
@@ -95,7 +95,7 @@ def find_builder(name: str, data_dir: str) -> Any:
         builder = tfds.builder(name, data_dir=data_dir or None)
     except (tfds.core.registered.DatasetNotFoundError, ValueError):
         names = [*tfds.list_builders(with_community_datasets=False), "folder", "digits", "synthetic"]
-        raise UserError(f'unknown data set "{name}"; {nearest(name, names)} {ELSEWHERE}') from None
+        raise UserError(f'unknown data set "{name}"; {or_elsewhere(nearest(name, names))}') from None
     except ModuleNotFoundError:  # what prepares it needs TensorFlow
         try:
             builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir or None)
