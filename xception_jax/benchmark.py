@@ -98,6 +98,9 @@ def read_flags() -> tuple[Settings, list[str]]:
         only=flag.only,
         data=flag.data,
     )
+    from xception_jax.models import check_options  # imports jax, which --help does not need
+
+    check_options(settings.model, settings.options)
     return settings, flag.what
 
 

@@ -1,6 +1,6 @@
 """Reads damaged weight files, one after another, in a process that may crash without harm.
 
-    python -m tests.pretrained.fuzz FOLDER FIRST LAST
+    python tests/pretrained/fuzz.py FOLDER FIRST LAST
 
 prints lines of JSON: the number of each damage before it is read, and what came of it:
 
