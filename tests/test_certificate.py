@@ -205,3 +205,13 @@ def test_other_data_has_another_name(tiny, tmp_path, change, source, expected):
     (tmp_path / "run.json").unlink()
     name = report.name_of(tmp_path, own, asked, "test", own_source | source)
     assert (name == "test") == (not change)
+
+
+def test_another_loss_has_another_name(tiny, tmp_path):
+    """The run's own certificate has the loss that it was trained with."""
+    own = resolve(tiny, None)
+    own.loss = "mine:ce"
+    asked = own.copy_and_resolve_references()
+    assert report.name_of(tmp_path, own, asked, "test", {}) == "test"
+    asked.loss = "mine:ce(scale=3.0)"
+    assert re.fullmatch("test-synthetic-[0-9a-f]{8}", report.name_of(tmp_path, own, asked, "test", {}))

@@ -58,6 +58,12 @@ def test_a_cache_that_cannot_be_used_is_noticed(tmp_path):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_a_folder_for_weights_that_cannot_be_used_is_noticed(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XCEPTION_JAX_CACHE", str(tmp_path / "file"))
+    assert "XCEPTION_JAX_CACHE" in findings(health.weights)["weights"].mend
+
+
 @pytest.mark.parametrize(("mend", "code"), [("", 0), ("turn it off and on again", 1)])
 def test_exit_code_and_arrows(monkeypatch, capsys, mend, code):
     monkeypatch.setattr(health, "checks", lambda _: [lambda: iter([health.Finding("thing", "is so", mend)])])

@@ -458,6 +458,10 @@ def validate(config: ConfigDict) -> None:
     from xception_jax.models.ranges import RANGES, check_ranges  # imported here, as config files do not need them
     from xception_jax.tasks.task import find_task
 
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"the config is a {type(config).__name__}; it must be a ConfigDict, as a config file's get_config() returns"
+        )
     _check_values(config.to_dict(), "config")
     for key in flatten(config):
         if not key.startswith(OPEN_SECTIONS):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from xception_jax import ops
 from xception_jax.data import Source, open_source
 from xception_jax.data.augmentation import Augmentation, find_augmentations
 from xception_jax.data.labelled.class_weights import read_class_weights
+from xception_jax.data.sources.base import check_source
 from xception_jax.data.sources.registry import as_published
 from xception_jax.data.sources.relabelled import Relabelled
 from xception_jax.errors import UserError, reason, suggest
@@ -160,10 +162,12 @@ def create(
     metrics = find_metrics(config.metrics, config.user)
     pretrained, config = starting_weights(config, resumed)
     given = {"data.name": source, "loss": loss}
+    check_callable(given)
     config.update_from_flattened_dict({key: name_of(value) for key, value in given.items() if value is not None})
     # Report mistyped names before opening the data set; option values are checked when the network is built.
     check_options(config.model.name, config_lib.model_options(config))
-    opened = functools.cache(source or functools.partial(open_named, config, own_classes=class_names is not None))
+    open_split = source or functools.partial(open_named, config, own_classes=class_names is not None)
+    opened = functools.cache(lambda split: check_source(open_split(split), split))
     names = tuple(opened(config.data.train_split).class_names if class_names is None else class_names)
     if config.task:
         task = find_task(config.task)
@@ -186,6 +190,16 @@ def create(
     if experiment.mixes:
         check_mixes(experiment)
     return experiment
+
+
+def check_callable(given: Mapping[str, Any]) -> None:
+    """Raises UserError unless what is given from Python, by the setting that it replaces, can be called."""
+    for key, value in given.items():
+        if value is not None and not callable(value):
+            raise UserError(
+                f"in place of config.{key}, a {type(value).__name__} is given; give a function, or set config.{key} to "
+                "a name"
+            )
 
 
 def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None) -> Mesh:

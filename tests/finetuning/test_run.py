@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs.finetune import get_config
+from tests.conftest import RECORDED_RUN
 from xception_jax import evaluate
 from xception_jax.cli.prediction_output import prediction_set
 from xception_jax.config import default
@@ -101,6 +102,21 @@ def test_data_may_move(finished, weights_file, digits, tmp_path):
     again = run.finetune(settings(weights_file, moved), tmp_path / "run")
     assert again["splits"] == results["splits"]
     assert open_labelled(tmp_path / "run" / "splits.csv").root == moved
+
+
+def test_a_run_of_training_is_left_as_it_is(weights_file, digits, tmp_path):
+    """Its config.json would be that of fine-tuning, and nothing could be done with the run any more."""
+    workdir = shutil.copytree(RECORDED_RUN, tmp_path / "run")
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match="belongs to a run that was trained; use another --workdir"):
+        run.finetune(settings(weights_file, digits), workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_weights_of_the_work_directory_are_in_its_model(finished):
+    workdir, _ = finished
+    with pytest.raises(UserError, match=f"is a work directory of finetune; its model is {workdir}/model"):
+        load(workdir)
 
 
 def test_changed_data_is_refused(finished, weights_file, digits, tmp_path):

@@ -262,7 +262,9 @@ HEAD_LAYERS = st.one_of(
 def test_heads_drawn_from_the_grammar(tmp_path_factory, pool, head, last, before):
     keras.utils.clear_session()
     scaling = [L.Rescaling(*before)] if before else []
-    model = randomized(nested(pool(), *(make() for make in head), L.Dense(CLASSES, activation=last), before=scaling), seed=len(head))
+    model = randomized(
+        nested(pool(), *(make() for make in head), L.Dense(CLASSES, activation=last), before=scaling), seed=len(head)
+    )
     path = tmp_path_factory.mktemp("drawn") / "network.keras"
     model.save(path)
     agree(model, path, bool(before))

@@ -19,6 +19,7 @@ from xception_jax.data import UnreadableImages, train_batches
 from xception_jax.data.augmentation import Augmentation
 from xception_jax.data.pipeline import cores
 from xception_jax.errors import UserError
+from xception_jax.filesystem import paths
 from xception_jax.inputs.spec import InputSpec
 from xception_jax.ops import trust
 from xception_jax.pretrained import hub
@@ -165,6 +166,9 @@ def weights() -> Iterator[Finding]:
         hub.cache()
     except UserError as e:
         yield Finding("weights", "nowhere to keep them", str(e))
+        return
+    if not paths.writable(hub.cache()):
+        yield Finding("weights", f"{hub.cache()} cannot be written", "set XCEPTION_JAX_CACHE to a folder that can be")
         return
     here = sorted(p.name for p in hub.cache().iterdir()) if hub.cache().is_dir() else []
     kept = f"in {hub.cache()}: {', '.join(here) if here else 'none yet'}"

@@ -47,7 +47,7 @@ def decode(encoded: bytes | np.ndarray, rules: Decoding = USUAL, treated: list[s
       UserError: this is neither a file nor such pixels, but what a data set of one's own may give.
     """
     if not isinstance(encoded, bytes):
-        return _pixels(encoded)
+        return check_pixels(encoded)
     treated = [] if treated is None else treated
     name = picture_format(encoded[:FIRST_BYTES])
     if name == "JPEG":
@@ -73,8 +73,8 @@ def decode(encoded: bytes | np.ndarray, rules: Decoding = USUAL, treated: list[s
     return upright(image, INVERSE.get(orientation, orientation)) if name == "TIFF" else image
 
 
-def _pixels(image: Any) -> np.ndarray:
-    """Checks what a data set gives for pixels: others would be trained on as if they were 0 to 255."""
+def check_pixels(image: Any) -> np.ndarray:
+    """Returns what a data set gives for pixels, after a check: others would be trained on as if they were 0 to 255."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
     found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"

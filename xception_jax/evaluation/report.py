@@ -123,9 +123,9 @@ def hash_weights(tree: Any) -> str:
 
 
 def name_of(workdir: Path, own: ConfigDict, asked: ConfigDict, split: str, source: dict[str, Any]) -> str:
-    """The name of an evaluation's files: the split's, where the data and how it is seen are the run's own.
+    """The name of an evaluation's files: the split's, if the data, how it is seen and what is asked are the run's own.
 
-    Otherwise the data set's name and some digits follow, which are others for each other data, input or task.
+    Otherwise the data set's name and some digits follow, which are others for each other data, input, task or loss.
 
     Args:
       workdir: the run's folder.
@@ -139,7 +139,7 @@ def name_of(workdir: Path, own: ConfigDict, asked: ConfigDict, split: str, sourc
     else:
         same_data = not identity.differences(own_source, source)
     spec, same_input = input_spec(asked), input_spec(asked) == input_spec(own)
-    asks = [(c.task, c.evaluation.only_present) for c in (own, asked)]
+    asks = [(c.task, c.evaluation.only_present, *([c.loss] if own.loss != asked.loss else [])) for c in (own, asked)]
     if same_data and same_input and asks[0] == asks[1]:
         return split
     other = f" {asks[1]}" if asks[0] != asks[1] else ""

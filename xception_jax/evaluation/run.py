@@ -14,6 +14,7 @@ from xception_jax.data import Source
 from xception_jax.errors import TrainingError
 from xception_jax.evaluation import report
 from xception_jax.evaluation.evaluator import Evaluator, eval_step
+from xception_jax.extension.names import tells_apart
 from xception_jax.filesystem import paths
 from xception_jax.tasks.losses import Loss
 from xception_jax.tasks.task import in_words
@@ -60,6 +61,10 @@ def evaluate_run(
     weights = jax.device_put(on_host, run.weights_shardings)
     predictions, seen = evaluator.predict(weights)
     settings.data.name = run.config.data.name  # the source's, if one is given
+    if loss is not None:
+        settings.loss = run.config.loss
+        if not tells_apart(loss):
+            print(f"the loss {settings.loss} cannot be compared with that of the run: it must be the same")
     name = report.name_of(workdir, recorded, settings, evaluator.split, identity.of_source(evaluator.source))
     try:
         return evaluator.certify(weights, predictions, seen, workdir, step=found, averaged=averaged, name=name)
@@ -77,6 +82,7 @@ def _settings(workdir: Path, recorded: ConfigDict, config: ConfigDict | None) ->
     settings = recorded.copy_and_resolve_references()
     settings.mesh = config_lib.default().mesh  # the one it was trained on may not fit these devices
     if config is not None:
+        config_lib.validate(config)
         asked = config_lib.fill(config, config_lib.flatten(settings))
         asked.model.weights = settings.model.weights
         config_lib.check_same_run(workdir, settings, asked, config_lib.EVALUATION_MAY_CHANGE)

@@ -74,6 +74,8 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         )
     if jax.process_count() > 1:
         raise UserError("fine-tuning runs as one process, on all devices of one host")
+    if (workdir / "log.jsonl").exists():  # its config.json would be lost
+        raise UserError(f"{workdir} belongs to a run that was trained; use another --workdir")
     labelled = _opened(config)  # first: data that cannot be read leave no work directory
     with Status(workdir) as status:
         _keep_splits(labelled, paths.expanded(config.data.path), workdir / results.TABLE)
@@ -97,7 +99,9 @@ def finetune(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             candidates += _unfrozen(config, labelled, candidates[0].model, workdir, broken)
         chosen = min(candidates, key=lambda c: c.validation_loss)
         for c in candidates:
-            print(f"{c.name}: loss on validation {significant(c.validation_loss)}{', kept' if c is chosen else ''}")
+            calibrated = " after calibration" if c.temperature != 1 else ""
+            kept = ", kept" if c is chosen else ""
+            print(f"{c.name}: loss on validation{calibrated} {significant(c.validation_loss)}{kept}")
         atomic.write_atomically(workdir / results.MODEL, native.write(chosen.model))
         found = results.Results(config, labelled, fitted, candidates, chosen, broken.reasons)
         record = results.write(found, workdir)

@@ -68,6 +68,12 @@ class Predictor:
     """
 
     def __init__(self, pretrained: Pretrained, *, batch_size: int = 16, crops: int = 1, image_size: int | None = None):
+        if not isinstance(pretrained, Pretrained):
+            raise UserError(
+                f"a Predictor takes weights, not a {type(pretrained).__name__}: Predictor(load_pretrained(...))"
+            )
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
         if not pretrained.num_classes:
             raise UserError(f"{pretrained.source} has no logits layer, so it cannot classify; fine-tune it first")
         if crops not in VIEWS:

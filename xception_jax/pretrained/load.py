@@ -86,6 +86,8 @@ def read(
         from xception_jax.pretrained.layouts.workdir import read_workdir  # Orbax is slow to import
 
         return read_workdir(path, source, which)
+    if (path / "model" / "model.safetensors").is_file():
+        raise UserError(f"{path} is a work directory of finetune; its model is {path / 'model'}")
     if which not in (None, BACKBONE):
         raise UserError(f'{path} is not a work directory: it has no checkpoint "{which}"')
     if slideflow.find(path) is not None:

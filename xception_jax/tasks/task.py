@@ -174,7 +174,9 @@ class SingleLabel(Task):
         labels = range(len(ours)) if tuple(theirs) == tuple(ours) else positions(theirs, ours)
 
         def match(label: Any) -> int:
-            if np.ndim(label) or not 0 <= label < len(labels):
+            if np.ndim(label) or np.asarray(label).dtype.kind not in "iub":
+                raise UserError(f"has label {label!r}, but labels are integers from 0 to {len(labels) - 1}")
+            if not 0 <= label < len(labels):
                 raise UserError(
                     f"has label {label}, but labels are 0 to {len(labels) - 1}; splits without labels cannot be used: "
                     "choose another by config.data.train_split, .validation_split or .test_split "

@@ -77,6 +77,11 @@ def open_source(name: str, split: str, settings: Mapping[str, Any], own: Mapping
     choices = {*parameters(opener), *(set(settings) - set(own or {}))} - {"split"}
     what = f'data set "{name}"'
     check_options(what, own or {}, choices, "data.")
+    if settings.get("path") and "path" not in parameters(opener):
+        raise UserError(
+            f'{what} does not read config.data.path, which is "{settings["path"]}"; images in folders are '
+            "config.data.name=folder, those of a table config.data.name=table"
+        )
     return opener(split, **wanted(opener, {**settings, "name": name}, 1, what, "data"))
 
 

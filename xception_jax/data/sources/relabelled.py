@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from xception_jax.data.decode import UnreadableImageError
+from xception_jax.data.decode import UnreadableImageError, check_pixels
 from xception_jax.data.sources.base import Source
 from xception_jax.errors import UserError
 from xception_jax.tasks.task import task_of
 
-LOOKS = 5  # examples of a split whose labels are looked at when it is opened
+LOOKS = 5  # examples of a split that are looked at when it is opened
 
 
 class Relabelled:
@@ -26,7 +26,7 @@ class Relabelled:
 
     Raises:
       UserError: the split has a class that the run does not have, or, now or when an example is read, an example
-        without a label.
+        without a label or with pixels of another kind.
     """
 
     def __init__(self, source: Source, class_names: Sequence[str], split: str):
@@ -38,7 +38,9 @@ class Relabelled:
             raise UserError(f'split "{split}" {e}') from None
         for index in {(len(source) - 1) * i // (LOOKS - 1) for i in range(LOOKS)} if len(source) else ():
             with contextlib.suppress(OSError, UnreadableImageError):  # reading it later says so
-                self[index]
+                image, _ = self[index]
+                if not isinstance(image, bytes):
+                    check_pixels(image)
 
     def __len__(self) -> int:
         return len(self._source)

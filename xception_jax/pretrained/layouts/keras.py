@@ -147,7 +147,9 @@ def keras_table(model: str, *, head: bool = True, middle_blocks: int = len(xcept
       UserError: Keras has no such network.
     """
     if model not in MODELS:
-        raise UserError(f'Keras has no equivalent of model "{model}"; {suggest(model, MODELS)}')
+        raise UserError(
+            f'Keras has no equivalent of model "{model}"; {suggest(model, MODELS)} (--to=native takes any network)'
+        )
     entries = [*(_xception(middle_blocks) if model == "xception" else _inception_v3())]
     if head:
         entries += _kernel(("head", "logits"), HEAD)

@@ -39,7 +39,9 @@ def timm_table(model: str, *, head: bool = True, aux_head: bool = False) -> Tabl
       UserError: timm has no such network.
     """
     if model not in LAYERS:
-        raise UserError(f'timm has no equivalent of model "{model}"; {suggest(model, LAYERS)}')
+        raise UserError(
+            f'timm has no equivalent of model "{model}"; {suggest(model, LAYERS)} (--to=native takes any network)'
+        )
     entries: list[Entry] = []
     constants = {}
     for kind, path, name in LAYERS[model]():
