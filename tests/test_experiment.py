@@ -336,6 +336,10 @@ def test_a_trained_network_needs_no_training_split(tiny):
     assert [split[i][1] for i in range(20)] == [3 - plain[i][1] for i in range(20)]
 
 
+def hits(logits, labels):
+    return (jax.numpy.argmax(logits, -1) == labels).astype("int32")
+
+
 def mean_loss(logits, labels):
     return ((logits[:, 0] - labels) ** 2).mean()
 
@@ -362,6 +366,7 @@ def nothing(logits, labels):
         ("single_label", "loss", mean_loss, r'loss ".*:mean_loss" returns the shape \[\], but \[B\] is needed'),
         ("single_label", "metrics", mean_loss, r'metric "mean_loss" returns the shape \[\], but \[B\] is needed'),
         ("single_label", "metrics", mean_over_examples, r"returns the shape \[K\]"),
+        ("single_label", "loss", hits, r'loss ".*:hits" returns int32, which has no gradient; a loss returns floats'),
         ("single_label", "metrics", nothing, "returns no array"),
         ("multi_label", "loss", loss_of_each_number, r"returns the shape \[B, K\]"),
         ("regression", "loss", loss_of_each_number, r"returns the shape \[B, K\]"),

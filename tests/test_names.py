@@ -112,3 +112,21 @@ def test_only_what_a_module_defines_is_suggested():
 
 def test_what_is_inside_of_a_class_is_found():
     assert Registry("loss", {}).find(f"{__name__}:Inner.own") is powered
+
+
+@pytest.mark.parametrize(
+    ("name", "thing", "message"),
+    [
+        ("plain", powered, '"plain" is a built-in loss; register yours under another name'),
+        ("mine", 3, 'loss "mine" is of type int; register a function or a class'),
+        ("a:b", powered, "names with a colon are for imports"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(name, thing, message):
+    """A built-in name would be found before it, or after it."""
+    registry = Registry("loss", {"plain": powered})
+    with pytest.raises(UserError, match=message):
+        registry.register(name, thing)
+    registry.register("mine", powered)
+    registry.register("mine", Focal)  # a cell of a notebook that is run again
+    assert registry.find("mine") is Focal

@@ -250,7 +250,8 @@ def check_figures(experiment: Experiment) -> None:
     figures |= {f'metric "{name}"': metric for name, metric in experiment.metrics.items()}
     for what, function in figures.items():
         try:
-            shape = getattr(jax.eval_shape(function, logits, labels), "shape", None)
+            found = jax.eval_shape(function, logits, labels)
+            shape = getattr(found, "shape", None)
         except (TypeError, ValueError, IndexError) as e:
             raise UserError(
                 f"{what} does not take logits, float32 [B, K], with labels, {labels.dtype} {in_letters(labels.shape)}: "
@@ -262,6 +263,8 @@ def check_figures(experiment: Experiment) -> None:
                 f"{what} returns {returned}, but [B] is needed: a figure of each of the B examples, not their mean "
                 f"(K: {experiment.num_classes} classes or numbers)"
             )
+        if what.startswith("loss") and not jnp.issubdtype(found.dtype, jnp.floating):
+            raise UserError(f"{what} returns {found.dtype}, which has no gradient; a loss returns floats")
 
 
 def check_mixes(experiment: Experiment) -> None:

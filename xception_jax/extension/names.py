@@ -31,16 +31,20 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, known: Mapping[str, T]):
         self._kind = kind
-        self._known = dict(known)
+        self._known, self._built_in = dict(known), frozenset(known)
 
     def register(self, name: str, thing: T) -> T:
         """Adds a name, and returns `thing`. Registering a name again replaces it, so that notebook cells can be rerun.
 
         Raises:
-          UserError: the name contains a colon.
+          UserError: the name contains a colon, or is a built-in one; or this cannot be called.
         """
         if ":" in name:
             raise UserError(f'"{name}" cannot be registered as a {self._kind}: names with a colon are for imports')
+        if name in self._built_in:
+            raise UserError(f'"{name}" is a built-in {self._kind}; register yours under another name')
+        if not callable(thing):
+            raise UserError(f'{self._kind} "{name}" is of type {type(thing).__name__}; register a function or a class')
         self._known[name] = thing
         return thing
 
