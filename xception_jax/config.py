@@ -11,13 +11,14 @@ own: "package.module:function", see docs/extending.md. Options that only yours h
 import difflib
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from xception_jax.errors import UserError, suggest
+from xception_jax.extension.rules import Rule, check_ranges, fraction, not_negative, positive, share
 from xception_jax.inputs.choices import INTERPOLATIONS, RESIZES
 from xception_jax.inputs.spec import MAX_PIXELS, Decoding, InputSpec, Normalization
 from xception_jax.workdir import small_files
@@ -376,37 +377,21 @@ def _check_values(value: Any, key: str) -> None:
         )
 
 
-def _positive(value: Any) -> bool:
-    return value > 0
-
-
-def _not_negative(value: Any) -> bool:
-    return value >= 0
-
-
-def _fraction(value: Any) -> bool:
-    return 0 <= value < 1
-
-
-def _share(value: Any) -> bool:
-    return 0 < value <= 1
-
-
 # Of settings by themselves: whether a value is allowed, and what it must be. None always is. Those of the networks'
 # options are in `models.ranges`.
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+RULES: dict[str, Rule] = {
     "seed": (lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
-    "image_size": (_positive, "a positive number of pixels"),
-    "first_image_size": (_positive, "a positive number of pixels"),
-    "batch_size": (_positive, "a positive number of images"),
-    "num_epochs": (_positive, "positive"),
-    "num_steps": (_positive, "positive"),
-    "num_examples": (_positive, "positive"),
-    "patience": (_positive, "a positive number of evaluations"),
+    "image_size": (positive, "a positive number of pixels"),
+    "first_image_size": (positive, "a positive number of pixels"),
+    "batch_size": (positive, "a positive number of images"),
+    "num_epochs": (positive, "positive"),
+    "num_steps": (positive, "positive"),
+    "num_examples": (positive, "positive"),
+    "patience": (positive, "a positive number of evaluations"),
     "model.num_classes": (lambda v: v > 1, "2 or more"),
     "model.dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "model.param_dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
-    "data.crop_fraction": (_share, "above 0 and at most 1"),
+    "data.crop_fraction": (share, "above 0 and at most 1"),
     "data.crop_area": (lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions, (smallest, largest)"),
     "data.crop_aspect": (lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two ratios, (smallest, largest)"),
     "data.resize": (lambda v: v in RESIZES, f"one of {', '.join(RESIZES)}"),
@@ -417,37 +402,37 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.std": (lambda v: len(v) == 3 and min(v) > 0, "three positive numbers, of red, green and blue"),
     "data.background": (lambda v: len(v) == 3 and all(0 <= c <= 255 for c in v), "red, green and blue, 0 to 255"),
     "data.magnitude": (lambda v: 0 <= v <= 10, "from 0 to 10"),
-    "data.magnitude_std": (_not_negative, "0 or more"),
-    "data.num_operations": (_positive, "a positive number of operations"),
-    "data.jitter": (_not_negative, "0 or more"),
+    "data.magnitude_std": (not_negative, "0 or more"),
+    "data.num_operations": (positive, "a positive number of operations"),
+    "data.jitter": (not_negative, "0 or more"),
     "data.erase_probability": (lambda v: 0 <= v <= 1, "from 0 to 1"),
-    "data.repeats": (_positive, "a positive number of views"),
-    "data.white": (_positive, "positive"),
-    "data.max_pixels": (_positive, "positive"),
-    "data.max_unreadable": (_not_negative, "0 or more"),
-    "data.num_threads": (_not_negative, "0 or more"),
-    "data.num_examples": (_positive, "positive"),
+    "data.repeats": (positive, "a positive number of views"),
+    "data.white": (positive, "positive"),
+    "data.max_pixels": (positive, "positive"),
+    "data.max_unreadable": (not_negative, "0 or more"),
+    "data.num_threads": (not_negative, "0 or more"),
+    "data.num_examples": (positive, "positive"),
     "data.num_classes": (lambda v: v > 1, "2 or more"),
-    "learning_rate": (_not_negative, "0 or more"),
-    "schedule.decay_rate": (_positive, "positive"),
-    "optimizer.momentum": (_fraction, "from 0 to below 1"),
-    "optimizer.decay": (_fraction, "from 0 to below 1"),
-    "optimizer.epsilon": (_positive, "positive"),
-    "optimizer.weight_decay": (_not_negative, "0 or more"),
-    "optimizer.clip_norm": (_positive, "positive"),
-    "optimizer.part_decay": (_share, "above 0 and at most 1"),
-    "optimizer.accumulate_steps": (_positive, "positive"),
-    "label_smoothing": (_fraction, "from 0 to below 1"),
-    "target_threshold": (_fraction, "from 0 to below 1"),
-    "aux_loss_weight": (_not_negative, "0 or more"),
-    "mixup": (_not_negative, "0 or more"),
-    "cutmix": (_not_negative, "0 or more"),
+    "learning_rate": (not_negative, "0 or more"),
+    "schedule.decay_rate": (positive, "positive"),
+    "optimizer.momentum": (fraction, "from 0 to below 1"),
+    "optimizer.decay": (fraction, "from 0 to below 1"),
+    "optimizer.epsilon": (positive, "positive"),
+    "optimizer.weight_decay": (not_negative, "0 or more"),
+    "optimizer.clip_norm": (positive, "positive"),
+    "optimizer.part_decay": (share, "above 0 and at most 1"),
+    "optimizer.accumulate_steps": (positive, "positive"),
+    "label_smoothing": (fraction, "from 0 to below 1"),
+    "target_threshold": (fraction, "from 0 to below 1"),
+    "aux_loss_weight": (not_negative, "0 or more"),
+    "mixup": (not_negative, "0 or more"),
+    "cutmix": (not_negative, "0 or more"),
     "mix_switch": (lambda v: 0 <= v <= 1, "from 0 to 1"),
-    "average_decay": (_fraction, "from 0 to below 1"),
-    "mesh.model": (_positive, "a positive number of devices"),
-    "evaluation.batch_size": (_positive, "a positive number of images"),
-    "checkpoint.keep_last": (_positive, "1 or more"),
-    "checkpoint.keep_best": (_not_negative, "0 or more"),
+    "average_decay": (fraction, "from 0 to below 1"),
+    "mesh.model": (positive, "a positive number of devices"),
+    "evaluation.batch_size": (positive, "a positive number of images"),
+    "checkpoint.keep_last": (positive, "1 or more"),
+    "checkpoint.keep_best": (not_negative, "0 or more"),
     "finetune.conformal_alpha": (lambda v: 0 < v < 1, "above 0 and below 1"),
     "finetune.average_best": (lambda v: v == 0 or v > 1, "2 or more, or 0"),
 }
@@ -455,7 +440,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def validate(config: ConfigDict) -> None:
     """Raises UserError if a setting is unknown or out of range; checks that need data or devices are made elsewhere."""
-    from xception_jax.models.ranges import RANGES, check_ranges  # imported here, as config files do not need them
+    from xception_jax.models.ranges import RANGES  # imported here, as config files do not need them
     from xception_jax.tasks.task import find_task
 
     if not isinstance(config, ConfigDict):
@@ -463,11 +448,12 @@ def validate(config: ConfigDict) -> None:
             f"the config is a {type(config).__name__}; it must be a ConfigDict, as a config file's get_config() returns"
         )
     _check_values(config.to_dict(), "config")
-    for key in flatten(config):
+    settings = flatten(config)
+    for key in settings:
         if not key.startswith(OPEN_SECTIONS):
             check_key(key)
     options = {f"model.{name}": rule for name, rule in RANGES.items()}
-    check_ranges(flatten(config), options | RULES, prefix="config.")
+    check_ranges(settings, options | RULES, prefix="config.")
     if config.task is not None:
         find_task(config.task)
     _check_together(config)

@@ -78,9 +78,11 @@ def run() -> None:
         sys.exit(2)
     module, flags, _ = COMMANDS[name]
     if name == "evaluate":
+        from xception_jax.cli.common import asks_for_help  # imports absl, which the list of commands does not need
+
         if any(OF_WEIGHTS.fullmatch(argument) for argument in arguments):
             module, flags = "evaluate", []
-        elif any(argument.startswith("--help") for argument in arguments):
+        elif asks_for_help(arguments):
             print(EVALUATE)
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 as `python -m` does: users name functions of modules in this folder
     called.program = f"xception-jax {name}"

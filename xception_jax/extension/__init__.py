@@ -1,1 +1,2 @@
-"""Registries through which programs add their own networks, data sets, losses, metrics and other components."""
+"""Registries through which programs add their own networks, data sets, losses, metrics and other components; the check
+of settings' values."""

@@ -9,10 +9,11 @@ from flax import nnx
 from xception_jax.errors import UserError
 from xception_jax.extension import names
 from xception_jax.extension.names import Registry, check_call, parameters
+from xception_jax.extension.rules import check_ranges
 from xception_jax.models import aligned_xception as aligned
 from xception_jax.models.backbone import Backbone
 from xception_jax.models.inception_v3 import InceptionV3
-from xception_jax.models.ranges import check_ranges
+from xception_jax.models.ranges import RANGES
 from xception_jax.models.xception import Xception
 
 ALIGNED: dict[str, type[aligned.AlignedXception]] = {
@@ -60,7 +61,7 @@ def build_network(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **optio
     """
     check_options(name, options)
     if name in OURS:
-        check_ranges({"num_classes": num_classes, **options})
+        check_ranges({"num_classes": num_classes, **options}, RANGES)
         keys = _Keys(rngs)
         model = OURS[name](num_classes, rngs=cast(nnx.Rngs, keys), **options)
         keys.finish()
